@@ -181,7 +181,7 @@ class _FileStore:
 
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._records: dict[str, tuple[int, FileRecord]] = {}  # with serials, the page tokens: see page()
         self._added = 0
 
@@ -199,12 +199,12 @@ class _FileStore:
             return {name: record for name, (_, record) in self._alive().items()}
 
     def check_free(self, name: str | None) -> None:
-        if name in self._records:
-            raise _RefusalError(409, f"Requested entity already exists: {name}")
+        with self._lock:
+            if name in self._alive():
+                raise _RefusalError(409, f"Requested entity already exists: {name}")
 
     def add(self, *, name: str | None, make_name: Callable[[], str], base_url: str, **known: Any) -> FileRecord:
         with self._lock:
-            self._alive()
             self.check_free(name)
             while name is None or name in self._records:
                 name = make_name()
@@ -242,8 +242,8 @@ class InProcessFiles:
     """The service without HTTP, deterministic: a name depends on the content and how often it came before.
 
     `now` gives epoch seconds; files are ACTIVE at once. Errors are those of google-genai's files service:
-    FileNotFoundError, ValueError for an unknown MIME type, google.genai.errors.ClientError for what the
-    service refuses. Thread-safe.
+    FileNotFoundError, ValueError for an unknown MIME type, UnicodeEncodeError for a file name that is not
+    ASCII, google.genai.errors.ClientError for what the service refuses. Thread-safe.
     """
 
     url = "http://files.invalid"
@@ -267,6 +267,8 @@ class InProcessFiles:
         mime_type = asked.get("mime_type") or mimetypes.guess_type(path)[0]
         if mime_type is None:
             raise ValueError(f"Unknown mime type: {file}: expected a known suffix, or mime_type in config")
+        file_name = os.path.basename(path)
+        file_name.encode("ascii")  # google-genai sends it as a header, and fails so on any other letter
         name, display_name = asked.get("name"), asked.get("display_name")
         name = name if name is None else "files/" + name.removeprefix("files/")
         try:
@@ -281,7 +283,7 @@ class InProcessFiles:
                 sha256=sha256,
                 size_bytes=len(content),
                 mark=_mark_of(content, self._identify),
-                file_name=os.path.basename(path),
+                file_name=file_name,
                 display_name=display_name,
                 mime_type=mime_type,
             )
@@ -376,7 +378,7 @@ def _read_call(reader: io.BufferedReader, connection: socket.socket) -> _Call | 
         return None
     headers: dict[str, str] = {}
     while (line := reader.readline(65536)) not in (b"\r\n", b"\n", b""):
-        key, _, value = line.decode("latin-1").partition(":")
+        key, _, value = line.decode("utf-8", "replace").partition(":")
         headers[key.strip().lower()] = value.strip()
     length = headers.get("content-length", "0")
     if not line or "transfer-encoding" in headers or not (length.isascii() and length.isdigit()):
@@ -539,7 +541,7 @@ class FilesApi:
                     connection.sendall(reply)
                     if not call.keep_alive:
                         return
-        except (_HangUpError, OSError):
+        except (_HangUpError, OSError, ValueError):  # ValueError: a head that is no HTTP
             pass
         finally:
             with self._lock:
@@ -620,11 +622,12 @@ class FilesApi:
                 raise _RefusalError(400, "CreateFileRequest: expected at most 64 KiB of JSON.")
         try:
             asked = json.loads(content or b"{}").get("file") or {}
-            name, display_name = asked.get("name"), asked.get("displayName")
+            # Protobuf's JSON takes both spellings; google-genai sends the second.
+            name, display_name = asked.get("name"), asked.get("displayName", asked.get("display_name"))
         except (ValueError, AttributeError):
             raise _RefusalError(400, 'CreateFileRequest: expected JSON, {"file": {...}}.') from None
         declared_bytes = _whole_number(call.headers, "x-goog-upload-header-content-length")
-        name = None if name is None else str(name)
+        name, display_name = (None if text is None else str(text) for text in (name, display_name))
         _check_metadata(name, display_name, declared_bytes)
         self._store.check_free(name)
         upload = _Upload(

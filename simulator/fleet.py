@@ -13,6 +13,7 @@ from typing import Any
 
 from simulator.errors import HarnessError
 from simulator.history import Event
+from simulator.outcome import Result
 
 READY_WITHIN_S = 20.0
 ANSWER_WITHIN_S = 60.0
@@ -39,15 +40,6 @@ class PodSpec:
     gated: bool = False
     epoch_s: float = 0.0
     options: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Result:
-    """How a call ended: `type` is `ok`, `fail` (definitely not done) or `info` (nobody can know)."""
-
-    type: str
-    value: Any = None
-    error: str | None = None
 
 
 class Handle:

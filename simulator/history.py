@@ -6,6 +6,7 @@ Events are dicts with `type` and, by type:
 - `ok`, `fail`, `info`: how the call ended: done, definitely not done, or nobody can know; `call`, and
   `result` or `error`
 - `step`: what an actor did to the world: `actor`, `kind`, `what`, `action` (`go` or the fault), `reply`
+- `died`: an actor of the pod's own ended in an error that nobody caught: `actor`, `error`
 - `fault`: what the harness did to a pod: `actor`, `action`
 - `final`: what the world held at the end: `ledger`, `images` (URI to image) and `keys`
 

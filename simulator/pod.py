@@ -13,8 +13,9 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from simulator.errors import PodraceError
-from simulator.fleet import PodSpec, Result
+from simulator.fleet import PodSpec
 from simulator.history import describe, plain, shorten
+from simulator.outcome import outcome
 from simulator.target import Pod, load_object, load_target
 from simulator.world import GO, Gate, gated_client, make_env
 
@@ -95,23 +96,6 @@ def _caller(pipe: Pipe, pod: Pod, call: int, method: str, args: tuple[Any, ...])
         pipe.send("result", call, outcome(getattr(pod, method), *args))
 
     return run
-
-
-def outcome(function: Callable[..., Any], *args: Any) -> Result:
-    """Call a pod's method. What it raises is definite, but for a connection that broke on the way."""
-    from redis.exceptions import ConnectionError as RedisConnectionError
-    from redis.exceptions import TimeoutError as RedisTimeoutError
-
-    try:
-        return Result("ok", function(*args))
-    except (RedisConnectionError, RedisTimeoutError) as error:
-        return Result("info", error=_told(error))
-    except Exception as error:
-        return Result("fail", error=_told(error))
-
-
-def _told(error: Exception) -> str:
-    return shorten(f"{type(error).__name__}: {error}")
 
 
 class RecordingGate:

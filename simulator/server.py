@@ -19,7 +19,7 @@ import threading
 import time
 import weakref
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -191,7 +191,8 @@ class EmbeddedServer:
         if process is None:
             return
         if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
+            with suppress(ProcessLookupError, PermissionError):  # it has just ended; macOS says the latter
+                os.killpg(process.pid, signal.SIGKILL)
             process.wait()
         self._order(b"\n")  # the process id is free again: nobody may kill it any more
 
@@ -266,10 +267,8 @@ class EmbeddedServer:
 
     def _order(self, line: bytes) -> None:
         if self._orders is not None:
-            try:
+            with suppress(BrokenPipeError):  # the guardian itself was killed; stop() removes the folder
                 self._orders.write(line)
-            except BrokenPipeError:
-                pass  # the guardian itself was killed; stop() removes the folder
 
     def _answers(self) -> bool:
         try:

@@ -95,11 +95,22 @@ def make_env(
     )
 
 
-def gated_client(client: redis.Redis, gate: Gate) -> redis.Redis:
-    """The same client, the gate before every command that it sends (a pipeline is one step)."""
+class Bouncer(Protocol):
+    """The part of a gate that a connection needs."""
+
+    def before(self, kind: str, args: tuple[Any, ...]) -> str: ...
+
+    def after(self, reply: Any) -> None: ...
+
+
+def gated_client(client: redis.Redis, gate: Bouncer, *, one_connection: bool = False) -> redis.Redis:
+    """The same client, the gate before every command that it sends (a pipeline is one step).
+
+    `one_connection`: for actors that never talk at the same time.
+    """
     pool: Any = client.connection_pool
     pool.connection_class = type("GatedConnection", (_GatedConnection, pool.connection_class), {"gate": gate})
-    return client
+    return type(client)(connection_pool=pool, single_connection_client=True) if one_connection else client
 
 
 class _GatedConnection:
@@ -109,7 +120,7 @@ class _GatedConnection:
     command for certain, and is then withheld. Both look to the client like a broken connection.
     """
 
-    gate: Gate
+    gate: Bouncer
     _connecting = False
     _batch: tuple[Any, ...] = ()
     _action = GO

@@ -1,0 +1,137 @@
+"""Which keys a Redis command reads and writes: what decides whether two steps commute.
+
+The server itself says it: COMMAND tells for each command whether it writes and where its keys stand
+(https://valkey.io/commands/command/). Scripts name their keys in the call (KEYS). What cannot be told
+is taken to touch everything.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from simulator.history import plain
+
+EVERYTHING = "*"
+"""Stands for every key there is or could be."""
+
+_SCRIPTS = frozenset({"EVAL", "EVALSHA", "FCALL"})
+_READING_SCRIPTS = frozenset({"EVAL_RO", "EVALSHA_RO", "FCALL_RO"})
+_KEYLESS = frozenset({"PING", "ECHO", "TIME", "SCRIPT", "MULTI", "EXEC", "DISCARD", "UNWATCH", "INFO", "CLIENT"})
+
+
+class Footprint(NamedTuple):
+    """What a step reads and writes; two steps commute where neither writes what the other touches."""
+
+    reads: tuple[str, ...] = ()
+    writes: tuple[str, ...] = ()
+
+
+NOTHING = Footprint()
+
+
+class CommandTable:
+    """The server's own table of commands. `rows` is the reply to COMMAND."""
+
+    def __init__(self, rows: Any) -> None:
+        self._rows: dict[str, tuple[bool, int, int, int]] = {}
+        values = rows.values() if isinstance(rows, dict) else rows
+        for row in values:
+            name, _, flags, first, last, step = row[:6]
+            writes = any(plain(flag) == "write" for flag in flags)
+            reads = any(plain(flag) == "readonly" for flag in flags)
+            if writes or reads:
+                self._rows[plain(name).upper()] = (writes, int(first), int(last), int(step))
+
+    def footprint(self, command: tuple[Any, ...]) -> Footprint:
+        """The keys of one command, or of all commands of a `BATCH`."""
+        name = plain(command[0]).upper()
+        if name == "BATCH":
+            parts = [self.footprint(part) for part in command[1:]]
+            return Footprint(
+                tuple(key for part in parts for key in part.reads),
+                tuple(key for part in parts for key in part.writes),
+            )
+        if name in _SCRIPTS or name in _READING_SCRIPTS:
+            keys = tuple(plain(key) for key in command[3 : 3 + int(command[2])])
+            return Footprint(reads=keys) if name in _READING_SCRIPTS else Footprint(writes=keys)
+        if name in _KEYLESS:
+            return NOTHING
+        words = name.split()  # redis-py sends some commands as two words in one
+        row = self._rows.get(words[0])
+        if row is None:
+            return Footprint(writes=(EVERYTHING,))
+        writes, first, last, step = row
+        if first == 0:
+            return Footprint(writes=(EVERYTHING,)) if writes else Footprint(reads=(EVERYTHING,))
+        end = len(command) if last < 0 else last + 1
+        end = len(command) + last + 1 if last < 0 else end
+        keys = tuple(plain(key) for key in command[first:end:step])
+        return Footprint(writes=keys) if writes else Footprint(reads=keys)
+
+
+class Trace:
+    """The fingerprint of what has happened up to the order of steps that commute.
+
+    Every event is hashed with the events that it depends on: the one before it in its pod (a pod's
+    actors share its memory) and the last conflicting accesses of what it touches. Their sum is the
+    same for any two orders that differ only in steps that commute (Mazurkiewicz traces), and so is
+    the state they lead to.
+    """
+
+    __slots__ = ("_all_reads", "_all_writes", "_pods", "_reads", "_writes", "value")
+
+    def __init__(self) -> None:
+        self.value = 0
+        self._pods: dict[str, int] = {}
+        self._writes: dict[str, int] = {}
+        self._reads: dict[str, int] = {}
+        self._all_reads = 0
+        self._all_writes = 0
+
+    def event(self, pod: str, actor: str, action: str, footprint: Footprint) -> int:
+        """The hash that this event would have if it came next."""
+        depends = self._pods.get(pod, 0)
+        writes, reads = self._writes, self._reads
+        for key in footprint.reads:
+            depends = depends * 31 + (self._all_writes if key == EVERYTHING else writes.get(key, 0))
+        for key in footprint.writes:
+            if key == EVERYTHING:
+                depends = depends * 31 + self.value
+            else:
+                depends = depends * 37 + writes.get(key, 0) + 3 * reads.get(key, 0) + 5 * self._all_reads
+        return hash((actor, action, depends & _MASK))
+
+    def add(self, pod: str, actor: str, action: str, footprint: Footprint) -> None:
+        """Let this event be the next one."""
+        event = self.event(pod, actor, action, footprint)
+        self.value = (self.value + event) & _MASK
+        self._pods[pod] = event
+        for key in footprint.reads:
+            if key == EVERYTHING:
+                self._all_reads = (self._all_reads + event) & _MASK
+            else:
+                self._reads[key] = (self._reads.get(key, 0) + event) & _MASK
+        for key in footprint.writes:
+            if key == EVERYTHING:
+                # Everything after it depends on it: as if every key had been written by it alone.
+                self._writes = _Everywhere(event)
+                self._reads.clear()
+                self._all_reads = 0
+            else:
+                self._writes[key] = event
+                self._reads[key] = 0
+            self._all_writes = (self._all_writes + event) & _MASK
+
+
+class _Everywhere(dict[str, int]):
+    """Last writes after an event that wrote every key, those never named before included."""
+
+    def __init__(self, event: int) -> None:
+        super().__init__()
+        self._event = event
+
+    def get(self, key: str, default: int = 0) -> int:  # type: ignore[override]
+        return super().get(key, self._event)
+
+
+_MASK = (1 << 61) - 1

@@ -1,0 +1,389 @@
+"""Search through all schedules of a scenario within bounds, cheapest first: fewest faults, then fewest preemptions.
+
+Iterative context bounding (Musuvathi and Qadeer, PLDI 2007): a preemption is a switch away from an
+actor that could go on; order costs nothing where an actor waits or ends. What is cheapest is tried
+first, so the first counterexample is a smallest one.
+
+Equivalent orders are not run twice. A branch is skipped before it is run where the same steps, up to
+the order of those that commute, have been reached at no higher cost with the same actor in hand: the
+state is the same, and so is all that can follow within the bounds. And no other pod is switched to
+while the pod in hand shares no key with any.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from heapq import heappop, heappush
+from typing import Any
+
+from simulator.checks import HOLDS, INCONCLUSIVE, KINDS, VIOLATED, Judgement, judge
+from simulator.commands import EVERYTHING, NOTHING
+from simulator.errors import TargetError
+from simulator.faults import KILL, PAUSE
+from simulator.history import Event
+from simulator.play import Decision, Play, Stop
+from simulator.scenarios import Scenario
+from simulator.world import GO, Step
+
+MORE_RUNS_FOR_FEWER_STEPS = 200
+"""After a counterexample, so many further runs at the same cost look for one with fewer steps."""
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """How far the search goes. `budget_s` is in seconds of wall clock; `reduce=False` runs equivalent orders too."""
+
+    preemptions: int = 2
+    faults: int = 1
+    budget_s: float = 60.0
+    reduce: bool = True
+
+
+@dataclass(frozen=True)
+class Counterexample:
+    """A violated schedule and what it shows."""
+
+    decisions: tuple[Decision, ...]
+    retries: int
+    faults: int
+    preemptions: int
+    events: tuple[Event, ...]
+    judgement: Judgement
+
+
+@dataclass(frozen=True)
+class Exploration:
+    """What a search found. `complete`: the whole bounded space was covered."""
+
+    verdict: str
+    counterexample: Counterexample | None
+    judgement: Judgement
+    """Of the counterexample; where there is none, of the first schedule."""
+    run: int
+    pruned: int
+    complete: bool
+    struck: int
+    """Schedules that a fault struck."""
+    elapsed_s: float
+    outcomes: frozenset[str]
+    """Every outcome seen, as the kinds of what went wrong."""
+
+
+@dataclass
+class _Branch:
+    """A way not yet gone: the decisions up to it, what it would cost, and where it starts from."""
+
+    prefix: tuple[Decision, ...]
+    taken: tuple[tuple[str, str, tuple[Any, ...]], ...]
+    decision: Decision
+    state: int
+    in_hand: str
+
+
+@dataclass
+class _Search:
+    bounds: Bounds
+    heap: list[tuple[int, int, int, _Branch | None]] = field(default_factory=list)
+    visited: dict[tuple[int, str | None], list[tuple[int, int]]] = field(default_factory=dict)
+    apart: dict[tuple[str, str], list[tuple[int, int, int, _Branch | None]]] = field(default_factory=dict)
+    footprints: dict[str, tuple[set[str], set[str]]] = field(default_factory=dict)
+    sequence: int = 0
+    run: int = 0
+    pruned: int = 0
+
+    def push(self, faults: int, preemptions: int, branch: _Branch | None) -> None:
+        self.sequence += 1
+        heappush(self.heap, (faults, preemptions, self.sequence, branch))
+
+    def seen(self, state: int, last: str | None, cost: tuple[int, int], *, note: bool) -> bool:
+        """Whether this state was reached at no higher cost; with `note`, it counts as reached from now on."""
+        costs = self.visited.get((state, last))
+        if costs is None:
+            if note:
+                self.visited[state, last] = [cost]
+            return False
+        for faults, preemptions in costs:
+            if faults <= cost[0] and preemptions <= cost[1]:
+                return True
+        if note:
+            costs.append(cost)
+        return False
+
+    def learn(self, footprints: dict[str, tuple[set[str], set[str]]]) -> None:
+        """Remember what each pod has touched; branches skipped because two pods shared nothing may come back."""
+        grown = False
+        for pod, (reads, writes) in footprints.items():
+            known_reads, known_writes = self.footprints.setdefault(pod, (set(), set()))
+            if not (reads <= known_reads and writes <= known_writes):
+                known_reads |= reads
+                known_writes |= writes
+                grown = True
+        if grown and self.apart:
+            for pods in [pods for pods in self.apart if not self._alone(pods[0])]:
+                for entry in self.apart.pop(pods):
+                    heappush(self.heap, entry)
+                    self.pruned -= 1
+
+    def skip_apart(self, entry: tuple[int, int, int, _Branch | None]) -> bool:
+        """Whether to leave a branch that switches away from, or to, a pod that shares nothing with any other."""
+        branch = entry[3]
+        if branch is None or branch.decision[1] in (KILL, PAUSE):
+            return False
+        pod = branch.decision[0].partition(".")[0]
+        if pod == branch.in_hand or branch.decision[1] != GO:
+            return False
+        for alone in (branch.in_hand, pod):
+            if self._alone(alone):
+                self.apart.setdefault((alone, pod), []).append(entry)
+                self.pruned += 1
+                return True
+        return False
+
+    def _alone(self, pod: str) -> bool:
+        reads, writes = self.footprints.get(pod, ((), ()))
+        mine = {*reads, *writes}
+        if EVERYTHING in mine:
+            return False
+        for other, (other_reads, other_writes) in self.footprints.items():
+            if other != pod and (
+                EVERYTHING in other_reads
+                or EVERYTHING in other_writes
+                or not mine.isdisjoint(other_writes)
+                or not other_reads.isdisjoint(writes)
+            ):
+                return False
+        return True
+
+
+class Explorer:
+    """Explores one scenario. `play(retries)` makes a fresh Play; `finish(play)` clears up behind it."""
+
+    def __init__(
+        self,
+        scenario: Scenario,
+        play: Callable[[int], Play],
+        finish: Callable[[Play], None],
+        bounds: Bounds,
+        *,
+        progress: Callable[[int], None] = lambda run: None,
+        worst: str = KINDS[0],
+    ) -> None:
+        self._scenario = scenario
+        self._make_play = play
+        self._finish = finish
+        self._bounds = bounds
+        self._progress = progress
+        self._worst = worst
+        self._began_s = time.monotonic()
+        self._found: list[Counterexample] = []
+        self._first: Judgement | None = None
+        self._outcomes: set[str] = set()
+        self._run = self._pruned = self._struck = 0
+
+    def explore(self) -> Exploration:
+        """Search until something of the worst kind is found, all is covered, or the budget is spent.
+
+        Raises TargetError where the target cannot be judged.
+        """
+        complete = True
+        for retries in self._scenario.retries:
+            complete &= self._search(retries)
+        best = self._best()
+        if best is not None:
+            self._repeat(best.decisions, best.retries, best.events)
+        assert self._first is not None
+        judgement = best.judgement if best else self._first
+        not_struck = self._scenario.needs_fault and not self._struck
+        verdict = VIOLATED if best else HOLDS if complete or not_struck else INCONCLUSIVE
+        return Exploration(
+            verdict=verdict,
+            counterexample=best,
+            judgement=judgement,
+            run=self._run,
+            pruned=self._pruned,
+            complete=complete,
+            struck=self._struck,
+            elapsed_s=time.monotonic() - self._began_s,
+            outcomes=frozenset(self._outcomes),
+        )
+
+    def _search(self, retries: int) -> bool:
+        """All branches of one setting. Returns whether the space was covered, or need not be."""
+        search = _Search(self._bounds)
+        search.push(0, 0, None)
+        stop_after: int | None = None
+        while search.heap:
+            entry = heappop(search.heap)
+            faults, preemptions, _, branch = entry
+            if self._worst_found():
+                found = self._found[-1]
+                stop_after = stop_after or search.run + MORE_RUNS_FOR_FEWER_STEPS
+                if (faults, preemptions) != (found.faults, found.preemptions) or search.run > stop_after:
+                    break
+            if time.monotonic() - self._began_s > self._bounds.budget_s:
+                self._run, self._pruned = self._run + search.run, self._pruned + search.pruned
+                return False
+            if self._bounds.reduce and branch is not None:
+                cost = (faults, preemptions)
+                actor = branch.decision[0]
+                if any(search.seen(branch.state, last, cost, note=False) for last in (actor, None)):
+                    search.pruned += 1
+                    continue
+                if search.skip_apart(entry):
+                    continue
+            self._run_branch(search, branch, faults, preemptions, retries)
+            self._progress(self._run + search.run)
+        self._run, self._pruned = self._run + search.run, self._pruned + search.pruned
+        return not search.heap
+
+    def _run_branch(
+        self, search: _Search, branch: _Branch | None, faults: int, preemptions: int, retries: int
+    ) -> None:
+        search.run += 1
+        play = self._make_play(retries)
+        prefix = (*branch.prefix, branch.decision) if branch else ()
+        taken = branch.taken if branch else ()
+        chooser = _Chooser(search, self._scenario, prefix, taken, (faults, preemptions))
+        try:
+            events = play.run(chooser)
+        except Stop:
+            search.pruned += 1
+            return
+        finally:
+            self._finish(play)
+        search.learn(play.footprints)
+        if search.run == 1 and self._first is None:
+            self._repeat(tuple(play.decisions), retries, events)
+        judgement = judge(events)
+        self._first = self._first or judgement
+        self._struck += play.struck > 0
+        if self._scenario.needs_fault and not play.struck:
+            return
+        self._outcomes.add(", ".join(judgement.kinds))
+        if judgement.findings:
+            self._found.append(
+                Counterexample(tuple(play.decisions), retries, faults, preemptions, tuple(events), judgement)
+            )
+
+    def _repeat(self, decisions: Sequence[Decision], retries: int, events: Sequence[Event]) -> None:
+        """Run a schedule again: what differs is the target's own doing, and no verdict can rest on it."""
+        play = self._make_play(retries)
+        try:
+            again = play.run(follow(decisions))
+        finally:
+            self._finish(play)
+        for number, (first, second) in enumerate(zip(events, again, strict=False)):
+            if first != second:
+                raise _nondeterminism(number, first, second)
+        if len(events) != len(again):
+            raise _nondeterminism(min(len(events), len(again)), len(events), len(again))
+
+    def _worst_found(self) -> bool:
+        return bool(self._found) and self._worst in self._found[-1].judgement.kinds
+
+    def _best(self) -> Counterexample | None:
+        """The worst kind first, then fewest faults, fewest preemptions, fewest steps."""
+        if not self._found:
+            return None
+
+        def rank(found: Counterexample) -> tuple[int, int, int, int]:
+            return (
+                KINDS.index(found.judgement.kinds[0]),
+                found.faults,
+                found.preemptions,
+                len(found.decisions),
+            )
+
+        return min(self._found, key=rank)
+
+
+class _Chooser:
+    """Follows a prefix, then takes the default everywhere and pushes what else could be done."""
+
+    def __init__(
+        self,
+        search: _Search,
+        scenario: Scenario,
+        prefix: tuple[Decision, ...],
+        taken: tuple[tuple[str, str, tuple[Any, ...]], ...],
+        cost: tuple[int, int],
+    ) -> None:
+        self._search = search
+        self._scenario = scenario
+        self._prefix = prefix
+        self._taken = taken
+        self._cost = cost
+
+    def __call__(self, play: Play, steps: list[Step], default: Step) -> Decision:
+        position = len(play.decisions)
+        if position < len(self._prefix):
+            if position < len(self._taken) and position and play.taken[position - 1] != self._taken[position - 1]:
+                raise _nondeterminism(position, self._taken[position - 1], play.taken[position - 1])
+            return self._prefix[position]
+        search = self._search
+        if search.bounds.reduce and search.seen(play.trace.value, play.last, self._cost, note=True):
+            raise Stop
+        self._push_others(play, steps, default)
+        return default.actor, GO
+
+    def _push_others(self, play: Play, steps: list[Step], default: Step) -> None:
+        faults, preemptions = self._cost
+        bounds = self._search.bounds
+        in_hand = default.pod
+        for step in steps:
+            cost = preemptions + play.preempts(step.actor)
+            if cost > bounds.preemptions:
+                continue
+            if step is not default and step.kind != "timer":
+                self._push(play, step, GO, faults, cost, in_hand)
+            if faults < bounds.faults and step.kind != "op":
+                footprint = play.footprint(step)
+                for fault in self._scenario.faults:
+                    for action in fault.on_step(step, footprint, play.probe):
+                        self._push(play, step, action, faults + 1, cost, in_hand)
+        if faults < bounds.faults and play.last_step is not None:
+            for fault in self._scenario.faults:
+                for action in fault.on_pod(play.last_step, play.struck_pod(play.last_step.pod)):
+                    self._push_strike(play, action, faults + 1, preemptions, in_hand)
+
+    def _push(self, play: Play, step: Step, action: str, faults: int, preemptions: int, in_hand: str) -> None:
+        event = play.trace.event(step.pod, step.actor, action, play.footprint(step))
+        state = (play.trace.value + event) & _MASK
+        branch = _Branch(tuple(play.decisions), tuple(play.taken), (step.actor, action), state, in_hand)
+        self._search.push(faults, preemptions, branch)
+
+    def _push_strike(self, play: Play, action: str, faults: int, preemptions: int, in_hand: str) -> None:
+        assert play.last_step is not None
+        pod = play.last_step.pod
+        event = play.trace.event(pod, pod, action, NOTHING)
+        state = (play.trace.value + event) & _MASK
+        branch = _Branch(tuple(play.decisions), tuple(play.taken), (pod, action), state, in_hand)
+        self._search.push(faults, preemptions, branch)
+
+
+def follow(decisions: Sequence[Decision]) -> Callable[[Play, list[Step], Step], Decision]:
+    """A chooser that repeats a schedule, and takes the default where it ends."""
+
+    def choose(play: Play, steps: list[Step], default: Step) -> Decision:
+        position = len(play.decisions)
+        return decisions[position] if position < len(decisions) else (default.actor, GO)
+
+    return choose
+
+
+def _nondeterminism(position: int, expected: object, got: object) -> TargetError:
+    return TargetError(
+        f"the target is not deterministic: the same schedule went another way at step {position}: "
+        f"expected {_short(expected)}, got {_short(got)}; randomness must come from env.rng, time from env.runtime"
+    )
+
+
+def _short(value: object) -> str:
+    from simulator.history import shorten
+
+    return shorten(str(value), 120)
+
+
+_MASK = (1 << 61) - 1

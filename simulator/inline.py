@@ -1,0 +1,282 @@
+"""The same pods in one process: every actor a greenlet that stops at each gate, time virtual.
+
+One step is taken at a time, so a run is repeated exactly by repeating its decisions.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+import greenlet
+
+from simulator.errors import TargetError
+from simulator.history import shorten
+from simulator.outcome import Result, outcome
+from simulator.target import Pod, PodEnv, Target
+from simulator.world import Gate, PodKilledError, Step
+
+EPOCH_S = 1_700_000_000.0
+"""Where every pod's virtual clock starts."""
+
+STEP_WITHIN_S = 5.0
+
+
+class MemoryList:
+    """The memory agent's ledger as a list; passes the same contract tests as the real one."""
+
+    def __init__(self) -> None:
+        self._batches: list[tuple[str, str, list[dict[str, Any]]]] = []
+        self._ids: set[str] = set()
+
+    def send(self, user_id: str, parts: Sequence[Mapping[str, Any]], batch_id: str | None = None) -> None:
+        batch_id = batch_id or f"batch-{len(self._batches) + 1}"
+        if batch_id not in self._ids:
+            self._ids.add(batch_id)
+            self._batches.append((batch_id, user_id, [dict(part) for part in parts]))
+
+    def batches(self) -> list[tuple[str, str, list[dict[str, Any]]]]:
+        return list(self._batches)
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
+class _Actor(greenlet.greenlet):
+    name: str
+    step: Step | None = None
+    action: str = ""
+
+
+class InlineFleet:
+    """The pods of one schedule. `make_env(name, gate)` builds a pod's environment."""
+
+    kind = "inline"
+
+    def __init__(self, target: Target, make_env: Callable[[str, Gate], PodEnv]) -> None:
+        self._target = target
+        self._make_env = make_env
+        self._hub = greenlet.getcurrent()
+        self._actors: dict[str, _Actor] = {}
+        self._starting: list[_Actor] = []
+        self._gates: dict[str, _InlineGate] = {}
+        self._pods: dict[str, Pod] = {}
+        self.done: list[tuple[Step, str, Any]] = []
+        """Steps taken since last looked at: (step, action, reply)."""
+        self.results: list[tuple[int, Result]] = []
+        self.died: list[tuple[str, str]] = []
+        self.broken: BaseException | None = None
+
+    def steps(self) -> list[Step]:
+        """The steps at which actors stand, in the order in which the actors began."""
+        return [actor.step for actor in self._actors.values() if actor.step is not None]
+
+    def start(self, actor: str, call: int, method: str, args: tuple[Any, ...]) -> None:
+        """Begin a call of a pod's method as an actor, up to its first gate."""
+        pod_name = actor.partition(".")[0]
+        pod = self._pods.get(pod_name) or self._add(pod_name)
+
+        def run() -> None:
+            self.results.append((call, outcome(getattr(pod, method), *args)))
+
+        self._begin(actor, run)
+        self._settle()
+
+    def let_go(self, actor: str, action: str) -> None:
+        """Let an actor take its step, on to where it stops next."""
+        current = self._actors[actor]
+        step = current.step
+        current.step = None
+        if step is not None and step.kind == "timer":
+            gate = self._gates[step.pod]
+            gate.clock_s = max(gate.clock_s, step.args[0])
+            self.done.append((step, action, None))
+        current.switch(action)
+        self._settle()
+
+    def kill(self, pod: str) -> None:
+        """The pod's actors end where they stand; nothing of theirs reaches the world any more."""
+        gate = self._gates.get(pod)
+        if gate is not None:
+            gate.dead = True
+        for name, actor in list(self._actors.items()):
+            if name.partition(".")[0] == pod:
+                actor.step = None
+                if not actor.dead:
+                    actor.switch("")  # raises PodKilledError in it
+                del self._actors[name]
+
+    def advance(self, pod: str, seconds: float) -> None:
+        """Let a pod's clock run on."""
+        if pod in self._gates:
+            self._gates[pod].clock_s += seconds
+
+    def pause(self, pod: str) -> None:
+        """Nothing to do: a pod that nobody lets go stands still."""
+
+    def resume(self, pod: str) -> None:
+        """Nothing to do."""
+
+    def close(self) -> None:
+        for pod in self._gates:
+            self.kill(pod)
+
+    def _add(self, name: str) -> Pod:
+        gate = self._gates[name] = _InlineGate(self, name)
+        pod = self._pods[name] = self._target(self._make_env(name, gate))
+        return pod
+
+    def _begin(self, name: str, function: Callable[[], None]) -> None:
+        def run(_: object) -> None:
+            try:
+                function()
+            except PodKilledError:
+                pass
+            except TargetError as error:
+                self.broken = self.broken or error
+            except Exception as error:  # as a thread's: the pod goes on without it
+                self.died.append((name, shorten(f"{type(error).__name__}: {error}")))
+            except BaseException as error:
+                self.broken = self.broken or error
+
+        actor = _Actor(run, self._hub)
+        actor.name = name
+        self._actors[name] = actor
+        self._starting.append(actor)
+
+    def _settle(self) -> None:
+        """Run new actors to their first gate, in order, and forget those that ended."""
+        while self._starting:
+            self._starting.pop(0).switch("")
+        ended = [name for name, actor in self._actors.items() if actor.dead]
+        for name in ended:
+            del self._actors[name]
+        if self.broken is not None:
+            raise self.broken
+
+
+class _InlineGate:
+    """One pod's gate and virtual runtime."""
+
+    def __init__(self, fleet: InlineFleet, pod: str) -> None:
+        self._fleet = fleet
+        self._pod = pod
+        self._spawned: dict[str, int] = {}
+        self.clock_s = EPOCH_S
+        self.dead = False
+
+    def before(self, kind: str, args: tuple[Any, ...]) -> str:
+        actor = greenlet.getcurrent()
+        if type(actor) is not _Actor:
+            raise self._foreign_thread()
+        if self.dead:
+            raise PodKilledError
+        step = actor.step = Step(actor.name, kind, args)
+        action: str = self._fleet._hub.switch()
+        if self.dead:
+            raise PodKilledError
+        actor.taken = (step, action)
+        return action
+
+    def after(self, reply: Any) -> None:
+        step, action = greenlet.getcurrent().taken
+        self._fleet.done.append((step, action, reply))
+
+    def hang(self) -> None:
+        self.after("never answers")
+        while True:
+            self._fleet._hub.switch()
+            if self.dead:
+                raise PodKilledError
+
+    def now(self) -> float:
+        return self.clock_s
+
+    def sleep(self, seconds: float) -> None:
+        self.before("timer", (self.clock_s + seconds, seconds))
+
+    def spawn(self, name: str, function: Callable[[], None]) -> None:
+        if type(greenlet.getcurrent()) is not _Actor:
+            raise self._foreign_thread()
+        number = self._spawned[name] = self._spawned.get(name, 0) + 1
+        self._fleet._begin(f"{self._pod}.{name}-{number}", function)
+
+    def lock(self) -> AbstractContextManager[Any]:
+        return VirtualLock(self)
+
+    def _foreign_thread(self) -> TargetError:
+        error = TargetError(
+            f"the target acts from a thread of its own ({threading.current_thread().name}): expected every actor "
+            "to come from runtime.spawn; no verdict can be given"
+        )
+        self._fleet.broken = self._fleet.broken or error
+        return error
+
+
+class VirtualLock:
+    """A re-entrant mutex between the actors of one pod; who waits, waits at a gate."""
+
+    def __init__(self, gate: Any) -> None:
+        self._gate = gate
+        self._owner: Any = None
+        self._depth = 0
+
+    def acquire(self) -> bool:
+        me = greenlet.getcurrent()
+        while self._owner is not None and self._owner is not me:
+            self._gate.before("lock", (self,))
+            self._gate.after("free")
+        self._owner = me
+        self._depth += 1
+        return True
+
+    def release(self) -> None:
+        self._depth -= 1
+        if not self._depth:
+            self._owner = None
+
+    @property
+    def free(self) -> bool:
+        return self._owner is None
+
+    def __enter__(self) -> bool:
+        return self.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+
+class _BlockedError(BaseException):
+    """Raised wherever the main thread stands when a step takes too long."""
+
+
+@contextmanager
+def watchdog() -> Iterator[Callable[[], None]]:
+    """Turns a target that never comes back into a TargetError. Yields what is to be called at each step.
+
+    Works in the main thread, where signals arrive; elsewhere it does nothing.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: None
+        return
+
+    def expire(*_: object) -> None:
+        raise _BlockedError
+
+    def wind() -> None:
+        signal.setitimer(signal.ITIMER_REAL, STEP_WITHIN_S, 0.5)
+
+    before = signal.signal(signal.SIGALRM, expire)
+    wind()
+    try:
+        yield wind
+    except _BlockedError:
+        raise TargetError(
+            f"the target did not come back within {STEP_WITHIN_S:g} s: it blocks, or loops, outside its environment"
+        ) from None
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)

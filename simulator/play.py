@@ -1,0 +1,399 @@
+"""Plays one schedule of a scenario on a fleet, from the first call to the last key, and writes its history.
+
+The same code drives pods in this process and pods in processes: a fleet says at which steps its actors
+stand, and lets go the one that is told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+from simulator.commands import NOTHING, CommandTable, Footprint, Trace
+from simulator.errors import TargetError
+from simulator.faults import CORRUPT, EXPIRE, KILL, PAUSE, PAUSE_S
+from simulator.history import Event, describe, plain, shorten
+from simulator.outcome import Result
+from simulator.probe import Probe
+from simulator.scenarios import Absorb, Add, Call, Scenario
+from simulator.world import GO, Step
+
+Decision = tuple[str, str]
+"""(actor, action), or (pod, `kill` or `pause`)."""
+
+WAITING = frozenset({"timer", "op", "lock"})
+"""Steps before which an actor waits of its own accord: to switch away there is no preemption."""
+
+MOST_STEPS = 3000
+LEASE_S = PAUSE_S
+LONGER_THAN_ANY_TTL_S = 400 * 24 * 3600.0
+REST_POD = "Z"
+"""The pod that comes after all others have died."""
+
+
+class PodSoFar(NamedTuple):
+    """What a pod has done and is doing (see faults.Struck)."""
+
+    done: Container[str]
+    accepting: bool
+
+
+class Stop(Exception):  # noqa: N818 - it ends a run, and is no error
+    """Raised by a chooser that needs no more of this run."""
+
+
+class Fleet(Protocol):
+    """What a fleet can do; see InlineFleet."""
+
+    kind: str
+    done: list[tuple[Step, str, Any]]
+    results: list[tuple[int, Result]]
+    died: list[tuple[str, str]]
+
+    def steps(self) -> list[Step]: ...
+    def start(self, actor: str, call: int, method: str, args: tuple[Any, ...]) -> None: ...
+    def let_go(self, actor: str, action: str) -> None: ...
+    def kill(self, pod: str) -> None: ...
+    def pause(self, pod: str) -> None: ...
+    def resume(self, pod: str) -> None: ...
+    def advance(self, pod: str, seconds: float) -> None: ...
+
+
+Chooser = Callable[["Play", list[Step], Step], Decision]
+"""Picks the next decision from the steps that are enabled; the last argument is the default."""
+
+
+class Play:
+    """One run. After `run`, `events` is its history and `decisions` its schedule."""
+
+    def __init__(
+        self,
+        scenario: Scenario,
+        fleet: Fleet,
+        probe: Probe,
+        table: CommandTable,
+        *,
+        files: Mapping[str, Path],
+        deliveries: Callable[[], Sequence[tuple[str, str, Sequence[Mapping[str, Any]]]]],
+        images: Callable[[], Mapping[str, str]],
+        prefix: str,
+    ) -> None:
+        self.scenario = scenario
+        self.events: list[Event] = []
+        self.decisions: list[Decision] = []
+        self.taken: list[tuple[str, str, tuple[Any, ...]]] = []
+        """For each decision the step it was about: (actor, kind, args)."""
+        self.trace = Trace()
+        self.last: str | None = None
+        """The actor that switching away from would preempt."""
+        self.last_step: Step | None = None
+        self.struck = 0
+        """Faults so far."""
+        self.probe = probe
+        self.draining = False
+        self.touched: dict[str, None] = {}
+        self._done: dict[str, set[str]] = {}
+        self.footprints: dict[str, tuple[set[str], set[str]]] = {}
+        """By pod, what its steps have read and written."""
+        self._fleet = fleet
+        self._table = table
+        self._files = files
+        self._deliveries = deliveries
+        self._images = images
+        self._prefix = prefix
+        self._lines = {actor: list(calls) for actor, calls in scenario.lines.items()}
+        self._busy: dict[str, Call] = {}
+        self._calls: dict[int, tuple[str, Call]] = {}
+        self._ended: set[str] = set()
+        self._placeholders: dict[str, dict[str, Any]] = {}
+        self._accepted: dict[str, Add] = {}
+        self._dead: set[str] = set()
+        self._paused: list[str] = []
+
+    def run(self, choose: Chooser) -> list[Event]:
+        """Play to the end. `Stop` from the chooser leaves the run unfinished: without a `final` event."""
+        self._loop(choose)
+        self.draining = True
+        self._drain()
+        self._finish()
+        return self.events
+
+    def footprint(self, step: Step) -> Footprint:
+        """What a step touches, Gemini's files and the users' memories included."""
+        if step.kind == "redis":
+            return self._table.footprint(step.args)
+        if step.kind == "memory":
+            return Footprint(writes=(f"memory of {step.args[0]}",))
+        if step.kind == "gemini":
+            return Footprint(writes=(f"file {step.args[0]}",))
+        return NOTHING
+
+    def struck_pod(self, pod: str) -> PodSoFar:
+        """What a fault may know of a pod."""
+        accepting = any(
+            isinstance(call, Add) and actor.partition(".")[0] == pod for actor, call in self._busy.items()
+        )
+        return PodSoFar(self._done.get(pod, frozenset()), accepting)
+
+    def preempts(self, actor: str) -> bool:
+        """Whether going on with this actor would preempt another."""
+        return self.last is not None and self.last != actor
+
+    def _loop(self, choose: Chooser) -> None:
+        while True:
+            steps = self._enabled()
+            if not steps:
+                if not self._paused:
+                    return
+                self._resume(self._paused.pop(0))
+                continue
+            if len(self.decisions) >= MOST_STEPS:
+                raise TargetError(f"the target takes no end: more than {MOST_STEPS} steps in one run")
+            default = self._default(steps)
+            self._apply(choose(self, steps, default), steps)
+
+    def _enabled(self) -> list[Step]:
+        steps = [step for step in self._fleet.steps() if step.kind != "lock" or step.args[0].free]
+        for actor, calls in self._lines.items():
+            if not calls or actor in self._busy or actor.partition(".")[0] in self._dead:
+                continue
+            if self._ended.issuperset(calls[0].after):
+                steps.append(Step(actor, "op", (calls[0].name,)))
+        if self._paused:
+            steps = [step for step in steps if step.pod not in self._paused]
+        if self.last is not None and not any(step.actor == self.last for step in steps):
+            self.last = None
+        return steps
+
+    def _default(self, steps: list[Step]) -> Step:
+        """Go on with the same actor; else what is under way, then new calls, then the next timer."""
+        timer = call = None
+        for step in steps:
+            if step.actor == self.last:
+                return step
+        for step in steps:
+            if step.kind == "timer":
+                if timer is None or step.args[0] < timer.args[0]:
+                    timer = step
+            elif step.kind == "op":
+                call = call or step
+            else:
+                return step
+        chosen = call or timer
+        assert chosen is not None
+        return chosen
+
+    def _apply(self, decision: Decision, steps: list[Step]) -> None:
+        actor, action = decision
+        self.decisions.append(decision)
+        if action in (KILL, PAUSE):
+            self.taken.append((actor, action, ()))
+            self._strike_pod(actor, action)
+            return
+        step = next((step for step in steps if step.actor == actor), None)
+        if step is None:
+            raise TargetError(f"step {len(self.decisions)}: {actor} is not where the schedule has it")
+        self.taken.append((actor, step.kind, step.args))
+        self._take(step, action)
+
+    def _take(self, step: Step, action: str) -> None:
+        footprint = self.footprint(step)
+        pod = step.pod
+        if action != GO:
+            self.struck += 1
+        self._done.setdefault(pod, set()).add(step.kind)
+        self.trace.add(pod, step.actor, action, footprint)
+        if footprint is not NOTHING:
+            self.touched.update(dict.fromkeys(footprint.writes) if step.kind == "redis" else {})
+            reads, writes = self.footprints.setdefault(pod, (set(), set()))
+            reads.update(footprint.reads)
+            writes.update(footprint.writes)
+        if step.kind == "op":
+            self._begin(step)
+        else:
+            if action.startswith(EXPIRE):
+                self._expire_one(action.removeprefix(EXPIRE), step.actor)
+                action = GO
+            elif action.startswith(CORRUPT):
+                key = action.removeprefix(CORRUPT)
+                self.probe.corrupt(key)
+                self._fault(step.actor, f"damage {self._short(key)}")
+                action = GO
+            self._fleet.let_go(step.actor, action)
+        self.last_step = step
+        self._collect()
+        self.last = step.actor
+        for now in self._fleet.steps():
+            if now.actor == step.actor:
+                if now.kind in WAITING:
+                    self.last = None
+                return
+        self.last = None
+
+    def _strike_pod(self, pod: str, action: str) -> None:
+        self.struck += 1
+        if action == KILL:
+            self.trace.add(pod, pod, KILL, NOTHING)
+            self._fleet.kill(pod)
+            self._dead.add(pod)
+            self._collect()
+            self._fault(pod, "killed")
+        else:
+            lapsed = self.probe.lapse(list(self.touched), PAUSE_S * 1000)
+            self.trace.add(pod, pod, PAUSE, Footprint(writes=tuple(lapsed)))
+            self._fleet.pause(pod)
+            self._paused.append(pod)
+            for other in {actor.partition(".")[0] for actor in self._lines}:
+                self._fleet.advance(other, PAUSE_S)
+            gone = ", ".join(self._short(key) for key in lapsed) or "nothing"
+            self._fault(pod, f"paused for {PAUSE_S:g} s; meanwhile expires: {gone}")
+        self.last_step = None
+        if self.last is not None and self.last.partition(".")[0] == pod:
+            self.last = None
+
+    def _resume(self, pod: str) -> None:
+        self._fleet.resume(pod)
+        self._fault(pod, "goes on")
+
+    def _expire_one(self, key: str, actor: str) -> None:
+        self.probe.delete(key)
+        self._fault(actor, f"expire {self._short(key)}")
+
+    def _begin(self, step: Step) -> None:
+        """Start the next call of a line: an `invoke` in the history, then the pod's method."""
+        actor = step.actor
+        call = self._lines[actor][0]
+        number = len(self._calls) + 1
+        self._calls[number] = (actor, call)
+        self._busy[actor] = call
+        event: Event = {"type": "invoke", "actor": actor, "call": number}
+        if isinstance(call, Add):
+            text = call.text or f"text of {call.name}"
+            images = [*call.images, *call.again]
+            files: list[Any] = [self._files[image] for image in call.images]
+            files += [self._placeholders[image] for image in call.again]
+            event |= {"op": "add", "message": call.name, "user": call.user, "text": text, "images": images}
+            method = "add_message"
+            args: tuple[Any, ...] = (call.user, text, files, call.message)
+        elif isinstance(call, Absorb):
+            event |= {"op": "absorb", "user": call.user}
+            method, args = "absorb", (call.user,)
+        else:
+            event |= {"op": "status", "image": call.image}
+            method, args = "upload_status", (self._placeholders.get(call.image),)
+        self.events.append(event)
+        self._fleet.start(actor, number, method, args)
+
+    def _collect(self) -> None:
+        """Write what the fleet has done since into the history."""
+        fleet = self._fleet
+        if fleet.done:
+            self.events.extend(
+                {"type": "step", "actor": step.actor, "step": step, "action": action, "reply": _reply(reply)}
+                for step, action, reply in fleet.done
+            )
+            fleet.done.clear()
+        if fleet.results:
+            for number, result in fleet.results:
+                self._end(number, result)
+            fleet.results.clear()
+        if fleet.died:
+            self.events.extend({"type": "died", "actor": actor, "error": error} for actor, error in fleet.died)
+            fleet.died.clear()
+
+    def _end(self, number: int, result: Result) -> None:
+        actor, call = self._calls[number]
+        del self._busy[actor]
+        told = {"result": result.value} if result.type == "ok" else {"error": result.error}
+        self.events.append({"type": result.type, "call": number, **told})
+        again = isinstance(call, Add) and call.insist and result.type == "info"
+        if not again:
+            self._lines[actor].pop(0)
+            self._ended.add(call.name)
+        if isinstance(call, Add) and result.type == "ok":
+            self._accepted[call.name] = call
+            for image, placeholder in zip((*call.images, *call.again), result.value or (), strict=False):
+                self._placeholders[image] = placeholder
+
+    def _fault(self, actor: str, what: str) -> None:
+        self.events.append({"type": "fault", "actor": actor, "what": what})
+
+    def _short(self, key: str) -> str:
+        return key.removeprefix(self._prefix)
+
+    def _left(self) -> list[str]:
+        """Keys that will be there for longer than a lease."""
+        return self.probe.left(list(self.touched), longer_than_ms=LEASE_S * 1000)
+
+    def _undelivered(self) -> list[Add]:
+        texts = {part.get("text") for _, _, parts in self._deliveries() for part in parts}
+        return [add for name, add in self._accepted.items() if (add.text or f"text of {name}") not in texts]
+
+    def _drain(self) -> None:
+        """Let the surviving pods finish: at once, after every lease, and after every time to live."""
+        self._lines.clear()
+        self._busy.clear()
+        for stage, passes_s in (("soon", 0.0), ("lease", LEASE_S), ("ttl", LONGER_THAN_ANY_TTL_S)):
+            waiting = self._undelivered()
+            users = {add.user: None for add in (waiting if stage == "ttl" else self._accepted.values())}
+            if not waiting and (stage == "ttl" or not self._left()):
+                return
+            if passes_s:
+                self.probe.lapse(list(self.touched), passes_s * 1000)
+            self.events.append({"type": "drain", "stage": stage, "batches": len(self._deliveries())})
+            for user in users:
+                self._drain_user(user, stage)
+
+    def _drain_user(self, user: Any, stage: str) -> None:
+        pods = [
+            pod for pod in dict.fromkeys(a.partition(".")[0] for a in self.scenario.lines) if pod not in self._dead
+        ]
+        pod = pods[0] if pods else REST_POD
+        for attempt in range(3):
+            before = len(self._undelivered())
+            actor = f"{pod}.{stage}-{attempt + 1}"
+            self._lines[actor] = [Absorb(f"drain {stage} {attempt} {user}", user)]
+            self._loop(_take_default)
+            if not 0 < len(self._undelivered()) < before:
+                return
+
+    def _finish(self) -> None:
+        waiting = self._undelivered()
+        left = self._left()
+        final: Event = {
+            "type": "final",
+            "ledger": [(user, parts) for _, user, parts in self._deliveries()],
+            "images": dict(self._images()),
+            "keys": sorted(self._short(key) for key in left),
+        }
+        if waiting:
+            values = self.probe.values(left)
+            texts = [add.text or f"text of {add.name}" for add in waiting]
+            final["held"] = [text for text in texts if any(text in value for value in values)]
+        self.events.append(final)
+
+
+def _reply(reply: Any) -> Any:
+    return f"{type(reply).__name__}: {reply}" if isinstance(reply, BaseException) else reply
+
+
+def _take_default(play: Play, steps: list[Step], default: Step) -> Decision:
+    return default.actor, GO
+
+
+def readable(events: Sequence[Event], prefix: str) -> list[Event]:
+    """The events with every step in words, as a history file holds them."""
+    told = []
+    for number, raw in enumerate(events):
+        event: Event = {"n": number} | raw
+        step = event.pop("step", None)
+        if step is not None:
+            reply = event.pop("reply")
+            event |= {
+                "kind": step.kind,
+                "what": describe(step.kind, step.args, prefix),
+                "reply": "" if step.kind == "timer" else shorten(plain(reply)),
+            }
+        told.append(event)
+    return told

@@ -1,0 +1,790 @@
+"""The local Gemini Files API, through the real google-genai client and, for the protocol, a raw one."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import http.client
+import json
+import os
+import random
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import tracemalloc
+from collections.abc import Callable, Iterator
+from dataclasses import FrozenInstanceError
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import psutil
+import pytest
+from google import genai
+from google.genai import _api_client, errors, types
+
+from simulator import files_api
+from simulator.errors import HarnessError, UsageError
+from simulator.files_api import Fault, FilesApi, InProcessFiles, Request
+
+CHUNK_BYTES = 8 * 1024 * 1024
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now_s = 1_736_899_200.25
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+class Plan:
+    """The given faults for the requests of one phase, in order; remembers every request."""
+
+    def __init__(self, phase: str = "finalize", *faults: Fault | None) -> None:
+        self.phase = phase
+        self.faults = list(faults)
+        self.requests: list[Request] = []
+
+    def __call__(self, request: Request) -> Fault | None:
+        self.requests.append(request)
+        return self.faults.pop(0) if request.phase == self.phase and self.faults else None
+
+    def phases(self) -> list[str]:
+        return [request.phase for request in self.requests]
+
+
+Connect = Callable[..., Any]
+
+
+@pytest.fixture
+def connect() -> Iterator[Connect]:
+    """Clients of the real library, closed at the end."""
+    clients: list[genai.Client] = []
+
+    def make(url: str, timeout_ms: int | None = 10_000) -> Any:
+        no_tls = {"verify": False}  # the server speaks plain HTTP; certificates would take 50 ms a client
+        options = types.HttpOptions(base_url=url, timeout=timeout_ms, client_args=no_tls, async_client_args=no_tls)
+        client = genai.Client(api_key="test", http_options=options)
+        clients.append(client)
+        return client.files
+
+    yield make
+    for client in clients:
+        client.close()
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    path = tmp_path / "photo.png"
+    path.write_bytes(random.Random(1).randbytes(100_000))
+    return path
+
+
+@pytest.fixture
+def naps(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """What the client would have slept between its blind resends, s."""
+    slept: list[float] = []
+    monkeypatch.setattr(_api_client.time, "sleep", slept.append)
+    return slept
+
+
+def raw(
+    api: FilesApi | str, method: str, target: str, body: bytes = b"", **headers: str
+) -> tuple[int, dict[str, str], bytes]:
+    url = api if isinstance(api, str) else api.url
+    connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=10)
+    try:
+        sent = {key.replace("_", "-"): value for key, value in headers.items()}
+        connection.request(method, target.removeprefix(url), body, {"x-goog-api-key": "test", **sent})
+        reply = connection.getresponse()
+        return reply.status, {key.lower(): value for key, value in reply.getheaders()}, reply.read()
+    finally:
+        connection.close()
+
+
+def start(api: FilesApi, size_bytes: int | None = None, **headers: str) -> str:
+    if size_bytes is not None:
+        headers["X_Goog_Upload_Header_Content_Length"] = str(size_bytes)
+    _, reply, _ = raw(api, "POST", "/upload/v1beta/files", X_Goog_Upload_Command="start", **headers)
+    assert reply["x-goog-upload-status"] == "active"
+    return reply["x-goog-upload-url"]
+
+
+def send(
+    api: FilesApi, target: str, command: str, offset: int | str, body: bytes = b""
+) -> tuple[int, str | None, dict[str, Any]]:
+    headers = {"X_Goog_Upload_Command": command, "X_Goog_Upload_Offset": str(offset)}
+    code, reply, content = raw(api, "POST", target, body, **headers)
+    return code, reply.get("x-goog-upload-status"), json.loads(content or b"{}")
+
+
+def server_threads() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("files-api")]
+
+
+# One contract for the service over HTTP and the one without.
+
+
+class Service:
+    """The service under contract: what a pod calls, what the harness reads, and the clock both follow."""
+
+    def __init__(self, files: Any, server: FilesApi | InProcessFiles, clock: Clock, seen: list[bytes]) -> None:
+        self.files, self.server, self.clock, self.seen = files, server, clock, seen
+
+
+@pytest.fixture(params=["http", "in-process"])
+def service(request: pytest.FixtureRequest, connect: Connect) -> Iterator[Service]:
+    clock, seen = Clock(), list[bytes]()
+
+    def identify(content: bytes) -> str:
+        seen.append(content)
+        return f"mark-{len(content)}"
+
+    if request.param == "in-process":
+        local = InProcessFiles(now=clock, identify=identify)
+        yield Service(local, local, clock, seen)
+        return
+    with FilesApi(now=clock, identify=identify) as api:
+        yield Service(connect(api.url), api, clock, seen)
+
+
+def test_an_upload_is_stored_and_answered_with_what_is_known_of_it(service: Service, picture: Path) -> None:
+    content = picture.read_bytes()
+    answer = service.files.upload(file=str(picture), config={"display_name": "Photo"})
+    record = service.server.files()[answer.name]
+    digest = hashlib.sha256(content).hexdigest()
+    assert (record.name, record.uri, record.sha256) == (answer.name, answer.uri, digest)
+    assert answer.uri == f"{service.server.url}/v1beta/{answer.name}"
+    assert re.fullmatch(r"files/[a-z0-9-]{1,40}", answer.name)
+    assert answer.size_bytes == record.size_bytes == len(content)
+    assert base64.b64decode(answer.sha256_hash).decode() == digest
+    assert answer.create_time == datetime.fromtimestamp(service.clock.now_s, UTC)
+    assert answer.expiration_time - answer.create_time == timedelta(hours=48)
+    assert (answer.mime_type, answer.display_name) == ("image/png", "Photo")
+    assert (record.file_name, record.created_at) == ("photo.png", service.clock.now_s)
+    with pytest.raises(FrozenInstanceError):
+        record.name = "other"
+
+
+def test_the_content_is_identified_once(service: Service, picture: Path) -> None:
+    answer = service.files.upload(file=picture)
+    assert service.seen == [picture.read_bytes()]
+    assert service.server.files()[answer.name].mark == "mark-100000"
+
+
+def test_the_same_content_twice_is_two_files(service: Service, picture: Path) -> None:
+    names = {service.files.upload(file=picture).name for _ in range(2)}
+    assert set(service.server.files()) == names
+    assert len(names) == 2
+
+
+def test_a_file_name_that_is_not_ascii_fails_in_the_client(service: Service, picture: Path) -> None:
+    with pytest.raises(UnicodeEncodeError):
+        service.files.upload(file=picture.rename(picture.with_name("übung.png")))
+    assert service.server.files() == {}
+
+
+def test_an_empty_file_is_stored(service: Service, tmp_path: Path) -> None:
+    (tmp_path / "empty.png").touch()
+    name = service.files.upload(file=tmp_path / "empty.png").name
+    assert service.server.files()[name].size_bytes == 0
+
+
+def test_a_missing_path_and_an_unknown_type_are_refused_before_anything_is_sent(
+    service: Service, tmp_path: Path
+) -> None:
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.png"):
+        service.files.upload(file=tmp_path / "nowhere.png")
+    (tmp_path / "data.qqq").touch()
+    with pytest.raises(ValueError, match="mime type"):
+        service.files.upload(file=tmp_path / "data.qqq")
+    assert service.server.files() == {}
+
+
+@pytest.mark.parametrize("name", ["a", "123-456", "a" * 40, "files/with-prefix"])
+def test_a_name_that_keeps_the_rule_is_given(service: Service, picture: Path, name: str) -> None:
+    answer = service.files.upload(file=picture, config={"name": name})
+    assert answer.name == f"files/{name.removeprefix('files/')}"
+
+
+@pytest.mark.parametrize("name", ["a" * 41, "-a", "a-", "Upper", "under_score", "a/b", "", "ä", "a\n"])
+def test_a_name_that_breaks_the_rule_is_refused(service: Service, picture: Path, name: str) -> None:
+    with pytest.raises(errors.ClientError) as caught:
+        service.files.upload(file=picture, config={"name": name})
+    assert (caught.value.code, caught.value.status) == (400, "INVALID_ARGUMENT")
+    assert "40 lowercase" in str(caught.value.message)
+    assert service.server.files() == {}
+
+
+def test_a_name_is_given_once(service: Service, picture: Path) -> None:
+    service.files.upload(file=picture, config={"name": "mine"})
+    with pytest.raises(errors.ClientError) as caught:
+        service.files.upload(file=picture, config={"name": "mine"})
+    assert (caught.value.code, caught.value.status) == (409, "ALREADY_EXISTS")
+
+
+def test_more_than_2_gb_and_a_long_display_name_are_refused(service: Service, tmp_path: Path) -> None:
+    path = tmp_path / "huge.png"
+    with path.open("wb") as stream:
+        stream.truncate(2 * 1024**3 + 1)  # a hole: it takes no room, and is never sent
+    with pytest.raises(errors.ClientError, match="2147483648 bytes"):
+        service.files.upload(file=path)
+    path.write_bytes(b"small")
+    with pytest.raises(errors.ClientError, match="512"):
+        service.files.upload(file=path, config={"display_name": "x" * 513})
+
+
+def test_get_answers_what_upload_did_and_delete_makes_it_404(service: Service, picture: Path) -> None:
+    answer = service.files.upload(file=picture)
+    again = service.files.get(name=answer.name)
+    assert (again.uri, again.sha256_hash, again.create_time) == (
+        answer.uri,
+        answer.sha256_hash,
+        answer.create_time,
+    )
+    service.files.delete(name=answer.name)
+    assert service.server.files() == {}
+    for call in (service.files.get, service.files.delete):
+        with pytest.raises(errors.ClientError) as caught:
+            call(name=answer.name)
+        assert (caught.value.code, caught.value.status) == (404, "NOT_FOUND")
+
+
+def test_a_file_is_gone_after_48_hours(service: Service, picture: Path) -> None:
+    name = service.files.upload(file=picture).name
+    service.clock.now_s += 48 * 3600 - 1
+    later = service.files.upload(file=picture).name
+    assert set(service.server.files()) == {name, later}
+    service.clock.now_s += 1
+    assert set(service.server.files()) == {later}
+    with pytest.raises(errors.ClientError):
+        service.files.get(name=name)
+
+
+def test_a_name_is_free_again_after_48_hours(service: Service, picture: Path) -> None:
+    service.files.upload(file=picture, config={"name": "mine"})
+    service.clock.now_s += 48 * 3600
+    assert service.files.upload(file=picture, config={"name": "mine"}).name == "files/mine"
+
+
+def test_uploads_from_many_threads_are_all_stored(service: Service, picture: Path) -> None:
+    names: list[str] = []
+
+    def work() -> None:
+        names.extend(service.files.upload(file=picture).name for _ in range(5))
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert set(names) == set(service.server.files())
+    assert len(set(names)) == 20
+
+
+# Without HTTP.
+
+
+def test_without_http_uploads_of_different_content_commute(tmp_path: Path) -> None:
+    paths = [tmp_path / "a.png", tmp_path / "b.png", tmp_path / "copy-of-a.png"]
+    for path, content in zip(paths, [b"a", b"b", b"a"], strict=True):
+        path.write_bytes(content)
+    first, second = InProcessFiles(now=Clock()), InProcessFiles(now=Clock())
+    names = {path: first.upload(file=path).name for path in paths}
+    assert {path: second.upload(file=path).name for path in (paths[1], paths[0], paths[2])} == names
+    assert first.files() == second.files()
+    assert len(set(names.values())) == 3
+
+
+# Over HTTP.
+
+
+@pytest.mark.parametrize("size_bytes", [CHUNK_BYTES, CHUNK_BYTES + 1, 2 * CHUNK_BYTES + 12_345])
+def test_a_file_of_several_chunks_arrives_whole(connect: Connect, tmp_path: Path, size_bytes: int) -> None:
+    path = tmp_path / "large.png"
+    path.write_bytes(random.Random(2).randbytes(size_bytes))
+    plan = Plan()
+    with FilesApi(plan=plan, identify=lambda content: hashlib.sha256(content).hexdigest()) as api:
+        connect(api.url).upload(file=path)
+        (record,) = api.files().values()
+    chunks = -(-size_bytes // CHUNK_BYTES)
+    assert record.sha256 == record.mark == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert plan.phases() == ["start", *["upload"] * (chunks - 1), "finalize"]
+    assert [request.number for request in plan.requests] == list(range(1, chunks + 2))
+    assert {request.file_name for request in plan.requests} == {"large.png"}
+
+
+def test_the_async_client_uploads_in_chunks_too(tmp_path: Path) -> None:
+    path = tmp_path / "large.png"
+    path.write_bytes(random.Random(3).randbytes(CHUNK_BYTES + 5))
+
+    async def work(url: str) -> list[types.File]:
+        client = genai.Client(api_key="test", http_options=types.HttpOptions(base_url=url))
+        try:
+            async with client.aio as aio:
+                return await asyncio.gather(*(aio.files.upload(file=path) for _ in range(3)))
+        finally:
+            client.close()
+
+    with FilesApi() as api:
+        answers = asyncio.run(work(api.url))
+        assert set(api.files()) == {answer.name for answer in answers}
+        assert {record.size_bytes for record in api.files().values()} == {CHUNK_BYTES + 5}
+
+
+def test_list_goes_through_the_pages_even_while_files_are_deleted(connect: Connect, picture: Path) -> None:
+    with FilesApi() as api:
+        files = connect(api.url)
+        names = [files.upload(file=picture).name for _ in range(7)]
+        pager = files.list(config={"page_size": 3})
+        assert len(pager.page) == 3
+        assert [file.name for file in pager] == names
+        for file in files.list(config={"page_size": 3}):
+            files.delete(name=file.name)
+        assert api.files() == {}
+        assert list(files.list()) == []
+
+
+def test_a_file_is_processing_and_then_active(connect: Connect, picture: Path) -> None:
+    clock = Clock()
+    with FilesApi(now=clock, processing_s=5.0) as api:
+        files = connect(api.url)
+        answer = files.upload(file=picture)
+        assert (answer.state, answer.source) == (types.FileState.PROCESSING, types.FileSource.UPLOADED)
+        assert answer.update_time == answer.create_time
+        clock.now_s += 4.9
+        assert files.get(name=answer.name).state == types.FileState.PROCESSING
+        clock.now_s += 0.2
+        active = files.get(name=answer.name)
+    assert active.state == types.FileState.ACTIVE
+    assert active.update_time - active.create_time == timedelta(seconds=5)
+
+
+def test_the_reply_has_the_form_of_the_reference(picture: Path) -> None:
+    with FilesApi(now=Clock(), rng=random.Random(5)) as api:
+        target = start(api, 3, X_Goog_Upload_Header_Content_Type="image/png")
+        assert target.startswith(f"{api.url}/upload/v1beta/files?upload_id=")
+        _, _, answer = send(api, target, "upload, finalize", 0, b"abc")
+    file = answer["file"]
+    assert file.pop("name") + "@" + file.pop("uri").rpartition("/v1beta/")[0] == f"{_only(api)}@{api.url}"
+    assert file == {
+        "mimeType": "image/png",
+        "sizeBytes": "3",
+        "createTime": "2025-01-15T00:00:00.250000Z",
+        "updateTime": "2025-01-15T00:00:00.250000Z",
+        "expirationTime": "2025-01-17T00:00:00.250000Z",
+        "sha256Hash": base64.b64encode(hashlib.sha256(b"abc").hexdigest().encode()).decode(),
+        "state": "ACTIVE",
+        "source": "UPLOADED",
+    }
+
+
+def _only(api: FilesApi) -> str:
+    (name,) = api.files()
+    return name
+
+
+def test_names_come_from_the_generator_that_is_given(connect: Connect, picture: Path) -> None:
+    names = []
+    for _ in range(2):
+        with FilesApi(rng=random.Random(7)) as api:
+            names.append(connect(api.url).upload(file=picture).name)
+    assert names[0] == names[1]
+
+
+def test_a_request_without_a_key_is_refused_and_no_key_is_kept() -> None:
+    kept: list[Request] = []
+    with FilesApi(plan=kept.append) as api:
+        code, _, content = raw(api, "GET", "/v1beta/files?key=secret", x_goog_api_key="")
+        assert (code, json.loads(content)["error"]["status"]) == (403, "PERMISSION_DENIED")
+        code, _, _ = raw(api, "POST", "/upload/v1beta/files", X_Goog_Upload_Command="start", x_goog_api_key="")
+        assert code == 403
+        start(api, x_goog_api_key="secret")
+        held = repr((vars(api), kept, list(api._uploads.values())))
+    assert "secret" not in held
+
+
+# The resumable protocol.
+
+
+def test_an_upload_can_be_queried_and_resumed_after_a_broken_connection() -> None:
+    content = random.Random(4).randbytes(300_000)
+    with FilesApi(plan=Plan("upload", Fault(kind="drop")), identify=lambda got: str(got == content)) as api:
+        target = start(api, len(content))
+        with pytest.raises((http.client.RemoteDisconnected, ConnectionError)):
+            send(api, target, "upload", 0, content)
+        _, reply, _ = raw(api, "POST", target, X_Goog_Upload_Command="query")
+        assert (reply["x-goog-upload-status"], reply["x-goog-upload-size-received"]) == ("active", "150000")
+        code, status, _ = send(api, target, "upload, finalize", 150_000, content[150_000:])
+        assert (code, status) == (200, "final")
+        _, reply, _ = raw(api, "POST", target, X_Goog_Upload_Command="query")
+        assert (reply["x-goog-upload-status"], reply["x-goog-upload-size-received"]) == ("final", "300000")
+        assert [record.mark for record in api.files().values()] == ["True"]
+
+
+def test_a_gap_is_refused_and_bytes_sent_again_count_once() -> None:
+    with FilesApi() as api:
+        target = start(api, 6)
+        assert send(api, target, "upload", 0, b"abc")[:2] == (200, "active")
+        assert send(api, target, "upload", 5, b"f")[:2] == (400, "active")
+        assert send(api, target, "upload", "-1", b"f")[:2] == (400, "final")
+        target = start(api, 6)
+        send(api, target, "upload", 0, b"abc")
+        send(api, target, "upload", 0, b"abc")
+        code, status, answer = send(api, target, "upload, finalize", 2, b"cdef")
+        assert (code, status) == (200, "final")
+        assert send(api, target, "upload, finalize", 2, b"cdef") == (200, "final", answer)
+        assert [record.sha256 for record in api.files().values()] == [hashlib.sha256(b"abcdef").hexdigest()]
+
+
+@pytest.mark.parametrize("content", [b"abcd", b"ab"])
+def test_more_or_less_than_declared_is_refused_and_ends_the_upload(content: bytes) -> None:
+    with FilesApi() as api:
+        target = start(api, 3)
+        assert send(api, target, "upload, finalize", 0, content)[:2] == (400, "final")
+        assert send(api, target, "upload, finalize", 0, b"abc")[:2] == (404, "final")
+        assert api.files() == {}
+
+
+def test_two_open_uploads_of_one_name_store_one_file() -> None:
+    body = b'{"file": {"name": "files/mine"}}'
+    with FilesApi() as api:
+        targets = [
+            raw(api, "POST", "/upload/v1beta/files", body, X_Goog_Upload_Command="start")[1]["x-goog-upload-url"]
+            for _ in range(2)
+        ]
+        assert [send(api, target, "upload, finalize", 0, b"a")[0] for target in targets] == [200, 409]
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "code"),
+    [
+        ("PUT", "/v1beta/files", 404),
+        ("GET", "/v1beta/other", 404),
+        ("POST", "/upload/v1beta/files", 400),
+        ("GET", "/v1beta/files?pageSize=many", 400),
+        ("GET", "/v1beta/files?pageToken=-1", 400),
+    ],
+)
+def test_what_is_no_request_of_the_api_gets_a_google_style_error(method: str, target: str, code: int) -> None:
+    with FilesApi() as api:
+        got, _, content = raw(api, method, target, b"left unread")
+    error = json.loads(content)["error"]
+    assert (got, error["code"], set(error)) == (code, code, {"code", "message", "status"})
+
+
+@pytest.mark.parametrize("body", [b"[]", b"{", b'{"file": 3}', b"x" * 70_000])
+def test_a_start_without_a_proper_body_is_refused(body: bytes) -> None:
+    with FilesApi() as api:
+        assert raw(api, "POST", "/upload/v1beta/files", body, X_Goog_Upload_Command="start")[0] == 400
+
+
+@pytest.mark.parametrize(
+    "request_text",
+    [
+        b"rubbish\r\n\r\n",
+        b"GET //[ HTTP/1.1\r\n\r\n",
+        b"GET /v1beta/files HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n",
+        b"POST /upload/v1beta/files HTTP/1.1\r\nContent-Length: -5\r\n\r\n",
+    ],
+)
+def test_what_is_no_http_ends_the_connection(request_text: bytes) -> None:
+    with FilesApi() as api, socket.create_connection(api._address, timeout=10) as connection:
+        connection.sendall(request_text)
+        assert connection.recv(100) == b""
+
+
+def test_expect_continue_and_connection_close_are_honoured() -> None:
+    with FilesApi() as api, socket.create_connection(api._address, timeout=10) as connection:
+        headers = b"Expect: 100-continue\r\nConnection: close\r\nContent-Length: 2\r\n\r\n"
+        connection.sendall(b"POST /v1beta/files HTTP/1.1\r\n" + headers)
+        assert connection.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        connection.sendall(b"{}")
+        with connection.makefile("rb") as reader:
+            assert reader.read().startswith(b"HTTP/1.1 404 NOT_FOUND\r\n")
+
+
+def test_one_connection_serves_many_requests() -> None:
+    with FilesApi() as api:
+        connection = http.client.HTTPConnection(*api._address)
+        for _ in range(3):
+            connection.request("GET", "/v1beta/files", headers={"x-goog-api-key": "k"})
+            assert connection.getresponse().read() == b"{}"
+        assert len(api._connections) == 1
+        connection.close()
+
+
+# What goes wrong on purpose.
+
+
+@pytest.mark.parametrize("phase", ["start", "finalize"])
+@pytest.mark.parametrize("code", [400, 429, 500, 503])
+def test_a_planned_status_is_raised_by_the_client_at_once(
+    connect: Connect, picture: Path, naps: list[float], phase: str, code: int
+) -> None:
+    with FilesApi(plan=Plan(phase, Fault(kind="status", code=code))) as api:
+        files = connect(api.url)
+        with pytest.raises(errors.ClientError if code < 500 else errors.ServerError) as caught:
+            files.upload(file=picture)
+        assert (caught.value.code, caught.value.status) == (code, files_api.STATUS_NAMES[code])
+        assert (api.files(), naps) == ({}, [])
+        files.upload(file=picture)
+        assert len(api.files()) == 1
+
+
+@pytest.mark.parametrize("phase", ["get", "list", "delete"])
+def test_a_planned_status_meets_the_other_requests_too(connect: Connect, picture: Path, phase: str) -> None:
+    with FilesApi(plan=Plan(phase, Fault(kind="status", code=503))) as api:
+        files = connect(api.url)
+        name = files.upload(file=picture).name
+        call = files.list if phase == "list" else lambda: getattr(files, phase)(name=name)
+        with pytest.raises(errors.ServerError):
+            call()
+        assert name in api.files()
+
+
+@pytest.mark.parametrize("phase", ["start", "upload", "finalize"])
+def test_a_dropped_connection_is_a_transport_error_and_stores_nothing(
+    connect: Connect, tmp_path: Path, phase: str
+) -> None:
+    path = tmp_path / "large.png"
+    path.write_bytes(bytes(CHUNK_BYTES + 100_000))
+    with FilesApi(plan=Plan(phase, Fault(kind="drop"))) as api:
+        with pytest.raises(httpx2.TransportError):
+            connect(api.url).upload(file=path)
+        assert api.files() == {}
+
+
+def test_a_lost_reply_is_a_transport_error_though_the_file_is_stored(connect: Connect, picture: Path) -> None:
+    with FilesApi(plan=Plan("finalize", Fault(kind="lost_reply"))) as api:
+        with pytest.raises(httpx2.RemoteProtocolError):
+            connect(api.url).upload(file=picture)
+        assert [record.file_name for record in api.files().values()] == ["photo.png"]
+
+
+def test_without_the_status_header_the_client_resends_and_gives_up_on_a_stored_file(
+    connect: Connect, picture: Path, naps: list[float]
+) -> None:
+    plan = Plan("finalize", *[Fault(kind="no_status_header")] * 3)
+    with FilesApi(plan=plan) as api:
+        with pytest.raises(ValueError, match="not finalized"):
+            connect(api.url).upload(file=picture)
+        assert len(api.files()) == 1
+    assert plan.phases() == ["start", "finalize", "finalize", "finalize"]
+    assert naps == [1, 2, 4]
+
+
+def test_a_single_missing_header_costs_one_resend_and_still_stores_one_file(
+    connect: Connect, tmp_path: Path, naps: list[float]
+) -> None:
+    path = tmp_path / "large.png"
+    path.write_bytes(random.Random(6).randbytes(CHUNK_BYTES + 9))
+    for phase in ("upload", "finalize"):
+        plan = Plan(phase, Fault(kind="no_status_header"))
+        with FilesApi(plan=plan) as api:
+            connect(api.url).upload(file=path)
+            (record,) = api.files().values()
+        assert record.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+        assert plan.phases().count(phase) == 2
+    assert naps == [1, 1]
+
+
+def test_an_error_without_the_status_header_is_resent_before_it_is_raised(
+    connect: Connect, picture: Path, naps: list[float]
+) -> None:
+    fault = Fault(kind="no_status_header", code=503)
+    with FilesApi(plan=Plan("finalize", *[fault] * 3)) as api:
+        with pytest.raises(errors.ServerError):
+            connect(api.url).upload(file=picture)
+        assert (api.files(), naps) == ({}, [1, 2, 4])
+    with FilesApi(plan=Plan("finalize", fault)) as api:
+        connect(api.url).upload(file=picture)
+        assert len(api.files()) == 1
+
+
+def test_a_hang_lasts_until_the_client_gives_up_and_has_no_effect(connect: Connect, picture: Path) -> None:
+    with FilesApi(plan=Plan("finalize", Fault(kind="hang"))) as api:
+        with pytest.raises(httpx2.ReadTimeout):
+            connect(api.url, timeout_ms=50).upload(file=picture)
+        assert api.files() == {}
+    assert server_threads() == []
+
+
+@pytest.mark.parametrize("fault", [Fault(kind="hang"), Fault(latency_s=3600.0)])
+def test_stop_ends_what_hangs_and_leaves_no_thread(connect: Connect, picture: Path, fault: Fault) -> None:
+    reached = threading.Event()
+    outcome: list[BaseException] = []
+
+    def plan(request: Request) -> Fault | None:
+        if request.phase != "finalize":
+            return None
+        reached.set()
+        return fault
+
+    api = FilesApi(plan=plan)
+    files = connect(api.url)
+
+    def work() -> None:
+        try:
+            files.upload(file=picture)
+        except httpx2.TransportError as error:
+            outcome.append(error)
+
+    client = threading.Thread(target=work)
+    client.start()
+    assert reached.wait(10)
+    api.stop()
+    client.join(10)
+    assert (len(outcome), server_threads(), api.files()) == (1, [], {})
+    api.stop()  # again: nothing to do
+
+
+def test_latency_is_waited_once_an_upload(connect: Connect, picture: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = Plan("start", Fault(latency_s=0.25))
+    with FilesApi(latency_s=0.5, plan=plan) as api:
+        waits: list[float | None] = []
+        monkeypatch.setattr(api._stopping, "wait", lambda timeout: waits.append(timeout))
+        connect(api.url).upload(file=picture)
+        monkeypatch.undo()
+    assert waits == [0.25, 0.5]
+
+
+def test_a_fault_needs_a_known_status() -> None:
+    with pytest.raises(UsageError, match="got 299"):
+        Fault(kind="status", code=299)
+
+
+@pytest.mark.parametrize("broken", ["plan", "identify"])
+def test_what_the_callers_functions_raise_is_told_by_stop(connect: Connect, picture: Path, broken: str) -> None:
+    def fail(_: object) -> None:
+        raise ZeroDivisionError("mine")
+
+    api = FilesApi(plan=fail) if broken == "plan" else FilesApi(identify=fail)
+    with pytest.raises(errors.ServerError):
+        connect(api.url).upload(file=picture)
+    with pytest.raises(HarnessError, match="ZeroDivisionError"), api:
+        pass
+    with pytest.raises(IndexError), FilesApi(plan=fail) as other:  # the block's own error comes first
+        [][raw(other, "GET", "/v1beta/files")[0]]
+
+
+# What it costs.
+
+
+def upload_raw(address: str, count: int, size_bytes: int) -> None:
+    """As google-genai does, without its cost."""
+    host, port = address.split(":")
+    server = (host, int(port))
+    with socket.create_connection(server, timeout=10) as connection, connection.makefile("rb") as reader:
+
+        def post(target: str, body: bytes, *headers: str) -> dict[str, str]:
+            head = [f"POST {target} HTTP/1.1", f"Content-Length: {len(body)}", *headers, "", ""]
+            connection.sendall("\r\n".join(head).encode() + body)
+            assert reader.readline() == b"HTTP/1.1 200 OK\r\n"
+            lines = iter(lambda: reader.readline().decode().strip(), "")
+            reply = dict(line.split(": ", 1) for line in lines)
+            reader.read(int(reply["Content-Length"]))
+            return reply
+
+        for number in range(count):
+            begin = ("x-goog-api-key: k", "X-Goog-Upload-Command: start", "X-Goog-Upload-File-Name: a.png")
+            url = post("/upload/v1beta/files", b'{"file": {}}', *begin)["X-Goog-Upload-URL"]
+            finish = ("X-Goog-Upload-Command: upload, finalize", "X-Goog-Upload-Offset: 0")
+            post(url.removeprefix(f"http://{address}"), number.to_bytes(8) + bytes(size_bytes - 8), *finish)
+
+
+def serve(*arguments: str) -> tuple[subprocess.Popen[str], str]:
+    command = [sys.executable, "-m", "simulator.files_api", *arguments]
+    process = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    return process, process.stdout.readline().strip()
+
+
+def test_ten_thousand_uploads_of_100_kb_stay_below_200_mb() -> None:
+    process, url = serve()
+    try:
+        address = url.removeprefix("http://")
+        memory = psutil.Process(process.pid).memory_info
+        upload_raw(address, 500, 100_000)
+        after_500 = memory().rss
+        upload_raw(address, 1_500, 100_000)
+        after_2000 = memory().rss
+    finally:
+        process.communicate(timeout=10)
+    growth_per_upload = max(0, after_2000 - after_500) / 1_500
+    assert after_2000 + 8_000 * growth_per_upload < 200e6
+    assert growth_per_upload < 10_000  # a tenth of what came in
+
+
+def test_an_identified_content_is_freed_and_abandoned_uploads_do_not_pile_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(files_api, "KEPT_UPLOADS", 4)
+    with FilesApi(identify=lambda content: str(len(content))) as api:
+        upload_raw(api.url.removeprefix("http://"), 5, 1_000_000)
+        tracemalloc.start()
+        try:
+            upload_raw(api.url.removeprefix("http://"), 20, 1_000_000)
+            kept_bytes, _ = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        targets = [start(api) for _ in range(6)]
+        assert [send(api, target, "upload", 0, b"a")[0] for target in targets] == [
+            404,
+            404,
+            200,
+            200,
+            200,
+            200,
+        ]
+        assert len(api._finished) == 4
+    assert kept_bytes < 1_000_000
+
+
+def test_a_content_that_is_too_large_is_not_kept_for_identify(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files_api, "IDENTIFY_LIMIT_BYTES", 1000)
+    with FilesApi(identify=lambda content: "seen") as api:
+        upload_raw(api.url.removeprefix("http://"), 1, 1001)
+        upload_raw(api.url.removeprefix("http://"), 1, 1000)
+        assert [record.mark for record in api.files().values()] == [None, "seen"]
+
+
+# In a process of its own.
+
+
+@pytest.mark.parametrize("how", ["end of stdin", "SIGTERM", "SIGINT"])
+def test_a_server_process_serves_until_it_is_told_to_stop(connect: Connect, picture: Path, how: str) -> None:
+    process, url = serve("--port", "0", "--latency-ms", "1")
+    assert re.fullmatch(r"http://127\.0\.0\.1:\d+", url)
+    connect(url).upload(file=picture)
+    if how != "end of stdin":
+        os.kill(process.pid, signal.Signals[how])
+        process.wait(timeout=10)
+    out, err = process.communicate(timeout=10)
+    assert (process.returncode, out, err) == (0, "", "")
+
+
+def test_a_taken_port_is_one_clear_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with FilesApi() as api:
+        port = api.url.rpartition(":")[2]
+        process, line = serve("--port", port)
+        _, err = process.communicate(timeout=10)
+        with pytest.raises(HarnessError, match=port):
+            FilesApi(port=int(port))
+    assert (process.returncode, line) == (4, "")
+    assert re.fullmatch(r"error: files API: cannot listen on 127\.0\.0\.1 port \d+: .*\n", err)
+
+
+def test_bound_to_every_address_it_answers_with_the_address_it_was_asked_by() -> None:
+    with FilesApi(host="0.0.0.0") as api:
+        assert api.url.startswith("http://127.0.0.1:")
+        target = start(api, Host="files.example:8080")
+        assert target.startswith("http://files.example:8080/upload/")
