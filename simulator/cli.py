@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +18,12 @@ import click
 from simulator.errors import PodraceError
 
 if TYPE_CHECKING:
+    from simulator.campaign import NamedTarget
     from simulator.checks import Judgement
+    from simulator.explore import Bounds
     from simulator.history import Event
+    from simulator.runs import Cell
+    from simulator.scenarios import Scenario
     from simulator.server import ServerInfo
 
 PROGRESS_AFTER_S = 1.0
@@ -42,6 +47,19 @@ run_dir_option = click.option(
     metavar="DIR",
     help="Write the run here.  [default: runs/<time>-<name>]",
 )
+
+TARGET_HELP = "local, shared, or your own as module:factory."
+
+
+def bounds_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The bounds of a search, on every command that searches."""
+    for option in (
+        click.option("--budget", type=click.FloatRange(min=0.1), default=60.0, show_default=True, metavar="SECONDS"),
+        click.option("--faults", type=click.IntRange(0, 4), default=1, show_default=True, help="At most so many."),
+        click.option("--preemptions", type=click.IntRange(0, 8), default=2, show_default=True, help="At most."),
+    ):
+        command = option(command)
+    return command
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -156,6 +174,237 @@ def _reproduced(
         moments.print_timelines(Console(), timelines, judgements)
         click.echo(f"run: {folder}")
     return runs.exit_code(cells)
+
+
+@cli.command()
+@click.option("--target", default="shared", show_default=True, help=TARGET_HELP)
+@click.option("--scenario", required=True, metavar="NAME", help="A name that `podrace scenarios` lists.")
+@bounds_options
+@redis_url_option
+@seed_option
+@json_option
+@run_dir_option
+def explore(
+    target: str,
+    scenario: str,
+    preemptions: int,
+    faults: int,
+    budget: float,
+    redis_url: str | None,
+    seed: int,
+    as_json: bool,
+    run_dir: Path | None,
+) -> None:
+    """Run a scenario through all schedules within bounds: holds, violated (with the schedule), or inconclusive.
+
+    The counterexample has the fewest faults, then the fewest preemptions, then the fewest steps.
+    """
+    from simulator.explore import Bounds
+    from simulator.scenarios import find
+
+    found = find(scenario)
+    bounds = Bounds(preemptions=preemptions, faults=faults, budget_s=budget)
+    raise SystemExit(_campaign("explore", [named_target(target)], [found], bounds, redis_url, seed, as_json, run_dir))
+
+
+@cli.command()
+@click.option("--targets", default="local,shared", show_default=True, metavar="A,B", help=TARGET_HELP)
+@click.option("--scenarios", "names", metavar="NAME,NAME", help="Only these.  [default: all]")
+@bounds_options
+@redis_url_option
+@seed_option
+@json_option
+@run_dir_option
+def matrix(
+    targets: str,
+    names: str | None,
+    preemptions: int,
+    faults: int,
+    budget: float,
+    redis_url: str | None,
+    seed: int,
+    as_json: bool,
+    run_dir: Path | None,
+) -> None:
+    """Every failure mode against every target, each cell computed by exploring.
+
+    `--budget` is for each cell. The run's folder gets matrix.md, result.json and every counterexample.
+    """
+    from simulator.explore import Bounds
+    from simulator.scenarios import SCENARIOS, find
+
+    chosen = [find(name.strip()) for name in names.split(",")] if names else list(SCENARIOS)
+    bounds = Bounds(preemptions=preemptions, faults=faults, budget_s=budget)
+    named = [named_target(name.strip()) for name in targets.split(",")]
+    raise SystemExit(_campaign("matrix", named, chosen, bounds, redis_url, seed, as_json, run_dir))
+
+
+@cli.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--fleet", type=click.Choice(["inline", "processes"]), default="processes", show_default=True)
+@redis_url_option
+@json_option
+@run_dir_option
+def replay(file: Path, fleet: str, redis_url: str | None, as_json: bool, run_dir: Path | None) -> None:
+    """Run a counterexample's very schedule again and show it as a timeline.
+
+    On processes every step of real pods is let go by the scheduler; it exits 0 when the verdict is the same.
+    """
+    from simulator import campaign, counterexample, runs
+    from simulator.checks import HOLDS, INCONCLUSIVE
+    from simulator.errors import TargetError
+    from simulator.history import write_history
+    from simulator.inline import watchdog
+    from simulator.scenarios import find
+    from simulator.server import open_server
+
+    saved = counterexample.load(file)
+    target, scenario = named_target(saved.target), find(saved.scenario)
+    if fleet == "processes":
+        from simulator.fleet import warm_up
+
+        warm_up([*PARTS.values(), target.path])
+    with ExitStack() as stack:
+        server = stack.enter_context(open_server(redis_url))
+        folder = stack.enter_context(runs.run_folder(run_dir, "replay"))
+        lab = campaign.lab_for(fleet, server, target, scenario, seed=saved.seed, parts=PARTS)
+        stack.enter_context(lab)
+        began_s = time.monotonic()
+        cell = runs.Cell(target.name, scenario.name, fleet, INCONCLUSIVE, saved.verdict, {}, counterexample=str(file))
+        try:
+            with watchdog():
+                again = campaign.replay(lab, saved)
+        except TargetError as error:
+            cell = replace(cell, note=str(error))
+            shown = f"inconclusive: {error}"
+        else:
+            words = ", ".join(again.judgement.kinds) or "ok"
+            same = again.judgement.verdict if words == saved.words else HOLDS if words == "ok" else INCONCLUSIVE
+            cell = replace(cell, verdict=same, counts=again.judgement.counts, words=words)
+            cell = replace(cell, elapsed_s=round(time.monotonic() - began_s, 3))
+            write_history(folder / "history.jsonl", campaign.mark(again.events, again.deciding))
+            shown = f"{again.text}\n\n{again.sentence}\n{words}: expected {saved.words}"
+        document = runs.result_document(command_line(), seed=saved.seed, run=folder, server=server.info, cells=[cell])
+        runs.write_json(folder / "result.json", document)
+    if as_json:
+        print_json(document)
+    else:
+        click.echo(f"{shown}\nrun: {folder}")
+    raise SystemExit(runs.exit_code([cell]))
+
+
+@cli.command()
+def scenarios() -> None:
+    """List the catalogue: what each scenario shows, and which targets are expected to violate it."""
+    from simulator.scenarios import SCENARIOS
+
+    for scenario in SCENARIOS:
+        violated = ", ".join(sorted(scenario.violates)) or "none"
+        click.echo(f"{scenario.row:>2}  {scenario.name:<30}  violated by {violated:<13}  {scenario.what}")
+
+
+def named_target(text: str) -> NamedTarget:
+    """`local`, `shared`, or `module:factory`."""
+    from simulator.campaign import NamedTarget
+    from simulator.errors import UsageError
+
+    if text in TARGETS:
+        return NamedTarget(text, TARGETS[text])
+    for name, path in TARGETS.items():
+        if text == path:
+            return NamedTarget(name, path)
+    if ":" not in text:
+        raise UsageError(f"target {text!r}: expected {', '.join(TARGETS)}, or module:factory")
+    if "" not in sys.path:
+        sys.path.insert(0, "")  # a console script, unlike `python -m`, does not look in the current folder
+    return NamedTarget(text, text)
+
+
+def _campaign(
+    name: str,
+    targets: list[NamedTarget],
+    chosen: list[Scenario],
+    bounds: Bounds,
+    redis_url: str | None,
+    seed: int,
+    as_json: bool,
+    run_dir: Path | None,
+) -> int:
+    """Explore every cell with progress, write the run, print it, and return the exit code."""
+    from simulator import campaign, runs
+    from simulator.server import open_server
+    from simulator.target import load_target
+
+    for target in targets:
+        load_target(target.path)
+    cells = []
+    with ExitStack() as stack:
+        server = stack.enter_context(open_server(redis_url))
+        folder = stack.enter_context(runs.run_folder(run_dir, name))
+        advance = stack.enter_context(progress_bar("cells", len(chosen) * len(targets)))
+        for scenario in chosen:
+            for target in targets:
+                cells.append(
+                    campaign.explore_cell(
+                        server, target, scenario, bounds, seed=seed, folder=folder, progress=lambda run: advance(0)
+                    )
+                )
+                advance(1)
+    document = runs.result_document(command_line(), seed=seed, run=folder, server=server.info, cells=cells)
+    runs.write_json(folder / "result.json", document)
+    if name == "matrix":
+        (folder / "matrix.md").write_text(campaign.markdown(cells, chosen), encoding="utf-8")
+    if as_json:
+        print_json(document)
+    elif name == "matrix":
+        _show_matrix(cells, chosen)
+    else:
+        _show_cell(cells[0])
+    if not as_json:
+        click.echo(f"run: {folder}")
+    return runs.exit_code(cells)
+
+
+def _show_matrix(cells: list[Cell], chosen: list[Scenario]) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
+    for heading in ("#", "failure mode", *dict.fromkeys(cell.target for cell in cells)):
+        table.add_column(heading, justify="right" if heading == "#" else "left")
+    for scenario in chosen:
+        row = [Text(str(scenario.row)), Text(scenario.name)]
+        for cell in (cell for cell in cells if cell.scenario == scenario.name):
+            unexpected = cell.verdict != cell.expected
+            style = "yellow" if cell.verdict == "inconclusive" else "red" if cell.verdict == "violated" else "green"
+            row.append(Text(cell.words + (" (unexpected)" if unexpected else ""), style=style))
+        table.add_row(*row)
+    console = Console()
+    console.print(table)
+    for cell in cells:
+        if cell.verdict == "inconclusive":
+            console.print(f"{cell.target} {cell.scenario}: {cell.note}", style="yellow", highlight=False)
+    runs = sum(cell.schedules.get("run", 0) for cell in cells)
+    took_s = sum(cell.elapsed_s for cell in cells)
+    console.print(f"{len(cells)} cells, {runs} schedules, {took_s:.1f} s", highlight=False)
+
+
+def _show_cell(cell: Cell) -> None:
+    schedules = cell.schedules
+    if schedules:
+        covered = "all within the bounds" if schedules["complete"] else "not all within the bounds"
+        click.echo(
+            f"{cell.target}  {cell.scenario}  {cell.verdict}: {cell.words}  ({schedules['run']} schedules run, "
+            f"{schedules['pruned']} pruned as equivalent, {covered}, {cell.elapsed_s:.2f} s)"
+        )
+    if cell.note:
+        click.echo(f"{cell.target}  {cell.scenario}  {cell.verdict}: {cell.note}")
+    if cell.counterexample:
+        path = Path(cell.counterexample)
+        click.echo("\n" + path.with_name(path.name.removesuffix(".podrace.json") + ".txt").read_text())
+        click.echo(f"again: podrace replay {path}")
 
 
 def main(arguments: list[str] | None = None) -> Any:

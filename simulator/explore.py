@@ -51,6 +51,8 @@ class Counterexample:
     preemptions: int
     events: tuple[Event, ...]
     judgement: Judgement
+    deciding: int | None = None
+    """The event from which on nothing else had to go wrong."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,17 @@ class Exploration:
     elapsed_s: float
     outcomes: frozenset[str]
     """Every outcome seen, as the kinds of what went wrong."""
+    applies: bool = True
+    """False where the scenario needs a fault and none could strike."""
+
+    @property
+    def words(self) -> str:
+        """The worst outcome in the words of the failure modes; `–` where the row does not apply."""
+        if not self.applies:
+            return "–"
+        if self.verdict == INCONCLUSIVE:
+            return INCONCLUSIVE
+        return ", ".join(self.counterexample.judgement.kinds) if self.counterexample else "ok"
 
 
 @dataclass
@@ -207,6 +220,7 @@ class Explorer:
             struck=self._struck,
             elapsed_s=time.monotonic() - self._began_s,
             outcomes=frozenset(self._outcomes),
+            applies=not not_struck,
         )
 
     def _search(self, retries: int) -> bool:
@@ -264,7 +278,15 @@ class Explorer:
         self._outcomes.add(", ".join(judgement.kinds))
         if judgement.findings:
             self._found.append(
-                Counterexample(tuple(play.decisions), retries, faults, preemptions, tuple(events), judgement)
+                Counterexample(
+                    tuple(play.decisions),
+                    retries,
+                    faults,
+                    preemptions,
+                    tuple(events),
+                    judgement,
+                    play.deciding_event,
+                )
             )
 
     def _repeat(self, decisions: Sequence[Decision], retries: int, events: Sequence[Event]) -> None:
@@ -341,11 +363,11 @@ class _Chooser:
             if faults < bounds.faults and step.kind != "op":
                 footprint = play.footprint(step)
                 for fault in self._scenario.faults:
-                    for action in fault.on_step(step, footprint, play.probe):
+                    for action in fault.on_step(step, footprint, play):
                         self._push(play, step, action, faults + 1, cost, in_hand)
         if faults < bounds.faults and play.last_step is not None:
             for fault in self._scenario.faults:
-                for action in fault.on_pod(play.last_step, play.struck_pod(play.last_step.pod)):
+                for action in fault.on_pod(play.last_step, play):
                     self._push_strike(play, action, faults + 1, preemptions, in_hand)
 
     def _push(self, play: Play, step: Step, action: str, faults: int, preemptions: int, in_hand: str) -> None:

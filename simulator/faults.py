@@ -7,7 +7,7 @@ commutes with it. `heals` says how it ends, `drawn` how a timeline shows it.
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -24,8 +24,8 @@ PAUSE_S = 60.0
 """A pause, or a queue that stands still, is long when it is longer than any lease."""
 
 
-class Keys(Protocol):
-    """What a fault may ask of the server about the run's keys."""
+class Scene(Protocol):
+    """What a fault may ask of the run so far, and of the server about the run's keys."""
 
     def expires_ms(self, key: str) -> int | None:
         """How long a key has to live; None for one that is not there or never expires."""
@@ -35,17 +35,11 @@ class Keys(Protocol):
         """Whether a key holds a string that is a JSON object."""
         ...
 
-
-class Struck(Protocol):
-    """What a fault may know of the pod that it would strike."""
-
-    @property
-    def done(self) -> Container[str]:
-        """Kinds of step, and Redis commands, that the pod has taken."""
+    def has_done(self, what: str, pod: str | None = None) -> bool:
+        """Whether a pod (any, for None) has taken a step of this kind, or sent this Redis command."""
         ...
 
-    @property
-    def accepting(self) -> bool:
+    def accepting(self, pod: str) -> bool:
         """Whether a call that hands a message in is under way in the pod."""
         ...
 
@@ -58,11 +52,11 @@ class Fault(Protocol):
     @property
     def drawn(self) -> str: ...
 
-    def on_step(self, step: Step, footprint: Footprint, keys: Keys) -> Sequence[str]:
+    def on_step(self, step: Step, footprint: Footprint, scene: Scene) -> Sequence[str]:
         """Actions that may stand in the place of letting this step go."""
         ...
 
-    def on_pod(self, last: Step, struck: Struck) -> Sequence[str]:
+    def on_pod(self, last: Step, scene: Scene) -> Sequence[str]:
         """Actions that may strike the pod whose step was the last."""
         ...
 
@@ -72,10 +66,10 @@ class Nothing:
 
     name, heals, drawn = "nothing", "", ""
 
-    def on_step(self, step: Step, footprint: Footprint, keys: Keys) -> Sequence[str]:
+    def on_step(self, step: Step, footprint: Footprint, scene: Scene) -> Sequence[str]:
         return ()
 
-    def on_pod(self, last: Step, struck: Struck) -> Sequence[str]:
+    def on_pod(self, last: Step, scene: Scene) -> Sequence[str]:
         return ()
 
 
@@ -95,12 +89,14 @@ class Kill(Nothing):
     heals: str = "never: another pod has to take over"
     drawn: str = "the pod's line ends in a cross"
 
-    def on_pod(self, last: Step, struck: Struck) -> Sequence[str]:
+    def on_pod(self, last: Step, scene: Scene) -> Sequence[str]:
         if self.pods is not None and last.pod not in self.pods:
             return ()
-        if (self.since and self.since not in struck.done) or (self.until and self.until in struck.done):
+        if self.since and not scene.has_done(self.since, last.pod):
             return ()
-        if self.accepting and not struck.accepting:
+        if self.until and scene.has_done(self.until, last.pod):
+            return ()
+        if self.accepting and not scene.accepting(last.pod):
             return ()
         return (KILL,)
 
@@ -114,7 +110,7 @@ class Pause(Nothing):
     heals: str = "the pod goes on when all others are done"
     drawn: str = "the pod's line is dotted"
 
-    def on_pod(self, last: Step, struck: Struck) -> Sequence[str]:
+    def on_pod(self, last: Step, scene: Scene) -> Sequence[str]:
         return (PAUSE,) if self.pods is None or last.pod in self.pods else ()
 
 
@@ -129,7 +125,7 @@ class EarlyTimer(Nothing):
     heals: str = "nothing to heal: it is late for the others"
     drawn: str = "a mark on the timer's step"
 
-    def on_step(self, step: Step, footprint: Footprint, keys: Keys) -> Sequence[str]:
+    def on_step(self, step: Step, footprint: Footprint, scene: Scene) -> Sequence[str]:
         return (EARLY,) if step.kind == "timer" else ()
 
 
@@ -143,7 +139,7 @@ class LoseConnection(Nothing):
     heals: str = "the client connects again"
     drawn: str = "the arrow ends in a cross"
 
-    def on_step(self, step: Step, footprint: Footprint, keys: Keys) -> Sequence[str]:
+    def on_step(self, step: Step, footprint: Footprint, scene: Scene) -> Sequence[str]:
         if step.kind != "redis":
             return ()
         return self.actions if self.commands is None or step.args[0] in self.commands else ()
@@ -153,25 +149,33 @@ class LoseConnection(Nothing):
 class ExpireKey(Nothing):
     """A key's time to live is over just before a command that touches it.
 
-    Not sooner: until a command touches it, nobody can tell.
+    Not sooner: until a command touches it, nobody can tell. `pods`: before a command of
+    theirs; `since`: once any pod has sent that command; `until`: before any of these has sent that one.
     """
 
     longest_ms: int = 2**62
     json_only: bool = False
+    pods: frozenset[str] | None = None
+    since: str | None = None
+    until: tuple[frozenset[str], str] | None = None
     name: str = "expire-key"
     heals: str = "never: the key is gone"
     drawn: str = "a mark on the Redis line"
 
-    def on_step(self, step: Step, footprint: Footprint, keys: Keys) -> Sequence[str]:
-        if step.kind != "redis":
+    def on_step(self, step: Step, footprint: Footprint, scene: Scene) -> Sequence[str]:
+        if step.kind != "redis" or (self.pods is not None and step.pod not in self.pods):
+            return ()
+        if self.since and not scene.has_done(self.since):
+            return ()
+        if self.until and any(scene.has_done(self.until[1], pod) for pod in self.until[0]):
             return ()
         touched = dict.fromkeys((*footprint.reads, *footprint.writes))
         return tuple(
             EXPIRE + key
             for key in touched
-            if (ttl_ms := keys.expires_ms(key)) is not None
+            if (ttl_ms := scene.expires_ms(key)) is not None
             and ttl_ms <= self.longest_ms
-            and (not self.json_only or keys.is_json(key))
+            and (not self.json_only or scene.is_json(key))
         )
 
 
@@ -183,10 +187,10 @@ class CorruptKey(Nothing):
     heals: str = "never: the value stays as it is"
     drawn: str = "a mark on the Redis line"
 
-    def on_step(self, step: Step, footprint: Footprint, keys: Keys) -> Sequence[str]:
+    def on_step(self, step: Step, footprint: Footprint, scene: Scene) -> Sequence[str]:
         if step.kind != "redis":
             return ()
-        return tuple(CORRUPT + key for key in footprint.reads if keys.is_json(key))
+        return tuple(CORRUPT + key for key in footprint.reads if scene.is_json(key))
 
 
 @dataclass(frozen=True)
@@ -198,5 +202,5 @@ class FailGemini(Nothing):
     heals: str = "the next request is served"
     drawn: str = "the arrow to Gemini ends in a cross"
 
-    def on_step(self, step: Step, footprint: Footprint, keys: Keys) -> Sequence[str]:
+    def on_step(self, step: Step, footprint: Footprint, scene: Scene) -> Sequence[str]:
         return self.actions if step.kind == "gemini" else ()

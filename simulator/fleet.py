@@ -141,13 +141,17 @@ class Fleet:
 
     def receive_until(self, pod: str, kind: str, *, within_s: float = ANSWER_WITHIN_S) -> tuple[Any, ...]:
         """Wait for the next message of one kind from a pod."""
-        handle = self._pods[pod]
         while True:
-            while handle.inbox:
-                message = handle.inbox.popleft()
-                if message[0] == kind:
-                    return message
+            message = self.receive(pod, within_s=within_s)
+            if message[0] == kind:
+                return message
+
+    def receive(self, pod: str, *, within_s: float = ANSWER_WITHIN_S) -> tuple[Any, ...]:
+        """The next message from a pod that is neither an event nor a result."""
+        handle = self._pods[pod]
+        while not handle.inbox:
             self._receive(handle, within_s=within_s)
+        return handle.inbox.popleft()
 
     def kill(self, pod: str) -> None:
         """SIGKILL: the pod is gone between two instructions."""

@@ -24,7 +24,7 @@ from simulator.errors import UsageError
 
 Event = dict[str, Any]
 
-SHOWN_CHARS = 160
+SHOWN_CHARS = 400
 """A longer text is cut in the middle: a history stays readable, and small."""
 
 
@@ -49,12 +49,15 @@ def plain(value: Any) -> str:
     return str(value)
 
 
-def describe(kind: str, args: tuple[Any, ...], prefix: str = "") -> str:
-    """One line for a step: the Redis command without the run's key prefix, or what was asked of Gemini."""
+def describe(kind: str, args: tuple[Any, ...], prefix: str = "", hide: str = "") -> str:
+    """One line for a step: the Redis command without the run's key prefix, or what was asked of Gemini.
+
+    `hide` is left out of it too: the folder of the run's images, which differs from run to run.
+    """
     if kind == "redis":
         if args[0] == "BATCH":
-            return shorten("; ".join(describe(kind, command, prefix) for command in args[1:]))
-        words = (plain(arg) for arg in args)
+            return shorten("; ".join(describe(kind, command, prefix, hide) for command in args[1:]))
+        words = (plain(arg).replace(hide, "") if hide else plain(arg) for arg in args)
         return shorten(" ".join(word.removeprefix(prefix) if prefix else word for word in words))
     if kind == "gemini":
         return f"upload {Path(args[0]).name}"

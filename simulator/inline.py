@@ -14,10 +14,9 @@ from typing import Any
 import greenlet
 
 from simulator.errors import TargetError
-from simulator.history import shorten
 from simulator.outcome import Result, outcome
 from simulator.target import Pod, PodEnv, Target
-from simulator.world import Gate, PodKilledError, Step
+from simulator.world import Gate, PodKilledError, Step, VirtualLock, foreign_thread, plain_reply
 
 EPOCH_S = 1_700_000_000.0
 """Where every pod's virtual clock starts."""
@@ -48,7 +47,9 @@ class MemoryList:
 class _Actor(greenlet.greenlet):
     name: str
     step: Step | None = None
-    action: str = ""
+    """Where it stands."""
+    taken: tuple[Step, str]
+    """The step it took last, and what became of it."""
 
 
 class InlineFleet:
@@ -138,7 +139,7 @@ class InlineFleet:
             except TargetError as error:
                 self.broken = self.broken or error
             except Exception as error:  # as a thread's: the pod goes on without it
-                self.died.append((name, shorten(f"{type(error).__name__}: {error}")))
+                self.died.append((name, plain_reply(error)))
             except BaseException as error:
                 self.broken = self.broken or error
 
@@ -182,7 +183,9 @@ class _InlineGate:
         return action
 
     def after(self, reply: Any) -> None:
-        step, action = greenlet.getcurrent().taken
+        actor = greenlet.getcurrent()
+        assert isinstance(actor, _Actor)
+        step, action = actor.taken
         self._fleet.done.append((step, action, reply))
 
     def hang(self) -> None:
@@ -205,48 +208,12 @@ class _InlineGate:
         self._fleet._begin(f"{self._pod}.{name}-{number}", function)
 
     def lock(self) -> AbstractContextManager[Any]:
-        return VirtualLock(self)
+        return VirtualLock(self, greenlet.getcurrent)
 
     def _foreign_thread(self) -> TargetError:
-        error = TargetError(
-            f"the target acts from a thread of its own ({threading.current_thread().name}): expected every actor "
-            "to come from runtime.spawn; no verdict can be given"
-        )
+        error = foreign_thread()
         self._fleet.broken = self._fleet.broken or error
         return error
-
-
-class VirtualLock:
-    """A re-entrant mutex between the actors of one pod; who waits, waits at a gate."""
-
-    def __init__(self, gate: Any) -> None:
-        self._gate = gate
-        self._owner: Any = None
-        self._depth = 0
-
-    def acquire(self) -> bool:
-        me = greenlet.getcurrent()
-        while self._owner is not None and self._owner is not me:
-            self._gate.before("lock", (self,))
-            self._gate.after("free")
-        self._owner = me
-        self._depth += 1
-        return True
-
-    def release(self) -> None:
-        self._depth -= 1
-        if not self._depth:
-            self._owner = None
-
-    @property
-    def free(self) -> bool:
-        return self._owner is None
-
-    def __enter__(self) -> bool:
-        return self.acquire()
-
-    def __exit__(self, *_: object) -> None:
-        self.release()
 
 
 class _BlockedError(BaseException):

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
-from simulator.files_api import InProcessFiles
+from simulator.files_api import FilesApi, InProcessFiles
+from simulator.fleet import PodSpec
+from simulator.history import Event
 from simulator.inline import EPOCH_S, InlineFleet, MemoryList
-from simulator.play import Play
+from simulator.play import Play, readable
 from simulator.probe import Probe
 from simulator.scenarios import Add, Scenario
 from simulator.server import Server, connect
-from simulator.target import PodEnv, Target
+from simulator.stepped import SteppedFleet
+from simulator.target import PodEnv, Target, load_object
 from simulator.world import Gate, gated_client, make_env
 
 OPTIONS = {"absorb_limit": 1, "compress": False}
@@ -42,38 +46,67 @@ def one_core(server: Server) -> Iterator[None]:
         os.sched_setaffinity(0, allowed)
 
 
-class InlineLab:
-    """Makes plays of a scenario on an inline fleet, one after the other, over one server. A context manager."""
+class Lab:
+    """What both labs share: the server's probe and the scenario's images. A context manager."""
 
-    def __init__(self, server: Server, target: Target, scenario: Scenario, *, seed: int) -> None:
-        self._server = server
-        self._target = target
-        self._scenario = scenario
-        self._seed = seed
+    def __init__(self, server: Server, scenario: Scenario, *, seed: int) -> None:
+        self.server = server
+        self.scenario = scenario
+        self.seed = seed
+        self.options = {**OPTIONS, **scenario.options}
         self._stack = ExitStack()
-        self._clients: dict[tuple[str, int], tuple[Any, _GateHolder]] = {}
 
-    def __enter__(self) -> InlineLab:
-        folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="podrace-images-")))
-        self.files, self._contents = write_images(self._scenario, folder)
-        self._stack.enter_context(one_core(self._server))
-        self._probe = Probe(connect(self._server.url))
-        self._stack.callback(self._probe.close)
-        self._table = self._probe.table()
+    def __enter__(self) -> Self:
+        self.folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="podrace-images-")))
+        self.files, self.contents = write_images(self.scenario, self.folder)
+        self._stack.enter_context(one_core(self.server))
+        self.probe = Probe(connect(self.server.url))
+        self._stack.callback(self.probe.close)
+        self.table = self.probe.table()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for client, _ in self._clients.values():
-            client.close()
         self._stack.close()
+
+    def readable(self, events: Sequence[Event]) -> list[Event]:
+        """A play's events as a history file holds them."""
+        return readable(events, self.server.prefix, f"{self.folder}/")
+
+    def play(self, retries: int) -> Play:
+        """A fresh run, the client retrying a command so often."""
+        raise AssertionError("a lab is of one kind or the other")
+
+    def finish(self, play: Play) -> None:
+        """End the run's pods and remove its keys."""
+        raise AssertionError("a lab is of one kind or the other")
+
+    def _play(self, fleet: Any, memory: Any, files: FilesApi | InProcessFiles) -> Play:
+        return Play(
+            self.scenario,
+            fleet,
+            self.probe,
+            self.table,
+            files=self.files,
+            deliveries=memory.batches,
+            images=lambda: {record.uri: record.mark for record in files.files().values() if record.mark},
+            prefix=self.server.prefix,
+        )
+
+
+class InlineLab(Lab):
+    """Makes plays on an inline fleet, one after the other: a Files API and a ledger in memory."""
+
+    def __init__(self, server: Server, target: Target, scenario: Scenario, *, seed: int) -> None:
+        super().__init__(server, scenario, seed=seed)
+        self._target = target
+        self._clients: dict[tuple[str, int], tuple[Any, _GateHolder]] = {}
 
     def play(self, retries: int) -> Play:
         """A fresh run: new pods, an empty ledger, no file uploaded."""
         memory = MemoryList()
-        gemini = InProcessFiles(now=lambda: EPOCH_S, identify=self._contents.get)
-        options = {**OPTIONS, **self._scenario.options}
+        gemini = InProcessFiles(now=lambda: EPOCH_S, identify=self.contents.get)
 
         def env(name: str, gate: Gate) -> PodEnv:
             client, holder = self._client(name, retries)
@@ -82,38 +115,73 @@ class InlineLab:
                 name=name,
                 gate=gate,
                 client=client,
-                prefix=self._server.prefix,
+                prefix=self.server.prefix,
                 gemini=gemini,
                 memory=memory,
-                seed=self._seed,
-                options=options,
+                seed=self.seed,
+                options=self.options,
             )
 
-        fleet = InlineFleet(self._target, env)
-        self._fleet = fleet
-        return Play(
-            self._scenario,
-            fleet,
-            self._probe,
-            self._table,
-            files=self.files,
-            deliveries=memory.batches,
-            images=lambda: {record.uri: record.mark for record in gemini.files().values() if record.mark},
-            prefix=self._server.prefix,
-        )
+        self._fleet = InlineFleet(self._target, env)
+        return self._play(self._fleet, memory, gemini)
 
     def finish(self, play: Play) -> None:
         """End the run's pods and remove its keys."""
         self._fleet.close()
-        self._probe.delete(*play.touched)
+        self.probe.delete(*play.touched)
 
     def _client(self, name: str, retries: int) -> tuple[Any, _GateHolder]:
         """One client a pod, with one connection: greenlets never talk on it at the same time."""
         if (name, retries) not in self._clients:
             holder = _GateHolder()
-            client = gated_client(connect(self._server.url, retries=retries), holder, one_connection=True)
+            client = gated_client(connect(self.server.url, retries=retries), holder, one_connection=True)
+            self._stack.callback(client.close)
             self._clients[name, retries] = (client, holder)
         return self._clients[name, retries]
+
+
+class ProcessLab(Lab):
+    """Makes plays on pods in processes: the real google-genai client and the real ledger."""
+
+    def __init__(
+        self, server: Server, target_path: str, scenario: Scenario, *, seed: int, parts: Mapping[str, str]
+    ) -> None:
+        super().__init__(server, scenario, seed=seed)
+        self._target_path = target_path
+        self._parts = parts
+        self._runs = 0
+
+    def play(self, retries: int) -> Play:
+        """A fresh run: new processes, an empty ledger, a Files API of its own."""
+        self._runs += 1
+        self._run = ExitStack()
+        path = self.folder / f"ledger-{self._runs}.sqlite"
+        memory = load_object(self._parts["memory"], what="memory agent")(path)
+        self._run.callback(memory.close)
+        files = self._run.enter_context(FilesApi(identify=self.contents.get))
+        spec = PodSpec(
+            name="",
+            target=self._target_path,
+            redis_url=self.server.url,
+            prefix=self.server.prefix,
+            files_url=files.url,
+            ledger_path=str(path),
+            memory=self._parts["memory"],
+            gemini=self._parts["gemini"],
+            seed=self.seed,
+            retries=retries,
+            gated=True,
+            epoch_s=EPOCH_S,
+            options=self.options,
+        )
+        fleet = SteppedFleet(lambda name: replace(spec, name=name))
+        self._run.callback(fleet.close)
+        return self._play(fleet, memory, files)
+
+    def finish(self, play: Play) -> None:
+        """End the run's pods and remove its keys."""
+        self._run.close()
+        self.probe.delete(*play.touched)
 
 
 class _GateHolder:

@@ -6,9 +6,9 @@ stand, and lets go the one that is told.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 from simulator.commands import NOTHING, CommandTable, Footprint, Trace
 from simulator.errors import TargetError
@@ -17,7 +17,7 @@ from simulator.history import Event, describe, plain, shorten
 from simulator.outcome import Result
 from simulator.probe import Probe
 from simulator.scenarios import Absorb, Add, Call, Scenario
-from simulator.world import GO, Step
+from simulator.world import GO, Step, plain_reply
 
 Decision = tuple[str, str]
 """(actor, action), or (pod, `kill` or `pause`)."""
@@ -30,13 +30,6 @@ LEASE_S = PAUSE_S
 LONGER_THAN_ANY_TTL_S = 400 * 24 * 3600.0
 REST_POD = "Z"
 """The pod that comes after all others have died."""
-
-
-class PodSoFar(NamedTuple):
-    """What a pod has done and is doing (see faults.Struck)."""
-
-    done: Container[str]
-    accepting: bool
 
 
 class Stop(Exception):  # noqa: N818 - it ends a run, and is no error
@@ -84,6 +77,10 @@ class Play:
         self.decisions: list[Decision] = []
         self.taken: list[tuple[str, str, tuple[Any, ...]]] = []
         """For each decision the step it was about: (actor, kind, args)."""
+        self.deciding: int | None = None
+        """The last decision that was not the default: from there on nothing else had to go wrong."""
+        self.deciding_event: int | None = None
+        """Where in the history the deciding decision stands."""
         self.trace = Trace()
         self.last: str | None = None
         """The actor that switching away from would preempt."""
@@ -129,12 +126,23 @@ class Play:
             return Footprint(writes=(f"file {step.args[0]}",))
         return NOTHING
 
-    def struck_pod(self, pod: str) -> PodSoFar:
-        """What a fault may know of a pod."""
-        accepting = any(
-            isinstance(call, Add) and actor.partition(".")[0] == pod for actor, call in self._busy.items()
-        )
-        return PodSoFar(self._done.get(pod, frozenset()), accepting)
+    def expires_ms(self, key: str) -> int | None:
+        """How long a key has to live (faults.Scene)."""
+        return self.probe.expires_ms(key)
+
+    def is_json(self, key: str) -> bool:
+        """Whether a key holds a JSON object (faults.Scene)."""
+        return self.probe.is_json(key)
+
+    def has_done(self, what: str, pod: str | None = None) -> bool:
+        """Whether a pod, or any, has taken such a step (faults.Scene)."""
+        if pod is None:
+            return any(what in done for done in self._done.values())
+        return what in self._done.get(pod, ())
+
+    def accepting(self, pod: str) -> bool:
+        """Whether a message is being handed in to the pod (faults.Scene)."""
+        return any(isinstance(call, Add) and actor.partition(".")[0] == pod for actor, call in self._busy.items())
 
     def preempts(self, actor: str) -> bool:
         """Whether going on with this actor would preempt another."""
@@ -151,7 +159,10 @@ class Play:
             if len(self.decisions) >= MOST_STEPS:
                 raise TargetError(f"the target takes no end: more than {MOST_STEPS} steps in one run")
             default = self._default(steps)
-            self._apply(choose(self, steps, default), steps)
+            decision = choose(self, steps, default)
+            if decision != (default.actor, GO):
+                self.deciding = len(self.decisions)
+            self._apply(decision, steps, len(self.events))
 
     def _enabled(self) -> list[Step]:
         steps = [step for step in self._fleet.steps() if step.kind != "lock" or step.args[0].free]
@@ -184,8 +195,10 @@ class Play:
         assert chosen is not None
         return chosen
 
-    def _apply(self, decision: Decision, steps: list[Step]) -> None:
+    def _apply(self, decision: Decision, steps: list[Step], begins: int) -> None:
         actor, action = decision
+        if self.deciding == len(self.decisions):
+            self.deciding_event = begins
         self.decisions.append(decision)
         if action in (KILL, PAUSE):
             self.taken.append((actor, action, ()))
@@ -202,7 +215,10 @@ class Play:
         pod = step.pod
         if action != GO:
             self.struck += 1
-        self._done.setdefault(pod, set()).add(step.kind)
+        done = self._done.setdefault(pod, set())
+        done.add(step.kind)
+        if step.kind == "redis":
+            done.add(plain(step.args[0]))
         self.trace.add(pod, step.actor, action, footprint)
         if footprint is not NOTHING:
             self.touched.update(dict.fromkeys(footprint.writes) if step.kind == "redis" else {})
@@ -290,7 +306,13 @@ class Play:
         fleet = self._fleet
         if fleet.done:
             self.events.extend(
-                {"type": "step", "actor": step.actor, "step": step, "action": action, "reply": _reply(reply)}
+                {
+                    "type": "step",
+                    "actor": step.actor,
+                    "step": step,
+                    "action": action,
+                    "reply": plain_reply(reply) if isinstance(reply, BaseException) else reply,
+                }
                 for step, action, reply in fleet.done
             )
             fleet.done.clear()
@@ -374,16 +396,15 @@ class Play:
         self.events.append(final)
 
 
-def _reply(reply: Any) -> Any:
-    return f"{type(reply).__name__}: {reply}" if isinstance(reply, BaseException) else reply
-
-
 def _take_default(play: Play, steps: list[Step], default: Step) -> Decision:
     return default.actor, GO
 
 
-def readable(events: Sequence[Event], prefix: str) -> list[Event]:
-    """The events with every step in words, as a history file holds them."""
+def readable(events: Sequence[Event], prefix: str, hide: str = "") -> list[Event]:
+    """The events with every step in words, as a history file holds them, the same for the same seed.
+
+    `hide`: the folder of the run's images.
+    """
     told = []
     for number, raw in enumerate(events):
         event: Event = {"n": number} | raw
@@ -392,8 +413,23 @@ def readable(events: Sequence[Event], prefix: str) -> list[Event]:
             reply = event.pop("reply")
             event |= {
                 "kind": step.kind,
-                "what": describe(step.kind, step.args, prefix),
-                "reply": "" if step.kind == "timer" else shorten(plain(reply)),
+                "what": describe(step.kind, step.args, prefix, hide),
+                "reply": "" if step.kind == "timer" else shorten(_without(plain(reply), hide)),
             }
+        elif "result" in event:
+            event["result"] = _without(event["result"], hide)
         told.append(event)
     return told
+
+
+def _without(value: Any, hide: str) -> Any:
+    """A value with `hide` left out of every text in it."""
+    if not hide:
+        return value
+    if isinstance(value, str):
+        return value.replace(hide, "")
+    if isinstance(value, list):
+        return [_without(item, hide) for item in value]
+    if isinstance(value, dict):
+        return {key: _without(item, hide) for key, item in value.items()}
+    return value

@@ -12,12 +12,21 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
-from simulator.errors import PodraceError
+from simulator.errors import PodraceError, TargetError
 from simulator.fleet import PodSpec
 from simulator.history import describe, plain, shorten
 from simulator.outcome import outcome
 from simulator.target import Pod, load_object, load_target
-from simulator.world import GO, Gate, gated_client, make_env
+from simulator.world import (
+    GO,
+    Gate,
+    LockState,
+    VirtualLock,
+    foreign_thread,
+    gated_client,
+    make_env,
+    plain_reply,
+)
 
 _PR_SET_PDEATHSIG = 1
 
@@ -86,20 +95,22 @@ def serve(pipe: Pipe, pod: Pod, gate: Any) -> None:
             return
         if kind == "call":
             call, actor, method, args = rest
-            gate.run(actor, _caller(pipe, pod, call, method, args))
+            gate.run(actor, _caller(pipe, pod, gate.answer, call, method, args))
         else:
             gate.take(kind, *rest)
 
 
-def _caller(pipe: Pipe, pod: Pod, call: int, method: str, args: tuple[Any, ...]) -> Callable[[], None]:
+def _caller(pipe: Pipe, pod: Pod, answer: str, call: int, method: str, args: tuple[Any, ...]) -> Callable[[], None]:
     def run() -> None:
-        pipe.send("result", call, outcome(getattr(pod, method), *args))
+        pipe.send(answer, call, outcome(getattr(pod, method), *args))
 
     return run
 
 
 class RecordingGate:
     """Lets every step go at once under the real clock, and reports it with its time."""
+
+    answer = "result"
 
     def __init__(self, pipe: Pipe, spec: PodSpec) -> None:
         self._pipe = pipe
@@ -152,8 +163,130 @@ class RecordingGate:
         return threading.RLock()
 
 
+class _Slot:
+    """Where a stopped actor waits, and what it is told."""
+
+    def __init__(self, kind: str, args: tuple[Any, ...]) -> None:
+        self.kind = kind
+        self.args = args
+        self.action = GO
+        self.released = threading.Event()
+
+
+class StepGate:
+    """Stops every actor at every gate until the parent lets it go; time is virtual.
+
+    One actor runs at a time. When none does, the parent hears `quiet` and where each one stands.
+    Actors are threads, so that the target runs as it would in production.
+    """
+
+    answer = "returned"
+
+    def __init__(self, pipe: Pipe, spec: PodSpec) -> None:
+        self._pipe = pipe
+        self._pod = spec.name
+        self._clock_s = spec.epoch_s
+        self._current = threading.local()
+        self._lock = threading.Lock()
+        self._running = 0
+        self._starting: list[tuple[str, Callable[[], None]]] = []
+        self._waiting: dict[str, _Slot] = {}
+        self._spawned: dict[str, int] = {}
+
+    def run(self, actor: str, function: Callable[[], None]) -> None:
+        with self._lock:
+            self._running += 1
+        self._start(actor, function)
+
+    def take(self, kind: str, *rest: Any) -> None:
+        """A message of the parent's: let an actor go, or let time pass."""
+        if kind == "advance":
+            self._clock_s += rest[0]
+            return
+        actor, action = rest
+        with self._lock:
+            slot = self._waiting.pop(actor)
+            self._running += 1
+        slot.action = action
+        slot.released.set()
+
+    def before(self, kind: str, args: tuple[Any, ...]) -> str:
+        actor = getattr(self._current, "actor", None)
+        if actor is None:
+            error = foreign_thread()
+            self._pipe.send("broken", error)
+            raise error
+        slot = _Slot(kind, args)
+        with self._lock:
+            self._waiting[actor] = slot
+            self._stopped()
+        slot.released.wait()
+        self._current.step = (actor, kind, args)
+        self._current.action = slot.action
+        return slot.action
+
+    def after(self, reply: Any) -> None:
+        actor, kind, args = self._current.step
+        told = reply if reply is None or isinstance(reply, int) else plain_reply(reply)
+        self._pipe.send("took", (actor, kind, _sendable(args)), self._current.action, told)
+
+    def hang(self) -> None:
+        self.after("never answers")
+        with self._lock:
+            self._stopped()
+        threading.Event().wait()
+
+    def now(self) -> float:
+        return self._clock_s
+
+    def sleep(self, seconds: float) -> None:
+        deadline_s = self._clock_s + seconds
+        self.before("timer", (deadline_s, seconds))
+        self._clock_s = max(self._clock_s, deadline_s)
+        self.after(None)
+
+    def spawn(self, name: str, function: Callable[[], None]) -> None:
+        with self._lock:
+            number = self._spawned[name] = self._spawned.get(name, 0) + 1
+            self._starting.append((f"{self._pod}.{name}-{number}", function))
+
+    def lock(self) -> AbstractContextManager[Any]:
+        return VirtualLock(self, threading.get_ident)
+
+    def _start(self, actor: str, function: Callable[[], None]) -> None:
+        def act() -> None:
+            self._current.actor = actor
+            try:
+                function()
+            except TargetError as error:
+                self._pipe.send("broken", error)
+            except Exception as error:  # the pod goes on without it
+                self._pipe.send("died", actor, plain_reply(error))
+            with self._lock:
+                self._stopped()
+
+        threading.Thread(target=act, name=actor, daemon=True).start()
+
+    def _stopped(self) -> None:
+        """One actor less is running; with none left, start the next new one or tell the parent."""
+        self._running -= 1
+        if self._running:
+            return
+        if self._starting:
+            self._running += 1
+            self._start(*self._starting.pop(0))
+            return
+        stands = [(actor, slot.kind, _sendable(slot.args)) for actor, slot in self._waiting.items()]
+        self._pipe.send("quiet", stands)
+
+
+def _sendable(args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """A lock goes over the pipe as whether it is free."""
+    return tuple(LockState(arg.free) if isinstance(arg, VirtualLock) else arg for arg in args)
+
+
 def _make_gate(pipe: Pipe, spec: PodSpec) -> Any:
-    return RecordingGate(pipe, spec)
+    return StepGate(pipe, spec) if spec.gated else RecordingGate(pipe, spec)
 
 
 def _die_with_parent() -> None:

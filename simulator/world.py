@@ -8,10 +8,13 @@ Gate's business alone.
 from __future__ import annotations
 
 import random
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from simulator.errors import TargetError
+from simulator.history import plain
 from simulator.target import FilesService, MemoryAgent, PodEnv
 
 if TYPE_CHECKING:
@@ -93,6 +96,62 @@ def make_env(
         rng=random.Random(seed * 1009 + sum(name.encode())),
         options=options,
     )
+
+
+class LockState(NamedTuple):
+    """A lock as another process sees it."""
+
+    free: bool
+
+
+class VirtualLock:
+    """A re-entrant mutex between the actors of one pod; who waits, waits at a gate.
+
+    `me` tells who asks. Only one actor runs at a time, so nothing here needs a lock of its own.
+    """
+
+    def __init__(self, gate: Gate, me: Callable[[], Any]) -> None:
+        self._gate = gate
+        self._me = me
+        self._owner: Any = None
+        self._depth = 0
+
+    @property
+    def free(self) -> bool:
+        return self._owner is None
+
+    def acquire(self) -> bool:
+        me = self._me()
+        while self._owner is not None and self._owner != me:
+            self._gate.before("lock", (self,))
+            self._gate.after("free")
+        self._owner = me
+        self._depth += 1
+        return True
+
+    def release(self) -> None:
+        self._depth -= 1
+        if not self._depth:
+            self._owner = None
+
+    def __enter__(self) -> bool:
+        return self.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+
+def foreign_thread() -> TargetError:
+    """The error of a target that acts where no scheduler can see it."""
+    return TargetError(
+        f"the target acts from a thread of its own ({threading.current_thread().name}): expected every actor "
+        "to come from runtime.spawn; no verdict can be given"
+    )
+
+
+def plain_reply(reply: Any) -> str:
+    """A reply as text; an exception as its name and what it says."""
+    return f"{type(reply).__name__}: {reply}" if isinstance(reply, BaseException) else plain(reply)
 
 
 class Bouncer(Protocol):
