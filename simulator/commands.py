@@ -28,11 +28,15 @@ class Footprint(NamedTuple):
 
 NOTHING = Footprint()
 
+MOST_KNOWN = 10_000
+"""Commands whose footprint is remembered: the same ones come again in every schedule."""
+
 
 class CommandTable:
     """The server's own table of commands. `rows` is the reply to COMMAND."""
 
     def __init__(self, rows: Any) -> None:
+        self._known: dict[tuple[Any, ...], Footprint] = {}
         self._rows: dict[str, tuple[bool, int, int, int]] = {}
         values = rows.values() if isinstance(rows, dict) else rows
         for row in values:
@@ -44,6 +48,14 @@ class CommandTable:
 
     def footprint(self, command: tuple[Any, ...]) -> Footprint:
         """The keys of one command, or of all commands of a `BATCH`."""
+        known = self._known.get(command)
+        if known is None:
+            if len(self._known) >= MOST_KNOWN:
+                self._known.clear()
+            known = self._known[command] = self._footprint(command)
+        return known
+
+    def _footprint(self, command: tuple[Any, ...]) -> Footprint:
         name = plain(command[0]).upper()
         if name == "BATCH":
             parts = [self.footprint(part) for part in command[1:]]

@@ -75,6 +75,11 @@ class InlineFleet:
         """The steps at which actors stand, in the order in which the actors began."""
         return [actor.step for actor in self._actors.values() if actor.step is not None]
 
+    def step_of(self, actor: str) -> Step | None:
+        """Where one actor stands; None for one that has ended or hangs."""
+        found = self._actors.get(actor)
+        return found.step if found is not None else None
+
     def start(self, actor: str, call: int, method: str, args: tuple[Any, ...]) -> None:
         """Begin a call of a pod's method as an actor, up to its first gate."""
         pod_name = actor.partition(".")[0]
@@ -152,8 +157,7 @@ class InlineFleet:
         """Run new actors to their first gate, in order, and forget those that ended."""
         while self._starting:
             self._starting.pop(0).switch("")
-        ended = [name for name, actor in self._actors.items() if actor.dead]
-        for name in ended:
+        for name in [name for name, actor in self._actors.items() if actor.dead]:
             del self._actors[name]
         if self.broken is not None:
             raise self.broken

@@ -21,7 +21,7 @@ from simulator.scenarios import Add, Scenario
 from simulator.server import Server, connect
 from simulator.stepped import SteppedFleet
 from simulator.target import PodEnv, Target, load_object
-from simulator.world import Gate, gated_client, make_env
+from simulator.world import GO, Gate, gated_client, make_env, set_gate
 
 OPTIONS = {"absorb_limit": 1, "compress": False}
 
@@ -101,7 +101,7 @@ class InlineLab(Lab):
     def __init__(self, server: Server, target: Target, scenario: Scenario, *, seed: int) -> None:
         super().__init__(server, scenario, seed=seed)
         self._target = target
-        self._clients: dict[tuple[str, int], tuple[Any, _GateHolder]] = {}
+        self._clients: dict[tuple[str, int], Any] = {}
 
     def play(self, retries: int) -> Play:
         """A fresh run: new pods, an empty ledger, no file uploaded."""
@@ -109,8 +109,8 @@ class InlineLab(Lab):
         gemini = InProcessFiles(now=lambda: EPOCH_S, identify=self.contents.get)
 
         def env(name: str, gate: Gate) -> PodEnv:
-            client, holder = self._client(name, retries)
-            holder.gate = gate
+            client = self._client(name, retries)
+            set_gate(client, gate)
             return make_env(
                 name=name,
                 gate=gate,
@@ -130,13 +130,12 @@ class InlineLab(Lab):
         self._fleet.close()
         self.probe.delete(*play.touched)
 
-    def _client(self, name: str, retries: int) -> tuple[Any, _GateHolder]:
+    def _client(self, name: str, retries: int) -> Any:
         """One client a pod, with one connection: greenlets never talk on it at the same time."""
         if (name, retries) not in self._clients:
-            holder = _GateHolder()
-            client = gated_client(connect(self.server.url, retries=retries), holder, one_connection=True)
+            client = gated_client(connect(self.server.url, retries=retries), _NoGate(), one_connection=True)
             self._stack.callback(client.close)
-            self._clients[name, retries] = (client, holder)
+            self._clients[name, retries] = client
         return self._clients[name, retries]
 
 
@@ -184,16 +183,14 @@ class ProcessLab(Lab):
         self.probe.delete(*play.touched)
 
 
-class _GateHolder:
-    """Stands for the gate of the current run in a connection that outlives it."""
-
-    gate: Gate
+class _NoGate:
+    """Stands before a client's commands until a pod gets it."""
 
     def before(self, kind: str, args: tuple[Any, ...]) -> str:
-        return self.gate.before(kind, args)
+        return GO
 
     def after(self, reply: Any) -> None:
-        self.gate.after(reply)
+        """Nobody asks."""
 
 
 def write_images(scenario: Scenario, folder: Path) -> tuple[dict[str, Path], Mapping[bytes, str]]:

@@ -45,6 +45,7 @@ class Fleet(Protocol):
     died: list[tuple[str, str]]
 
     def steps(self) -> list[Step]: ...
+    def step_of(self, actor: str) -> Step | None: ...
     def start(self, actor: str, call: int, method: str, args: tuple[Any, ...]) -> None: ...
     def let_go(self, actor: str, action: str) -> None: ...
     def kill(self, pod: str) -> None: ...
@@ -112,8 +113,7 @@ class Play:
         """Play to the end. `Stop` from the chooser leaves the run unfinished: without a `final` event."""
         self._loop(choose)
         self.draining = True
-        self._drain()
-        self._finish()
+        self._finish(self._drain())
         return self.events
 
     def footprint(self, step: Step) -> Footprint:
@@ -165,7 +165,11 @@ class Play:
             self._apply(decision, steps, len(self.events))
 
     def _enabled(self) -> list[Step]:
-        steps = [step for step in self._fleet.steps() if step.kind != "lock" or step.args[0].free]
+        steps = self._fleet.steps()
+        for step in steps:
+            if step.kind == "lock":
+                steps = [step for step in steps if step.kind != "lock" or step.args[0].free]
+                break
         for actor, calls in self._lines.items():
             if not calls or actor in self._busy or actor.partition(".")[0] in self._dead:
                 continue
@@ -173,16 +177,16 @@ class Play:
                 steps.append(Step(actor, "op", (calls[0].name,)))
         if self._paused:
             steps = [step for step in steps if step.pod not in self._paused]
-        if self.last is not None and not any(step.actor == self.last for step in steps):
-            self.last = None
         return steps
 
     def _default(self, steps: list[Step]) -> Step:
         """Go on with the same actor; else what is under way, then new calls, then the next timer."""
         timer = call = None
-        for step in steps:
-            if step.actor == self.last:
-                return step
+        if self.last is not None:
+            for step in steps:
+                if step.actor == self.last:
+                    return step
+            self.last = None
         for step in steps:
             if step.kind == "timer":
                 if timer is None or step.args[0] < timer.args[0]:
@@ -239,13 +243,8 @@ class Play:
             self._fleet.let_go(step.actor, action)
         self.last_step = step
         self._collect()
-        self.last = step.actor
-        for now in self._fleet.steps():
-            if now.actor == step.actor:
-                if now.kind in WAITING:
-                    self.last = None
-                return
-        self.last = None
+        now = self._fleet.step_of(step.actor)
+        self.last = None if now is None or now.kind in WAITING else step.actor
 
     def _strike_pod(self, pod: str, action: str) -> None:
         self.struck += 1
@@ -352,20 +351,28 @@ class Play:
         texts = {part.get("text") for _, _, parts in self._deliveries() for part in parts}
         return [add for name, add in self._accepted.items() if (add.text or f"text of {name}") not in texts]
 
-    def _drain(self) -> None:
-        """Let the surviving pods finish: at once, after every lease, and after every time to live."""
+    def _drain(self) -> list[str]:
+        """Let the surviving pods finish: at once, after every lease, and after every time to live.
+
+        Returns the keys that are left.
+        """
+        left: list[str] | None = None
         self._lines.clear()
         self._busy.clear()
         for stage, passes_s in (("soon", 0.0), ("lease", LEASE_S), ("ttl", LONGER_THAN_ANY_TTL_S)):
             waiting = self._undelivered()
             users = {add.user: None for add in (waiting if stage == "ttl" else self._accepted.values())}
-            if not waiting and (stage == "ttl" or not self._left()):
-                return
+            if not waiting:
+                left = self._left() if left is None else left
+                if stage == "ttl" or not left:
+                    return left
+            left = None
             if passes_s:
                 self.probe.lapse(list(self.touched), passes_s * 1000)
             self.events.append({"type": "drain", "stage": stage, "batches": len(self._deliveries())})
             for user in users:
                 self._drain_user(user, stage)
+        return self._left()
 
     def _drain_user(self, user: Any, stage: str) -> None:
         pods = [
@@ -380,9 +387,8 @@ class Play:
             if not 0 < len(self._undelivered()) < before:
                 return
 
-    def _finish(self) -> None:
+    def _finish(self, left: list[str]) -> None:
         waiting = self._undelivered()
-        left = self._left()
         final: Event = {
             "type": "final",
             "ledger": [(user, parts) for _, user, parts in self._deliveries()],

@@ -13,7 +13,7 @@ from typing import Any
 
 from simulator.checks import HOLDS, VIOLATED
 from simulator.errors import UsageError
-from simulator.faults import CorruptKey, EarlyTimer, ExpireKey, Fault, Kill, LoseConnection, Pause
+from simulator.faults import CorruptKey, EarlyTimer, ExpireKey, FailGemini, Fault, Kill, LoseConnection, Pause
 from simulator.world import DROP_REPLY, POISON
 
 ALICE = "alice"
@@ -292,6 +292,15 @@ SCENARIOS: tuple[Scenario, ...] = (
         faults=(LoseConnection(),),
         needs_fault=True,
         retries=(0, 1),
+        violates=BOTH,
+    ),
+    Scenario(
+        "gemini-refuses",
+        32,
+        {"A": (*ONE, Absorb("absorb"))},
+        "Gemini answers 503, never answers, or its reply is lost",
+        faults=(FailGemini(),),
+        needs_fault=True,
         violates=BOTH,
     ),
     Scenario(

@@ -30,6 +30,10 @@ class SteppedFleet:
         """The steps at which actors stand, in the order in which the actors began."""
         return list(self._steps.values())
 
+    def step_of(self, actor: str) -> Step | None:
+        """Where one actor stands; None for one that has ended or hangs."""
+        return self._steps.get(actor)
+
     def start(self, actor: str, call: int, method: str, args: tuple[Any, ...]) -> None:
         """Begin a call of a pod's method as an actor, up to its first gate."""
         pod = actor.partition(".")[0]

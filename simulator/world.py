@@ -165,11 +165,41 @@ class Bouncer(Protocol):
 def gated_client(client: redis.Redis, gate: Bouncer, *, one_connection: bool = False) -> redis.Redis:
     """The same client, the gate before every command that it sends (a pipeline is one step).
 
-    `one_connection`: for actors that never talk at the same time.
+    `one_connection`: for actors that never talk at the same time. `set_gate` changes the gate later.
     """
     pool: Any = client.connection_pool
     pool.connection_class = type("GatedConnection", (_GatedConnection, pool.connection_class), {"gate": gate})
-    return type(client)(connection_pool=pool, single_connection_client=True) if one_connection else client
+    if not one_connection:
+        return client
+    direct = type("GatedRedis", (_DirectRedis, type(client)), {})
+    return direct(connection_pool=pool, single_connection_client=True)  # type: ignore[no-any-return]
+
+
+def set_gate(client: redis.Redis, gate: Bouncer) -> None:
+    """Put another gate before the commands of a client that `gated_client` made."""
+    pool: Any = client.connection_pool
+    pool.connection_class.gate = gate
+
+
+class _DirectRedis:
+    """Mixed into redis-py's client: a command that nothing befalls goes straight to its one connection.
+
+    redis-py's retry loop and its measuring, which take longer than the server, are entered for what a
+    fault befalls: there they matter.
+    """
+
+    connection: Any
+
+    def _execute_command(self, *args: Any, **options: Any) -> Any:
+        connection = self.connection
+        if connection._sock is None or args[0].startswith("HIMPORT"):
+            return super()._execute_command(*args, **options)  # type: ignore[misc]
+        action = connection.gate.before("redis", args)
+        if action != GO:
+            connection.decided = action
+            return super()._execute_command(*args, **options)  # type: ignore[misc]
+        connection.send_passed(args)
+        return self.parse_response(connection, args[0], **options)  # type: ignore[attr-defined]
 
 
 class _GatedConnection:
@@ -180,6 +210,8 @@ class _GatedConnection:
     """
 
     gate: Bouncer
+    decided: str | None = None
+    """What the gate said already of the next command."""
     _connecting = False
     _batch: tuple[Any, ...] = ()
     _action = GO
@@ -200,6 +232,12 @@ class _GatedConnection:
         if not self._connecting:
             self._pass_gate(args, 1)
         super().send_command(*args, **kwargs)  # type: ignore[misc]
+
+    def send_passed(self, args: tuple[Any, ...]) -> None:
+        """Send a command that has passed the gate."""
+        self._action, self._replies_due = GO, 1
+        for chunk in self._command_packer.pack(*args):  # type: ignore[attr-defined]
+            self._sock.sendall(chunk)  # type: ignore[attr-defined]
 
     def send_packed_command(self, command: Any, check_health: bool = True) -> None:
         if self._batch and not self._connecting:
@@ -237,7 +275,7 @@ class _GatedConnection:
             pass
 
     def _pass_gate(self, command: tuple[Any, ...], replies: int) -> None:
-        action = self.gate.before("redis", command)
+        action, self.decided = self.decided or self.gate.before("redis", command), None
         if action == DROP_REQUEST:
             self.gate.after(_broken("request"))
             raise _broken("request")
