@@ -36,7 +36,6 @@ class Replayed:
     events: tuple[Event, ...]
     deciding: int | None
     judgement: Judgement
-    text: str
     sentence: str
 
 
@@ -94,7 +93,6 @@ def replay(lab: Lab, saved: counterexample.SavedSchedule) -> Replayed:
         tuple(told),
         play.deciding_event,
         judgement,
-        timeline.draw(told, play.deciding_event),
         timeline.sentence(told, judgement),
     )
 
@@ -191,10 +189,13 @@ def _unjudged(target: NamedTarget, scenario: Scenario, why: str) -> Cell:
 
 @contextmanager
 def _quiet_collector() -> Iterator[None]:
-    """Keeps the cycle collector from walking everything that was imported, over and over."""
+    """Keeps the cycle collector from walking what was imported, and from running many times in each schedule."""
+    thresholds = gc.get_threshold()
     gc.collect()
     gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
     try:
         yield
     finally:
+        gc.set_threshold(*thresholds)
         gc.unfreeze()

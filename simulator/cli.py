@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import random
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from simulator import show
 from simulator.errors import PodraceError
 
 if TYPE_CHECKING:
@@ -22,11 +22,8 @@ if TYPE_CHECKING:
     from simulator.checks import Judgement
     from simulator.explore import Bounds
     from simulator.history import Event
-    from simulator.runs import Cell
     from simulator.scenarios import Scenario
     from simulator.server import ServerInfo
-
-PROGRESS_AFTER_S = 1.0
 
 PARTS = {"memory": "reference.memory:MemoryLedger", "gemini": "reference.gemini:GeminiFiles"}
 """The real parts that a pod's process builds, by name: the simulator imports none of them."""
@@ -115,7 +112,7 @@ def reproduce(
         server = enter(open_server(redis_url))
         folder = enter(runs.run_folder(run_dir, "reproduce"))
         files = enter(FilesApi(identify=identify))
-        advance = enter(progress_bar("uploads", uploads * len(targets)))
+        advance = enter(show.progress_bar("uploads", uploads * len(targets)))
         found = {}
         for name, path in targets.items():
             one = Reproduction(
@@ -169,7 +166,7 @@ def _reproduced(
     with (folder / "timelines.txt").open("w", encoding="utf-8") as file:
         moments.print_timelines(Console(file=file, width=100), timelines, judgements)
     if as_json:
-        print_json(document)
+        show.document(document)
     else:
         moments.print_timelines(Console(), timelines, judgements)
         click.echo(f"run: {folder}")
@@ -250,7 +247,7 @@ def replay(file: Path, fleet: str, redis_url: str | None, as_json: bool, run_dir
 
     On processes every step of real pods is let go by the scheduler; it exits 0 when the verdict is the same.
     """
-    from simulator import campaign, counterexample, runs
+    from simulator import campaign, counterexample, runs, timeline
     from simulator.checks import HOLDS, INCONCLUSIVE
     from simulator.errors import TargetError
     from simulator.history import write_history
@@ -283,11 +280,12 @@ def replay(file: Path, fleet: str, redis_url: str | None, as_json: bool, run_dir
             cell = replace(cell, verdict=same, counts=again.judgement.counts, words=words)
             cell = replace(cell, elapsed_s=round(time.monotonic() - began_s, 3))
             write_history(folder / "history.jsonl", campaign.mark(again.events, again.deciding))
-            shown = f"{again.text}\n\n{again.sentence}\n{words}: expected {saved.words}"
+            text = timeline.draw(again.events, again.deciding, width=show.width())
+            shown = f"{text}\n\n{again.sentence}\n{words}: expected {saved.words}"
         document = runs.result_document(command_line(), seed=saved.seed, run=folder, server=server.info, cells=[cell])
         runs.write_json(folder / "result.json", document)
     if as_json:
-        print_json(document)
+        show.document(document)
     else:
         click.echo(f"{shown}\nrun: {folder}")
     raise SystemExit(runs.exit_code([cell]))
@@ -341,70 +339,36 @@ def _campaign(
     with ExitStack() as stack:
         server = stack.enter_context(open_server(redis_url))
         folder = stack.enter_context(runs.run_folder(run_dir, name))
-        advance = stack.enter_context(progress_bar("cells", len(chosen) * len(targets)))
+        single = len(chosen) * len(targets) == 1
+        what, total = ("schedules", None) if single else ("cells", len(chosen) * len(targets))
+        advance = stack.enter_context(show.progress_bar(what, total))
         for scenario in chosen:
             for target in targets:
                 cells.append(
                     campaign.explore_cell(
-                        server, target, scenario, bounds, seed=seed, folder=folder, progress=lambda run: advance(0)
+                        server,
+                        target,
+                        scenario,
+                        bounds,
+                        seed=seed,
+                        folder=folder,
+                        progress=lambda run: advance(int(single)),
                     )
                 )
-                advance(1)
+                advance(int(not single))
     document = runs.result_document(command_line(), seed=seed, run=folder, server=server.info, cells=cells)
     runs.write_json(folder / "result.json", document)
     if name == "matrix":
         (folder / "matrix.md").write_text(campaign.markdown(cells, chosen), encoding="utf-8")
     if as_json:
-        print_json(document)
+        show.document(document)
     elif name == "matrix":
-        _show_matrix(cells, chosen)
+        show.matrix(cells, chosen)
     else:
-        _show_cell(cells[0])
+        show.cell(cells[0])
     if not as_json:
         click.echo(f"run: {folder}")
     return runs.exit_code(cells)
-
-
-def _show_matrix(cells: list[Cell], chosen: list[Scenario]) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
-    for heading in ("#", "failure mode", *dict.fromkeys(cell.target for cell in cells)):
-        table.add_column(heading, justify="right" if heading == "#" else "left")
-    for scenario in chosen:
-        row = [Text(str(scenario.row)), Text(scenario.name)]
-        for cell in (cell for cell in cells if cell.scenario == scenario.name):
-            unexpected = cell.verdict != cell.expected
-            style = "yellow" if cell.verdict == "inconclusive" else "red" if cell.verdict == "violated" else "green"
-            row.append(Text(cell.words + (" (unexpected)" if unexpected else ""), style=style))
-        table.add_row(*row)
-    console = Console()
-    console.print(table)
-    for cell in cells:
-        if cell.verdict == "inconclusive":
-            console.print(f"{cell.target} {cell.scenario}: {cell.note}", style="yellow", highlight=False)
-    runs = sum(cell.schedules.get("run", 0) for cell in cells)
-    took_s = sum(cell.elapsed_s for cell in cells)
-    console.print(f"{len(cells)} cells, {runs} schedules, {took_s:.1f} s", highlight=False)
-
-
-def _show_cell(cell: Cell) -> None:
-    schedules = cell.schedules
-    if schedules:
-        covered = "all within the bounds" if schedules["complete"] else "not all within the bounds"
-        click.echo(
-            f"{cell.target}  {cell.scenario}  {cell.verdict}: {cell.words}  ({schedules['run']} schedules run, "
-            f"{schedules['pruned']} pruned as equivalent, {covered}, {cell.elapsed_s:.2f} s)"
-        )
-    if cell.note:
-        click.echo(f"{cell.target}  {cell.scenario}  {cell.verdict}: {cell.note}")
-    if cell.counterexample:
-        path = Path(cell.counterexample)
-        click.echo("\n" + path.with_name(path.name.removesuffix(".podrace.json") + ".txt").read_text())
-        click.echo(f"again: podrace replay {path}")
 
 
 def main(arguments: list[str] | None = None) -> Any:
@@ -433,30 +397,3 @@ def command_line() -> list[str]:
     from simulator.server import redact
 
     return [redact(word) if "://" in word else word for word in sys.argv[1:]]
-
-
-def print_json(document: Any) -> None:
-    click.echo(json.dumps(document, indent=2, ensure_ascii=False))
-
-
-@contextmanager
-def progress_bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar on standard error, where that is a terminal and the work takes more than a second."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    console = Console(stderr=True)
-    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
-    task = progress.add_task(what, total=total)
-    began_s = time.monotonic()
-
-    def advance(steps: int) -> None:
-        progress.advance(task, steps)
-        if time.monotonic() - began_s > PROGRESS_AFTER_S and not progress.live.is_started:
-            progress.start()
-
-    try:
-        yield advance
-    finally:
-        progress.stop()
