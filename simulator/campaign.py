@@ -54,14 +54,15 @@ def explore_cell(
     A target that cannot be judged makes the cell inconclusive, with the reason in its note.
     """
     factory = load_target(target.path)
-    with InlineLab(server, factory, scenario, seed=seed) as lab, _quiet_collector(), watchdog() as wind:
-
-        def tick(run: int) -> None:
-            wind()
-            progress(run)
-
+    with InlineLab(server, factory, scenario, seed=seed) as lab, _quiet_collector():
         try:
-            found = Explorer(scenario, lab.play, lab.finish, bounds, progress=tick).explore()
+            with watchdog() as wind:
+
+                def tick(run: int) -> None:
+                    wind()
+                    progress(run)
+
+                found = Explorer(scenario, lab.play, lab.finish, bounds, progress=tick).explore()
         except TargetError as error:
             return _unjudged(target, scenario, str(error))
         path = _write(lab, target, scenario, found, seed=seed, folder=folder)

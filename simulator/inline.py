@@ -9,13 +9,13 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 import greenlet
 
 from simulator.errors import TargetError
 from simulator.outcome import Result, outcome
-from simulator.target import Pod, PodEnv, Target
+from simulator.target import Pod, PodEnv, Target, factory_failed
 from simulator.world import Gate, PodKilledError, Step, VirtualLock, foreign_thread, plain_reply
 
 EPOCH_S = 1_700_000_000.0
@@ -81,11 +81,13 @@ class InlineFleet:
         return found.step if found is not None else None
 
     def start(self, actor: str, call: int, method: str, args: tuple[Any, ...]) -> None:
-        """Begin a call of a pod's method as an actor, up to its first gate."""
-        pod_name = actor.partition(".")[0]
-        pod = self._pods.get(pod_name) or self._add(pod_name)
+        """Begin a call of a pod's method as an actor, up to its first gate. The first call also makes the pod."""
+        name = actor.partition(".")[0]
+        if name not in self._gates:
+            self._gates[name] = _InlineGate(self, name)
 
         def run() -> None:
+            pod = self._pods.get(name) or self._add(name)
             self.results.append((call, outcome(getattr(pod, method), *args)))
 
         self._begin(actor, run)
@@ -131,8 +133,11 @@ class InlineFleet:
             self.kill(pod)
 
     def _add(self, name: str) -> Pod:
-        gate = self._gates[name] = _InlineGate(self, name)
-        pod = self._pods[name] = self._target(self._make_env(name, gate))
+        env = self._make_env(name, self._gates[name])
+        try:
+            pod = self._pods[name] = self._target(env)
+        except Exception as error:
+            raise factory_failed(error) from error
         return pod
 
     def _begin(self, name: str, function: Callable[[], None]) -> None:
@@ -176,7 +181,7 @@ class _InlineGate:
     def before(self, kind: str, args: tuple[Any, ...]) -> str:
         actor = greenlet.getcurrent()
         if type(actor) is not _Actor:
-            raise self._foreign_thread()
+            self._expel()
         if self.dead:
             raise PodKilledError
         step = actor.step = Step(actor.name, kind, args)
@@ -207,17 +212,17 @@ class _InlineGate:
 
     def spawn(self, name: str, function: Callable[[], None]) -> None:
         if type(greenlet.getcurrent()) is not _Actor:
-            raise self._foreign_thread()
+            self._expel()
         number = self._spawned[name] = self._spawned.get(name, 0) + 1
         self._fleet._begin(f"{self._pod}.{name}-{number}", function)
 
     def lock(self) -> AbstractContextManager[Any]:
         return VirtualLock(self, greenlet.getcurrent)
 
-    def _foreign_thread(self) -> TargetError:
-        error = foreign_thread()
-        self._fleet.broken = self._fleet.broken or error
-        return error
+    def _expel(self) -> NoReturn:
+        """End a thread that nobody schedules; the run ends with the reason, not the thread with a traceback."""
+        self._fleet.broken = self._fleet.broken or foreign_thread()
+        raise SystemExit
 
 
 class _BlockedError(BaseException):

@@ -117,41 +117,40 @@ def _held(keys: Mapping[str, str]) -> str:
 
 
 def draw(timelines: Mapping[str, Sequence[Moment]], *, width: int) -> RenderableType:
-    """The timelines side by side, or stacked where `width` columns are too few."""
-    from rich.table import Table
+    """The timelines side by side, or one below the other where `width` columns are too few."""
+    from rich.console import Group
 
-    columns = [_column(name, timelines[name]) for name in timelines]
-    grid = Table.grid(padding=(0, 2), expand=True)
     if width < NARROW_COLUMNS:
-        grid.add_column()
-        for column in columns:
-            grid.add_row(column)
-        return grid
-    for _ in columns:
-        grid.add_column(ratio=1)
-    grid.add_row(*columns)
-    return grid
+        return Group(*(_table({name: found}) for name, found in timelines.items()))
+    return _table(timelines)
 
 
-def _column(name: str, found: Sequence[Moment]) -> RenderableType:
+def _table(timelines: Mapping[str, Sequence[Moment]]) -> RenderableType:
     from rich import box
     from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, expand=True, padding=(0, 1), show_edge=False, pad_edge=False)
+    table.add_column("", no_wrap=True, style="bold")
+    for name in timelines:
+        table.add_column(name, ratio=1)
+    for name in ("T0", "T1", "T2", "T3"):
+        cells = [next((moment for moment in found if moment.name == name), None) for found in timelines.values()]
+        table.add_row(name, *(_cell(moment) for moment in cells), end_section=False)
+    return table
+
+
+def _cell(moment: Moment | None) -> RenderableType:
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, expand=True, padding=(0, 1, 0, 0), title_justify="left", show_edge=False)
-    table.add_column("", no_wrap=True, style="bold")
-    table.add_column("ms", justify="right", no_wrap=True)
-    table.add_column(Text(name), ratio=1)
-    for moment in found:
-        for position, (who, what) in enumerate(moment.lines):
-            style = "bold red" if who == "LOST" else "dim" if who == "Redis" else ""
-            first = position == 0
-            table.add_row(
-                moment.name if first else "",
-                f"{moment.t_ms:.1f}" if first else "",
-                Text(f"{who}: {what}" if who != "LOST" else f"LOST  {what}", style=style),
-            )
-    return table
+    text = Text()
+    if moment is None:
+        return text.append("never came", style="dim")
+    text.append(f"at {moment.t_ms:.1f} ms\n", style="dim")
+    for position, (who, what) in enumerate(moment.lines):
+        lost = who == "LOST"
+        style = "bold red" if lost else "dim" if who == "Redis" else ""
+        text.append(("\n" if position else "") + (f"LOST: {what}" if lost else f"{who}: {what}"), style=style)
+    return text.append("\n")
 
 
 def summary_line(target: str, scenario: str, judgement: Judgement) -> str:

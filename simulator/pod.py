@@ -16,7 +16,7 @@ from simulator.errors import PodraceError, TargetError
 from simulator.fleet import PodSpec
 from simulator.history import describe, plain, shorten
 from simulator.outcome import outcome
-from simulator.target import Pod, load_object, load_target
+from simulator.target import Pod, factory_failed, load_object, load_target
 from simulator.world import (
     GO,
     Gate,
@@ -38,12 +38,14 @@ def main(connection: Any, spec: PodSpec) -> None:
     pipe = Pipe(connection)
     try:
         gate = _make_gate(pipe, spec)
-        pod = build_pod(spec, gate)
+        maker = PodMaker(spec, gate)
+        if not spec.gated:
+            maker.pod()
     except PodraceError as error:
         pipe.send("broken", error)
         return
     pipe.send("ready")
-    serve(pipe, pod, gate)
+    serve(pipe, maker, gate)
 
 
 class Pipe:
@@ -68,6 +70,19 @@ class Pipe:
         return message
 
 
+class PodMaker:
+    """Makes the pod when it is first asked for: what a gated pod's factory does, its first call does."""
+
+    def __init__(self, spec: PodSpec, gate: Gate) -> None:
+        self._spec = spec
+        self._gate = gate
+        self._pod: Pod | None = None
+
+    def pod(self) -> Pod:
+        self._pod = self._pod or build_pod(self._spec, self._gate)
+        return self._pod
+
+
 def build_pod(spec: PodSpec, gate: Gate) -> Pod:
     """The pod that the spec describes, over the real parts."""
     from simulator.server import connect
@@ -83,26 +98,33 @@ def build_pod(spec: PodSpec, gate: Gate) -> Pod:
         seed=spec.seed,
         options=spec.options,
     )
-    return load_target(spec.target)(env)
+    target = load_target(spec.target)
+    try:
+        return target(env)
+    except Exception as error:
+        raise factory_failed(error) from error
 
 
-def serve(pipe: Pipe, pod: Pod, gate: Any) -> None:
+def serve(pipe: Pipe, maker: PodMaker, gate: Any) -> None:
     """Take the parent's messages until it says `close`."""
     while True:
         kind, *rest = pipe.receive()
         if kind == "close":
-            pod.close()
+            if gate.real_time:
+                maker.pod().close()
             return
         if kind == "call":
             call, actor, method, args = rest
-            gate.run(actor, _caller(pipe, pod, gate.answer, call, method, args))
+            gate.run(actor, _caller(pipe, maker, gate.answer, call, method, args))
         else:
             gate.take(kind, *rest)
 
 
-def _caller(pipe: Pipe, pod: Pod, answer: str, call: int, method: str, args: tuple[Any, ...]) -> Callable[[], None]:
+def _caller(
+    pipe: Pipe, maker: PodMaker, answer: str, call: int, method: str, args: tuple[Any, ...]
+) -> Callable[[], None]:
     def run() -> None:
-        pipe.send(answer, call, outcome(getattr(pod, method), *args))
+        pipe.send(answer, call, outcome(getattr(maker.pod(), method), *args))
 
     return run
 
@@ -111,6 +133,7 @@ class RecordingGate:
     """Lets every step go at once under the real clock, and reports it with its time."""
 
     answer = "result"
+    real_time = True
 
     def __init__(self, pipe: Pipe, spec: PodSpec) -> None:
         self._pipe = pipe
@@ -181,6 +204,7 @@ class StepGate:
     """
 
     answer = "returned"
+    real_time = False
 
     def __init__(self, pipe: Pipe, spec: PodSpec) -> None:
         self._pipe = pipe
@@ -213,9 +237,8 @@ class StepGate:
     def before(self, kind: str, args: tuple[Any, ...]) -> str:
         actor = getattr(self._current, "actor", None)
         if actor is None:
-            error = foreign_thread()
-            self._pipe.send("broken", error)
-            raise error
+            self._pipe.send("broken", foreign_thread())
+            raise SystemExit  # ends the thread without a traceback
         slot = _Slot(kind, args)
         with self._lock:
             self._waiting[actor] = slot

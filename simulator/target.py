@@ -16,7 +16,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import redis
 
-from simulator.errors import UsageError
+from simulator.errors import TargetError, UsageError
 
 Placeholder = dict[str, Any]
 """`{"upload_uuid": str, "filename": str, "pending": True}`: what stands for an image until it is uploaded."""
@@ -44,7 +44,7 @@ class Pod(Protocol):
         ...
 
     def close(self) -> None:
-        """Stop the pod's own actors. Called once, at the end."""
+        """Stop the pod's own actors. Called once, at the end of a run under the real clock."""
         ...
 
 
@@ -97,6 +97,11 @@ class PodEnv:
 
 
 Target = Callable[[PodEnv], Pod]
+
+
+def factory_failed(error: Exception) -> TargetError:
+    """The error of a factory that raised instead of making a pod."""
+    return TargetError(f"the target's factory raised {type(error).__name__}: {error}; expected it to return a pod")
 
 
 def load_object(path: str, *, what: str) -> Any:
