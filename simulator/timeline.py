@@ -164,7 +164,7 @@ def _why_image(events: Sequence[Event], image: str) -> str:
     if asked:
         answer = brief(asked[-1]["reply"])
         return f"{sender} read {'nothing' if answer == 'nil' else answer} from Redis for it{when}"
-    return f"{sender} found no upload of it in its own memory and sent the message without it{when}"
+    return f"{sender} had no finished upload of it in its own memory and sent the message without it{when}"
 
 
 def _uuid_of(events: Sequence[Event], add: Event, image: str) -> str:
