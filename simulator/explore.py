@@ -208,8 +208,7 @@ class Explorer:
             self._repeat(best.decisions, best.retries, best.events)
         assert self._first is not None
         judgement = best.judgement if best else self._first
-        not_struck = self._scenario.needs_fault and not self._struck
-        verdict = VIOLATED if best else HOLDS if complete or not_struck else INCONCLUSIVE
+        verdict = VIOLATED if best else HOLDS if complete else INCONCLUSIVE
         return Exploration(
             verdict=verdict,
             counterexample=best,
@@ -220,7 +219,7 @@ class Explorer:
             struck=self._struck,
             elapsed_s=time.monotonic() - self._began_s,
             outcomes=frozenset(self._outcomes),
-            applies=not not_struck,
+            applies=bool(self._struck) or not complete or not self._scenario.needs_fault,
         )
 
     def _search(self, retries: int) -> bool:

@@ -1,0 +1,129 @@
+"""The commands as a user types them, in processes of their own, over real parts."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROWS_1_TO_20 = 20
+
+
+def podrace(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", "from simulator.cli import main; main()", *arguments]
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)} | environment
+    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_reproduce_shows_the_bug_and_its_fix(tmp_path: Path) -> None:
+    done = podrace("reproduce", "--run-dir", "run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "local   foreign-pod   LOST  1 of 1 images" in done.stdout
+    assert "shared  foreign-pod   kept  1 of 1" in done.stdout
+    assert "\x1b" not in done.stdout
+    assert all(f"T{moment}" in done.stdout for moment in range(4))
+    assert (tmp_path / "run" / "timelines.txt").read_text()
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert [(cell["target"], cell["verdict"], cell["counts"]["lost"]) for cell in result["cells"]] == [
+        ("local", "violated", 1),
+        ("shared", "holds", 0),
+    ]
+    events = [json.loads(line) for line in (tmp_path / "run" / "history.jsonl").read_text().splitlines()]
+    assert {event["type"] for event in events} >= {"invoke", "ok", "step", "final"}
+
+
+def test_seven_of_eight_images_are_lost_where_eight_pods_share_the_work(tmp_path: Path) -> None:
+    done = podrace("reproduce", "--pods", "8", "--uploads", "64", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    lost = {cell["target"]: cell["counts"]["lost"] for cell in json.loads(done.stdout)["cells"]}
+    assert lost == {"local": 56, "shared": 0}
+
+
+@pytest.fixture(scope="module")
+def matrix(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    folder = tmp_path_factory.mktemp("matrix")
+    done = podrace("matrix", "--json", "--run-dir", "run", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return folder, json.loads(done.stdout)
+
+
+def test_every_cell_of_the_matrix_is_as_expected(matrix: tuple[Path, dict[str, Any]]) -> None:
+    folder, result = matrix
+    cells = {(cell["scenario"], cell["target"]): cell for cell in result["cells"]}
+    assert all(cell["verdict"] == cell["expected"] for cell in cells.values())
+    assert len(cells) >= 2 * (ROWS_1_TO_20 + 2)
+    assert cells["timeout-overwrites-completion", "shared"]["words"] == "lost"
+    assert cells["late-completion", "shared"]["words"] == "lost, leaked"
+    assert cells["crash-after-send", "shared"]["words"] == "duplicated"
+    assert cells["corrupt-value", "shared"]["words"] == "stuck"
+    assert cells["corrupt-value", "local"]["words"] == "–"
+    table = (folder / "run" / "matrix.md").read_text()
+    assert "| 2 | timeout-overwrites-completion | ok | lost |" in table
+
+
+def test_counterexamples_run_again_on_processes(matrix: tuple[Path, dict[str, Any]]) -> None:
+    folder, result = matrix
+    wanted = {
+        "timeout-overwrites-completion",
+        "crash-after-send",
+        "paused-pod",
+        "trim-applied-twice",
+        "foreign-unlock",
+    }
+    found = [cell for cell in result["cells"] if cell["target"] == "shared" and cell["scenario"] in wanted]
+    assert len(found) == len(wanted)
+    for cell in found:
+        done = podrace("replay", cell["counterexample"], "--fleet", "processes", "--json", cwd=folder)
+        assert done.returncode == 0, (cell["scenario"], done.stdout, done.stderr)
+        (again,) = json.loads(done.stdout)["cells"]
+        assert (again["verdict"], again["words"]) == ("violated", cell["words"])
+
+
+def test_replay_inline_draws_the_timeline(matrix: tuple[Path, dict[str, Any]]) -> None:
+    folder, _ = matrix
+    path = "run/shared-timeout-overwrites-completion.podrace.json"
+    done = podrace("replay", path, "--fleet", "inline", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert "▶" in done.stdout
+    assert "image-1 of message m1 arrived 0 of 1 times" in done.stdout
+
+
+def test_explore_says_what_was_covered(tmp_path: Path) -> None:
+    done = podrace("explore", "--target", "shared", "--scenario", "foreign-pod", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "holds: ok" in done.stdout
+    assert "all within the bounds" in done.stdout
+
+
+def test_a_spent_budget_is_inconclusive_never_a_pass(tmp_path: Path) -> None:
+    arguments = ("--scenario", "foreign-unlock", "--target", "reference.targets:shared", "--budget", "0.1")
+    done = podrace("explore", *arguments, "--preemptions", "8", "--faults", "4", cwd=tmp_path)
+    assert done.returncode == 3
+    assert "inconclusive" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("reproduce", "--pods", "0"), "--pods"),
+        (("reproduce", "--images", "nowhere"), "nothing is there"),
+        (("reproduce", "--redis-url", "redis://127.0.0.1:1"), "127.0.0.1:1"),
+        (("reproduce", "--run-dir", "file/run"), "run folder"),
+        (("explore", "--scenario", "foreign"), "foreign-pod"),
+        (("explore", "--scenario", "foreign-pod", "--target", "nothing.here:made"), "nothing.here"),
+        (("replay", "missing.podrace.json"), "missing.podrace.json"),
+        (("matrix", "--targets", "durable"), "durable"),
+    ],
+)
+def test_wrong_input_gets_one_clear_line_and_exit_2(arguments: tuple[str, ...], says: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    done = podrace(*arguments, cwd=tmp_path, TMPDIR=str(tmp_path))
+    assert done.returncode == 2
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
