@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
-SOURCES := reference simulator loadtests reports tests
+SOURCES := $(wildcard reference simulator loadtests reports tests)
 
 .PHONY: demo test lint format bench upgrade clean
 
