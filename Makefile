@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 SOURCES := $(wildcard reference simulator loadtests reports tests)
 
-.PHONY: demo test lint format bench upgrade clean
+.PHONY: demo test lint format bench load upgrade clean
 
 demo: $(VENV)/.installed  ## the bug and its fix on real processes
 	$(BIN)/podrace reproduce
@@ -25,6 +25,10 @@ format: $(VENV)/.installed-dev
 bench: $(VENV)/.installed-dev  ## the figures, as ratios
 	$(BIN)/python -m pytest tests/benchmarks --benchmark-enable --benchmark-only
 
+load: $(VENV)/.installed-load  ## 30 s of the mixed workload, with a summary and a run folder
+	$(BIN)/locust -f loadtests/locustfile.py --headless --users 20 --spawn-rate 20 --run-time 30s \
+	  --only-summary --loglevel WARNING
+
 upgrade:  ## renew the pinned versions
 	$(PYTHON) -m venv $(VENV)-upgrade
 	$(VENV)-upgrade/bin/python -m pip install --quiet --upgrade --editable '.[dev]'
@@ -43,6 +47,10 @@ $(BIN)/python:
 $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) --editable .
 	@touch $@
+
+$(VENV)/.installed-load: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) --editable '.[load]'
+	@touch $@ $(VENV)/.installed
 
 $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) --editable '.[dev]'

@@ -6,6 +6,7 @@ import json
 import re
 import uuid
 from datetime import datetime
+from json.encoder import encode_basestring_ascii as json_text
 from typing import Any
 
 PENDING = "pending"
@@ -24,7 +25,9 @@ Placeholder = dict[str, Any]
 
 
 # uuid.UUID() also takes braces, "urn:uuid:" and white space among the digits; and every status access pays for this.
-_UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+_is_uuid = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}").fullmatch
+
+_parse = json.JSONDecoder().raw_decode
 
 
 class InvalidUploadIdError(ValueError):
@@ -37,7 +40,7 @@ class UploadFailedError(RuntimeError):
 
 def checked_upload_id(upload_id: object) -> str:
     """The id itself where it is a UUID in its usual form; InvalidUploadIdError where it is not."""
-    if isinstance(upload_id, str) and _UUID.fullmatch(upload_id):
+    if isinstance(upload_id, str) and _is_uuid(upload_id):
         return upload_id
     shown = repr(upload_id)
     if len(shown) > 60:
@@ -67,15 +70,21 @@ def file_reference(result: Any) -> dict[str, Any] | None:
 
 def encode(status: str, *, result: Any, filename: str | None, timestamp: float) -> str:
     """The stored JSON. `timestamp` is in seconds since the epoch."""
-    value = {"status": status, "filename": filename, "timestamp": timestamp, "result": file_reference(result)}
-    return json.dumps(value)
+    reference = file_reference(result)
+    # What json.dumps makes of the whole, put together by hand: it is most of what a write costs beyond redis-py.
+    name = "null" if filename is None else json_text(filename)
+    file = "null" if reference is None else json.dumps(reference)
+    return f'{{"status": {json_text(status)}, "filename": {name}, "timestamp": {timestamp!r}, "result": {file}}}'
 
 
 def decode(value: bytes | str | None) -> Status:
     """What a stored value says; None (no value) is `unknown`. Raises ValueError where the JSON is damaged."""
     if value is None:
         return unknown()
-    stored = json.loads(value)
+    text = value if isinstance(value, str) else value.decode()
+    stored, end = _parse(text)
+    if end != len(text):  # what follows is white space, or damage: json.loads knows
+        stored = json.loads(text)
     return {"status": stored["status"], "result": stored.get("result"), "filename": stored.get("filename")}
 
 

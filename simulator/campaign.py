@@ -10,6 +10,7 @@ from pathlib import Path
 
 from simulator import counterexample, timeline
 from simulator.checks import INCONCLUSIVE, Judgement, judge
+from simulator.connection import Server
 from simulator.errors import TargetError
 from simulator.explore import Bounds, Exploration, Explorer, follow
 from simulator.history import Event, write_history
@@ -17,7 +18,6 @@ from simulator.inline import watchdog
 from simulator.lab import InlineLab, Lab, ProcessLab
 from simulator.runs import Cell
 from simulator.scenarios import Scenario
-from simulator.server import Server
 from simulator.target import load_target
 
 
@@ -78,6 +78,8 @@ def explore_cell(
         elapsed_s=round(found.elapsed_s, 3),
         words=found.words,
         note=_note(found, bounds),
+        row=scenario.row,
+        sentence=counterexample.load(path).sentence if path else "",
     )
 
 
@@ -92,7 +94,7 @@ def replay(lab: Lab, saved: counterexample.SavedSchedule) -> Replayed:
     told = lab.readable(events)
     return Replayed(
         tuple(told),
-        play.deciding_event,
+        play.deciding_step(),
         judgement,
         timeline.sentence(told, judgement),
     )
@@ -185,6 +187,7 @@ def _unjudged(target: NamedTarget, scenario: Scenario, why: str) -> Cell:
         counts={},
         words=INCONCLUSIVE,
         note=why,
+        row=scenario.row,
     )
 
 

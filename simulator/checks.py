@@ -140,7 +140,8 @@ def _deliver(facts: _Facts, final: Event, late_from: int | None) -> None:
                 if image:
                     facts.images_delivered[image] += 1
             elif part.get("type") == "missing_image":
-                facts.images_named.add(part.get("image") or str(part.get("filename")).rsplit("/", 1)[-1])
+                name = part.get("image") or str(part.get("filename")).rsplit("/", 1)[-1]
+                facts.images_named.update((name, name.rpartition(".")[0]))  # a file's name has a suffix, ours none
             elif part.get("text") in by_text:
                 name, message = by_text[part["text"]]
                 message.late |= message.delivered == 0 and late_from is not None and number >= late_from

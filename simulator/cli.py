@@ -96,18 +96,18 @@ def reproduce(
     Pod A takes a message with an image, another pod absorbs it: `local` (status in the pod's memory)
     loses the image, `shared` (status in Redis) keeps it.
     """
-    from simulator import fleet, runs
+    from simulator import fleet, guarded, runs
+    from simulator.connection import open_server
     from simulator.files_api import FilesApi
     from simulator.images import identify, prepare
     from simulator.reproduce import Reproduction, Workload
-    from simulator.server import open_server
 
     began_s = time.monotonic()
     targets = {name: TARGETS[name] for name in ("local", "shared")}
     fleet.warm_up([*PARTS.values(), *targets.values()])
     with ExitStack() as stack:
         enter = stack.enter_context
-        work = Path(enter(tempfile.TemporaryDirectory(prefix="podrace-images-")))
+        work = Path(enter(tempfile.TemporaryDirectory(prefix="podrace-images-", dir=guarded.folder())))
         paths = prepare(work, uploads, source=images, rng=random.Random(seed))
         server = enter(open_server(redis_url))
         folder = enter(runs.run_folder(run_dir, "reproduce"))
@@ -152,6 +152,8 @@ def _reproduced(
             counts=judgement.counts,
             elapsed_s=round(elapsed_s, 3),
             words=", ".join(judgement.kinds) or "ok",
+            row=1,
+            sentence=judgement.findings[0].sentence if judgement.findings else "",
         )
         for name, (_, judgement) in found.items()
     ]
@@ -249,11 +251,11 @@ def replay(file: Path, fleet: str, redis_url: str | None, as_json: bool, run_dir
     """
     from simulator import campaign, counterexample, runs, timeline
     from simulator.checks import HOLDS, INCONCLUSIVE
+    from simulator.connection import open_server
     from simulator.errors import TargetError
     from simulator.history import write_history
     from simulator.inline import watchdog
     from simulator.scenarios import find
-    from simulator.server import open_server
 
     saved = counterexample.load(file)
     target, scenario = named_target(saved.target), find(saved.scenario)
@@ -289,6 +291,34 @@ def replay(file: Path, fleet: str, redis_url: str | None, as_json: bool, run_dir
     else:
         click.echo(f"{shown}\nrun: {folder}")
     raise SystemExit(runs.exit_code([cell]))
+
+
+@cli.command()
+@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RUN...")
+@click.option(
+    "--out", type=click.Path(path_type=Path), metavar="FILE", help="[default: report.html, .md, .xml, or report-svg/]"
+)
+@click.option(
+    "--format", "form", type=click.Choice(["html", "markdown", "junit", "svg"]), default="html", show_default=True
+)
+def report(runs: tuple[Path, ...], out: Path | None, form: str) -> None:
+    """One report of run folders, load tests and benchmark files: a page, Markdown, JUnit XML or the SVGs alone.
+
+    Of several benchmark files the first is the baseline. Exits 3 where nothing could be read.
+    """
+    from reports.build import build
+    from simulator.errors import UsageError
+
+    defaults = {"html": "report.html", "markdown": "report.md", "junit": "report.xml", "svg": "report-svg"}
+    out = out or Path(defaults[form])
+    try:
+        made = build(runs, out=out, format=form)
+    except OSError as error:
+        raise UsageError(f"report {out}: expected a place that can be written: {error.strerror or error}") from error
+    for skipped in made.skipped:
+        click.echo(f"podrace: left out: {skipped.path}: {skipped.reason}", err=True)
+    click.echo(f"report: {out}")
+    raise SystemExit(0 if made.runs else 3)
 
 
 @cli.command()
@@ -330,7 +360,7 @@ def _campaign(
 ) -> int:
     """Explore every cell with progress, write the run, print it, and return the exit code."""
     from simulator import campaign, runs
-    from simulator.server import open_server
+    from simulator.connection import open_server
     from simulator.target import load_target
 
     for target in targets:
@@ -378,7 +408,11 @@ def main(arguments: list[str] | None = None) -> Any:
     except click.exceptions.Exit as end:
         code = end.exit_code
     except click.ClickException as error:
-        error.show()
+        message = error.format_message()
+        if "\n" in message:  # the help, where no command was named
+            error.show()
+        else:
+            click.echo(f"podrace: {message} Try podrace --help.", err=True)
         code = 2
     except PodraceError as error:
         click.echo(f"podrace: {error}", err=True)
@@ -394,6 +428,6 @@ def main(arguments: list[str] | None = None) -> Any:
 
 def command_line() -> list[str]:
     """What was typed after `podrace`, with no password in it."""
-    from simulator.server import redact
+    from simulator.connection import redact
 
     return [redact(word) if "://" in word else word for word in sys.argv[1:]]

@@ -7,6 +7,7 @@ is taken to touch everything.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from simulator.history import plain
@@ -27,15 +28,23 @@ class Footprint(NamedTuple):
 
 
 NOTHING = Footprint()
+ALL_OF_IT = Footprint(writes=(EVERYTHING,))
+"""Of a pause: any key may expire in it, and every pod's clock runs on."""
 
 MOST_KNOWN = 10_000
 """Commands whose footprint is remembered: the same ones come again in every schedule."""
 
 
 class CommandTable:
-    """The server's own table of commands. `rows` is the reply to COMMAND."""
+    """The server's own table of commands. `rows` is the reply to COMMAND.
 
-    def __init__(self, rows: Any) -> None:
+    `keys_of` asks the server for the keys of a command where their places do not tell (COMMAND
+    GETKEYSANDFLAGS): pairs of a key and its flags, or None where the server cannot tell either.
+    """
+
+    def __init__(self, rows: Any, keys_of: Callable[[tuple[Any, ...]], Any] = lambda command: None) -> None:
+        self._keys_of = keys_of
+        self._movable: set[str] = set()
         self._known: dict[tuple[Any, ...], Footprint] = {}
         self._rows: dict[str, tuple[bool, int, int, int]] = {}
         values = rows.values() if isinstance(rows, dict) else rows
@@ -43,12 +52,17 @@ class CommandTable:
             name, _, flags, first, last, step = row[:6]
             writes = any(plain(flag) == "write" for flag in flags)
             reads = any(plain(flag) == "readonly" for flag in flags)
+            if any(plain(flag) == "movablekeys" for flag in flags):
+                self._movable.add(plain(name).upper())
             if writes or reads:
                 self._rows[plain(name).upper()] = (writes, int(first), int(last), int(step))
 
     def footprint(self, command: tuple[Any, ...]) -> Footprint:
         """The keys of one command, or of all commands of a `BATCH`."""
-        known = self._known.get(command)
+        try:
+            known = self._known.get(command)
+        except TypeError:  # an argument that redis-py will refuse
+            return self._footprint(command)
         if known is None:
             if len(self._known) >= MOST_KNOWN:
                 self._known.clear()
@@ -68,17 +82,32 @@ class CommandTable:
             return Footprint(reads=keys) if name in _READING_SCRIPTS else Footprint(writes=keys)
         if name in _KEYLESS:
             return NOTHING
+        if name == "WATCH":
+            return Footprint(reads=tuple(plain(key) for key in command[1:]))
         words = name.split()  # redis-py sends some commands as two words in one
         row = self._rows.get(words[0])
         if row is None:
             return Footprint(writes=(EVERYTHING,))
         writes, first, last, step = row
+        if words[0] in self._movable:
+            return self._asked(command, writes)
         if first == 0:
             return Footprint(writes=(EVERYTHING,)) if writes else Footprint(reads=(EVERYTHING,))
         end = len(command) if last < 0 else last + 1
         end = len(command) + last + 1 if last < 0 else end
         keys = tuple(plain(key) for key in command[first:end:step])
         return Footprint(writes=keys) if writes else Footprint(reads=keys)
+
+    def _asked(self, command: tuple[Any, ...], writes: bool) -> Footprint:
+        """What the server says of a command whose keys stand in no fixed place."""
+        found = self._keys_of(command)
+        if found is None:
+            return Footprint(writes=(EVERYTHING,)) if writes else Footprint(reads=(EVERYTHING,))
+        keys = [(plain(key), {plain(flag) for flag in flags}) for key, flags in found]
+        read = tuple(key for key, flags in keys if "RO" in flags)
+        if any(plain(arg).upper() in ("BY", "GET") for arg in command[2:]):  # SORT by keys of a pattern
+            read = (*read, EVERYTHING)
+        return Footprint(read, tuple(key for key, flags in keys if "RO" not in flags))
 
 
 class Trace:
@@ -126,7 +155,7 @@ class Trace:
         for key in footprint.writes:
             if key == EVERYTHING:
                 # Everything after it depends on it: as if every key had been written by it alone.
-                self._writes = _Everywhere(event)
+                self._writes, self._pods = _Everywhere(event), _Everywhere(event)
                 self._reads.clear()
                 self._all_reads = 0
             else:
@@ -136,7 +165,7 @@ class Trace:
 
 
 class _Everywhere(dict[str, int]):
-    """Last writes after an event that wrote every key, those never named before included."""
+    """Last events after one that concerned every key, or every pod, those never named before included."""
 
     def __init__(self, event: int) -> None:
         super().__init__()

@@ -19,7 +19,7 @@ from heapq import heappop, heappush
 from typing import Any
 
 from simulator.checks import HOLDS, INCONCLUSIVE, KINDS, VIOLATED, Judgement, judge
-from simulator.commands import EVERYTHING, NOTHING
+from simulator.commands import ALL_OF_IT, EVERYTHING, NOTHING
 from simulator.errors import TargetError
 from simulator.faults import KILL, PAUSE
 from simulator.history import Event
@@ -93,13 +93,17 @@ class _Branch:
     decision: Decision
     state: int
     in_hand: str
+    last_pod: str
+    """Whose step it would be; empty for a strike."""
 
 
 @dataclass
 class _Search:
     bounds: Bounds
+    pauses: bool = False
+    """Whether the scenario allows a pause: it touches keys of every pod."""
     heap: list[tuple[int, int, int, _Branch | None]] = field(default_factory=list)
-    visited: dict[tuple[int, str | None], list[tuple[int, int]]] = field(default_factory=dict)
+    visited: dict[tuple[int, str], list[tuple[int, int]]] = field(default_factory=dict)
     apart: dict[tuple[str, str], list[tuple[int, int, int, _Branch | None]]] = field(default_factory=dict)
     footprints: dict[str, tuple[set[str], set[str]]] = field(default_factory=dict)
     sequence: int = 0
@@ -110,7 +114,11 @@ class _Search:
         self.sequence += 1
         heappush(self.heap, (faults, preemptions, self.sequence, branch))
 
-    def seen(self, state: int, last: str | None, cost: tuple[int, int], *, note: bool) -> bool:
+    def in_hand(self, actor: str | None, last_pod: str) -> str:
+        """What a state is remembered by besides itself: who is in hand, or who acted last where that can be paused."""
+        return actor or (f"after {last_pod}" if self.pauses else "")
+
+    def seen(self, state: int, last: str, cost: tuple[int, int], *, note: bool) -> bool:
         """Whether this state was reached at no higher cost; with `note`, it counts as reached from now on."""
         costs = self.visited.get((state, last))
         if costs is None:
@@ -142,8 +150,8 @@ class _Search:
     def skip_apart(self, entry: tuple[int, int, int, _Branch | None]) -> bool:
         """Whether to leave a branch that switches away from, or to, a pod that shares nothing with any other."""
         branch = entry[3]
-        if branch is None or branch.decision[1] in (KILL, PAUSE):
-            return False
+        if branch is None or self.pauses or branch.decision[1] in (KILL, PAUSE):
+            return False  # what expires in a pause may be any pod's
         pod = branch.decision[0].partition(".")[0]
         if pod == branch.in_hand or branch.decision[1] != GO:
             return False
@@ -224,7 +232,7 @@ class Explorer:
 
     def _search(self, retries: int) -> bool:
         """All branches of one setting. Returns whether the space was covered, or need not be."""
-        search = _Search(self._bounds)
+        search = _Search(self._bounds, any(fault.name == PAUSE for fault in self._scenario.faults))
         search.push(0, 0, None)
         stop_after: int | None = None
         while search.heap:
@@ -241,7 +249,8 @@ class Explorer:
             if self._bounds.reduce and branch is not None:
                 cost = (faults, preemptions)
                 actor = branch.decision[0]
-                if any(search.seen(branch.state, last, cost, note=False) for last in (actor, None)):
+                hands = (actor, search.in_hand(None, branch.last_pod))
+                if any(search.seen(branch.state, hand, cost, note=False) for hand in hands):
                     search.pruned += 1
                     continue
                 if search.skip_apart(entry):
@@ -284,7 +293,7 @@ class Explorer:
                     preemptions,
                     tuple(events),
                     judgement,
-                    play.deciding_event,
+                    play.deciding_step(),
                 )
             )
 
@@ -340,12 +349,14 @@ class _Chooser:
     def __call__(self, play: Play, steps: list[Step], default: Step) -> Decision:
         position = len(play.decisions)
         if position < len(self._prefix):
-            if position < len(self._taken) and position and play.taken[position - 1] != self._taken[position - 1]:
+            if 0 < position <= len(self._taken) and play.taken[position - 1] != self._taken[position - 1]:
                 raise _nondeterminism(position, self._taken[position - 1], play.taken[position - 1])
             return self._prefix[position]
         search = self._search
-        if search.bounds.reduce and search.seen(play.trace.value, play.last, self._cost, note=True):
-            raise Stop
+        if search.bounds.reduce:
+            hand = search.in_hand(play.last, play.last_step.pod if play.last_step else "")
+            if search.seen(play.trace.value, hand, self._cost, note=True):
+                raise Stop
         self._push_others(play, steps, default)
         return default.actor, GO
 
@@ -370,17 +381,17 @@ class _Chooser:
                     self._push_strike(play, action, faults + 1, preemptions, in_hand)
 
     def _push(self, play: Play, step: Step, action: str, faults: int, preemptions: int, in_hand: str) -> None:
-        event = play.trace.event(step.pod, step.actor, action, play.footprint(step))
+        event = play.trace.event(step.pod, step.actor, action, play.footprint(step, action))
         state = (play.trace.value + event) & _MASK
-        branch = _Branch(tuple(play.decisions), tuple(play.taken), (step.actor, action), state, in_hand)
+        branch = _Branch(tuple(play.decisions), tuple(play.taken), (step.actor, action), state, in_hand, step.pod)
         self._search.push(faults, preemptions, branch)
 
     def _push_strike(self, play: Play, action: str, faults: int, preemptions: int, in_hand: str) -> None:
         assert play.last_step is not None
         pod = play.last_step.pod
-        event = play.trace.event(pod, pod, action, NOTHING)
+        event = play.trace.event(pod, pod, action, NOTHING if action == KILL else ALL_OF_IT)
         state = (play.trace.value + event) & _MASK
-        branch = _Branch(tuple(play.decisions), tuple(play.taken), (pod, action), state, in_hand)
+        branch = _Branch(tuple(play.decisions), tuple(play.taken), (pod, action), state, in_hand, "")
         self._search.push(faults, preemptions, branch)
 
 

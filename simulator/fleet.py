@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from simulator import guarded
 from simulator.errors import HarnessError
 from simulator.history import Event
 from simulator.outcome import Result
@@ -54,7 +55,7 @@ class Handle:
         self.inbox: deque[tuple[Any, ...]] = deque()
 
 
-PRELOADED = ("redis", "google.genai", "simulator.pod")
+PRELOADED = ("simulator.guarded", "redis", "google.genai", "simulator.pod")
 
 
 def warm_up(paths: Sequence[str]) -> None:
@@ -64,12 +65,13 @@ def warm_up(paths: Sequence[str]) -> None:
     imports stay as they are: a pod then imports the rest by itself.
     """
     import multiprocess
+    from multiprocess import resource_tracker
     from multiprocess.forkserver import ensure_running
 
     modules = {path.partition(":")[0]: None for path in paths}
     multiprocess.get_context("forkserver").set_forkserver_preload([*PRELOADED, *modules])
-
-    with _without_main():
+    resource_tracker.ensure_running()  # first: it unblocks SIGINT
+    with _without_main(), _without_interrupts(), guarded.handed_over():
         ensure_running()
 
 
@@ -229,6 +231,19 @@ def _pod_main(connection: Any, spec: PodSpec) -> None:
     from simulator.pod import main  # in the child: the parent needs none of what a pod imports
 
     main(connection, spec)
+
+
+@contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """Keeps Ctrl-C from a fork server that is started meanwhile, and so from its pods; ours comes later.
+
+    Of itself it ignores Ctrl-C only once its imports are done, and would end in a traceback before.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ target's help.
 from __future__ import annotations
 
 import io
+import math
 import random
 import zlib
 from pathlib import Path
@@ -24,6 +25,7 @@ CELLS, ROWS = 16, 2
 STRIP_OF_WIDTH = 3
 """The strip is a third as wide as the image: cells of 40 px on a screenshot, of 8 px on the smallest."""
 SMALLEST_PX = (384, 64)
+"""Smaller images, and those much wider or higher than a screen, get a black margin: all keep a whole strip."""
 
 
 def prepare(folder: Path, count: int, *, source: Path | None, rng: random.Random) -> list[Path]:
@@ -72,7 +74,9 @@ def _code(index: int) -> int:
 def _marked(picture: Image, index: int) -> Image:
     from PIL import Image, ImageDraw
 
-    size = (max(picture.width, SMALLEST_PX[0]), max(picture.height, SMALLEST_PX[1]))
+    # whatever is shrunk to the screen's height must still be as wide as the smallest
+    width = max(picture.width, SMALLEST_PX[0], math.ceil(picture.height * SMALLEST_PX[0] / SCREEN_PX[1]))
+    size = (width, max(picture.height, SMALLEST_PX[1], math.ceil(width / STRIP_OF_WIDTH / CELLS * ROWS)))
     marked = picture.copy()
     if size != picture.size:
         marked = Image.new(picture.mode, size)
@@ -90,7 +94,7 @@ def _marked(picture: Image, index: int) -> Image:
 
 
 def _screenshot(rng: random.Random) -> Image:
-    """Something like a desktop: windows full of lines of words, in few colours, 50 to 400 KB as PNG."""
+    """Something like a desktop: windows full of lines of words and a photo, few colours, 50 to 400 KB as PNG."""
     from PIL import Image, ImageDraw
 
     picture = Image.new("P", SCREEN_PX, 2)
@@ -110,6 +114,9 @@ def _screenshot(rng: random.Random) -> Image:
                     height = rng.randrange(4, 11)
                     draw.line((stroke, line + 11 - height, stroke + rng.randrange(4), line + 11), fill=0)
                 x += width + 8
+    photo_px = (300, 240)
+    pixels = rng.randbytes(photo_px[0] * photo_px[1]).translate(bytes(range(16)) * 16)
+    picture.paste(Image.frombytes("P", photo_px, pixels), (1580, 800))
     return picture
 
 

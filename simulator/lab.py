@@ -11,14 +11,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from simulator.files_api import FilesApi, InProcessFiles
+from simulator.connection import Server, connect
+from simulator.files_api import FilesApi
+from simulator.files_store import InProcessFiles
 from simulator.fleet import PodSpec
 from simulator.history import Event
 from simulator.inline import EPOCH_S, InlineFleet, MemoryList
 from simulator.play import Play, readable
 from simulator.probe import Probe
 from simulator.scenarios import Add, Scenario
-from simulator.server import Server, connect
 from simulator.stepped import SteppedFleet
 from simulator.target import PodEnv, Target, load_object
 from simulator.world import GO, Gate, gated_client, make_env, set_gate

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from simulator.commands import NOTHING, CommandTable, Footprint, Trace
+from simulator.commands import ALL_OF_IT, NOTHING, CommandTable, Footprint, Trace
 from simulator.errors import TargetError
 from simulator.faults import CORRUPT, EXPIRE, KILL, PAUSE, PAUSE_S
 from simulator.history import Event, describe, plain, shorten
@@ -94,6 +94,8 @@ class Play:
         self._done: dict[str, set[str]] = {}
         self.footprints: dict[str, tuple[set[str], set[str]]] = {}
         """By pod, what its steps have read and written."""
+        self._watched: dict[str, dict[str, None]] = {}
+        """By pod, the keys of which a change makes its transactions fail."""
         self._fleet = fleet
         self._table = table
         self._files = files
@@ -116,10 +118,16 @@ class Play:
         self._finish(self._drain())
         return self.events
 
-    def footprint(self, step: Step) -> Footprint:
-        """What a step touches, Gemini's files and the users' memories included."""
+    def footprint(self, step: Step, action: str = GO) -> Footprint:
+        """What a step touches, Gemini's files and the users' memories included, and a fault that writes a key."""
         if step.kind == "redis":
-            return self._table.footprint(step.args)
+            touches = self._table.footprint(step.args)
+            if step.args[0] == "BATCH" and step.pod in self._watched:
+                touches = Footprint((*touches.reads, *self._watched[step.pod]), touches.writes)
+            for fault in (EXPIRE, CORRUPT):
+                if action.startswith(fault):
+                    return Footprint(touches.reads, (*touches.writes, action.removeprefix(fault)))
+            return touches
         if step.kind == "memory":
             return Footprint(writes=(f"memory of {step.args[0]}",))
         if step.kind == "gemini":
@@ -143,6 +151,15 @@ class Play:
     def accepting(self, pod: str) -> bool:
         """Whether a message is being handed in to the pod (faults.Scene)."""
         return any(isinstance(call, Add) and actor.partition(".")[0] == pod for actor, call in self._busy.items())
+
+    def deciding_step(self) -> int | None:
+        """Where in the history it was decided: the last decision against the default, else the last delivery."""
+        if self.deciding_event is not None:
+            return self.deciding_event
+        sent = [
+            n for n, event in enumerate(self.events) if event["type"] == "step" and event["step"].kind == "memory"
+        ]
+        return sent[-1] if sent else None
 
     def preempts(self, actor: str) -> bool:
         """Whether going on with this actor would preempt another."""
@@ -189,7 +206,8 @@ class Play:
             self.last = None
         for step in steps:
             if step.kind == "timer":
-                if timer is None or step.args[0] < timer.args[0]:
+                # Ties by name: the order of the list is history, and equivalent histories differ in it.
+                if timer is None or (step.args[0], step.actor) < (timer.args[0], timer.actor):
                     timer = step
             elif step.kind == "op":
                 call = call or step
@@ -215,7 +233,7 @@ class Play:
         self._take(step, action)
 
     def _take(self, step: Step, action: str) -> None:
-        footprint = self.footprint(step)
+        footprint = self.footprint(step, action)
         pod = step.pod
         if action != GO:
             self.struck += 1
@@ -223,6 +241,8 @@ class Play:
         done.add(step.kind)
         if step.kind == "redis":
             done.add(plain(step.args[0]))
+            if step.args[0] == "WATCH":
+                self._watched.setdefault(pod, {}).update(dict.fromkeys(footprint.reads))
         self.trace.add(pod, step.actor, action, footprint)
         if footprint is not NOTHING:
             self.touched.update(dict.fromkeys(footprint.writes) if step.kind == "redis" else {})
@@ -256,9 +276,9 @@ class Play:
             self._fault(pod, "killed")
         else:
             lapsed = self.probe.lapse(list(self.touched), PAUSE_S * 1000)
-            self.trace.add(pod, pod, PAUSE, Footprint(writes=tuple(lapsed)))
+            self.trace.add(pod, pod, PAUSE, ALL_OF_IT)
             self._fleet.pause(pod)
-            self._paused.append(pod)
+            self._paused = sorted([*self._paused, pod])  # they go on in an order that history does not change
             for other in {actor.partition(".")[0] for actor in self._lines}:
                 self._fleet.advance(other, PAUSE_S)
             gone = ", ".join(self._short(key) for key in lapsed) or "nothing"

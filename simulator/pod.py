@@ -85,7 +85,7 @@ class PodMaker:
 
 def build_pod(spec: PodSpec, gate: Gate) -> Pod:
     """The pod that the spec describes, over the real parts."""
-    from simulator.server import connect
+    from simulator.connection import connect
 
     client = gated_client(connect(spec.redis_url, retries=spec.retries), gate)
     env = make_env(

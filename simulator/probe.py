@@ -28,7 +28,20 @@ class Probe:
 
     def table(self) -> CommandTable:
         """The server's table of commands."""
-        return CommandTable(self._ask(("COMMAND",))[0])
+        return CommandTable(self._ask(("COMMAND",))[0], self._keys_of)
+
+    def _keys_of(self, command: tuple[Any, ...]) -> Any:
+        from redis.exceptions import ResponseError
+
+        try:
+            return self._ask(("COMMAND", "GETKEYSANDFLAGS", *command))[0]
+        except ResponseError:  # no keys, wrong arguments, or a server older than 7.0
+            return None
+
+    def under(self, prefix: str) -> list[str]:
+        """All keys with this prefix, in order."""
+        pattern = "".join(f"\\{letter}" if letter in "*?[]^\\" else letter for letter in prefix) + "*"
+        return sorted(plain(key) for key in self._ask(("KEYS", pattern))[0])
 
     def expires_ms(self, key: str) -> int | None:
         """How long a key has to live; None for one that is not there or never expires."""

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from simulator.checks import Judgement, judge
+from simulator.connection import Server, connect, delete_prefix
 from simulator.errors import HarnessError
 from simulator.fleet import Fleet, PodSpec
 from simulator.history import Event, plain, shorten
 from simulator.outcome import Result
-from simulator.server import Server, connect, delete_prefix
 from simulator.target import load_object
 
 if TYPE_CHECKING:

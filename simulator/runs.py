@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import platform
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,7 @@ from simulator.errors import PodraceError, UsageError
 from simulator.server import ServerInfo
 
 RESULT_VERSION = 1
+_VERSIONS = ("podrace", "redis", "google-genai")
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,10 @@ class Cell:
     words: str = ""
     """The kinds of what was found, worst first, in the words of the failure modes."""
     note: str = ""
+    row: int = 0
+    """The failure mode's number; 0 where the run is about none."""
+    sentence: str = ""
+    """What was lost and why."""
 
 
 def result_document(
@@ -45,6 +53,8 @@ def result_document(
         "seed": seed,
         "run": str(run),
         "server": asdict(server),
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in _VERSIONS}},
         "cells": [asdict(cell) for cell in cells],
     }
 

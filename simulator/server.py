@@ -1,9 +1,6 @@
-"""The server that the pods share: our own embedded one, or any one node that a URL names.
+"""The embedded server: a valkey-server of our own, which goes with this process however that ends.
 
-Layout: EmbeddedServer (start, stop, kill, restart, fill), then `connect`, the one way in which this
-project makes a client, then `open_server`, which yields a Server whichever of the two it is.
-
-redis-py is imported where it is used: that takes about 0.2 s, and the server can start meanwhile.
+It is asked without redis-py: importing that takes about 0.2 s, and the server can start meanwhile.
 """
 
 from __future__ import annotations
@@ -15,25 +12,22 @@ import re
 import signal
 import socket
 import subprocess
-import threading
 import time
 import weakref
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote
 
 from simulator.errors import HarnessError, UsageError
 
 if TYPE_CHECKING:
-    import redis
+    pass
 
 SOCKET_PATH_BYTES_MAX = 100
 """The kernel takes 107 bytes on Linux and 103 on macOS."""
-PROBE_TIMEOUT_S = 1.7
-"""For all of the first contact with a foreign server, name resolution included: an error comes within 2 s."""
 BIND_ATTEMPTS = 8
 
 # Runs in a session of its own, so that Ctrl-C does not reach it. It reads until its standard input ends,
@@ -214,7 +208,7 @@ class EmbeddedServer:
     def info(self) -> ServerInfo:
         """Kind and version of the running server, asked without redis-py."""
         lines = self._ask("INFO", "server").splitlines()
-        return _server_info(dict(line.split(":", 1) for line in lines if ":" in line), embedded=True)
+        return server_info(dict(line.split(":", 1) for line in lines if ":" in line), embedded=True)
 
     def __enter__(self) -> EmbeddedServer:
         self.start()
@@ -362,212 +356,7 @@ def _decode(replies: IO[bytes]) -> str:
     return line.decode().strip()
 
 
-def _server_info(fields: Mapping[str, Any], *, embedded: bool) -> ServerInfo:
+def server_info(fields: Mapping[str, Any], *, embedded: bool) -> ServerInfo:
     if "valkey_version" in fields:
         return ServerInfo("valkey", str(fields["valkey_version"]), embedded)
     return ServerInfo("redis", str(fields.get("redis_version", "unknown")), embedded)
-
-
-def connect(url: str, *, retries: int = 0, **kwargs: Any) -> redis.Redis:
-    """The one way in which this project makes a client. Costs no round trip before the first command.
-
-    Nothing is retried unless `retries` says so: whether a command ran once or twice is what is being
-    examined. RESP2 without CLIENT SETINFO needs no handshake (AUTH and SELECT only where the URL asks
-    for them). `kwargs` as for redis.Redis; options in the URL's query win over both.
-    """
-    from redis import Redis
-    from redis.backoff import NoBackoff
-    from redis.retry import Retry
-
-    settings: dict[str, Any] = {
-        "retry": Retry(NoBackoff(), retries),
-        "socket_connect_timeout": 1.0,
-        "socket_timeout": 5.0,
-        "max_connections": 64,
-        "protocol": 2,
-        "driver_info": None,
-    }
-    return Redis.from_url(url, **(settings | kwargs))
-
-
-def redact(url: str) -> str:
-    """The URL with every password replaced by ***; where it is malformed, rather too much than too little."""
-    url = re.sub(r"(?i)([?&][^=&]*(?:pass|token|secret)[^=&]*=)[^&]*", r"\1***", url)
-    url = re.sub(r"(?s)^([a-zA-Z0-9+.-]+://)?+([^:@]*):(.*)@", r"\1\2:***@", url)
-    # no "@" yet: where a port is expected and no number stands, it may be a password
-    return re.sub(r"(?s)^([a-zA-Z0-9+.-]+://[^:@\[]*):(?!\d*(?:[/?#]|$)|\*\*\*@).*$", r"\1:***", url)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Server:
-    """The server of a run. `prefix` is that of every key; `url` may hold a password: not in the repr."""
-
-    url: str = field(repr=False)
-    info: ServerInfo
-    prefix: str
-    embedded: EmbeddedServer | None = None
-
-
-@contextmanager
-def open_server(url: str | None, *, config: Mapping[str, str] | None = None, tcp: bool = False) -> Iterator[Server]:
-    """A server for one run: an embedded one where `url` is None, else the one node that `url` names.
-
-    `config` and `tcp` are EmbeddedServer's. On a foreign server every key stands under a prefix of this
-    run alone, and what is there at the end is deleted, even when the body raised. Raises UsageError
-    within 2 s where the URL cannot be used, HarnessError where keys could not be deleted.
-    """
-    if url is None:
-        embedded = EmbeddedServer(config=config, tcp=tcp)
-        embedded.launch()
-        try:
-            importlib.import_module("redis")  # everybody needs it next, and the server is starting anyway
-            embedded.wait_ready()
-            yield Server(url=embedded.url, info=embedded.info(), prefix="mirix:", embedded=embedded)
-        finally:
-            embedded.stop()
-        return
-    if config:
-        raise UsageError(f"settings {', '.join(config)}: expected the embedded server; leave out --redis-url")
-    run_prefix = f"podrace:{os.urandom(6).hex()}:"
-    info = _first_contact(url, run_prefix)
-    try:
-        yield Server(url=url, info=info, prefix=f"{run_prefix}mirix:")
-    except BaseException as error:
-        if left_over := _sweep(url, run_prefix):
-            error.add_note(left_over)
-        raise
-    if left_over := _sweep(url, run_prefix):
-        raise HarnessError(left_over)
-
-
-def delete_prefix(client: redis.Redis, prefix: str) -> int:
-    """Delete every key that starts with `prefix`, in batches that block nobody. Returns their number."""
-    pattern = re.sub(r"([*?\[\]\\])", r"\\\1", prefix) + "*"
-    deleted, batch = 0, []
-    for key in client.scan_iter(match=pattern, count=1000):
-        batch.append(key)
-        if len(batch) == 500:
-            deleted += client.unlink(*batch)
-            batch.clear()
-    return deleted + (client.unlink(*batch) if batch else 0)
-
-
-def _sweep(url: str, run_prefix: str) -> str:
-    """Empty when nothing of the run is left, else what is wrong."""
-    try:
-        # a new client: whatever the run did to its own, this one works
-        with connect(url, retries=2, max_connections=1) as client:
-            delete_prefix(client, run_prefix)
-    except Exception as error:
-        return f"server {redact(url)!r}: {_reason(error, url)}; delete the keys {run_prefix}* that are left"
-    return ""
-
-
-def _first_contact(url: str, run_prefix: str) -> ServerInfo:
-    """Check all that a run needs of a foreign server; UsageError within 2 s.
-
-    In a thread, because name resolution knows no timeout and a socket's begins anew with every byte.
-    The error is made here, with no other behind it: one of redis-py may quote the password.
-    """
-    _check_form(url)
-    outcome: list[ServerInfo | str] = []
-
-    def probe() -> None:
-        try:
-            outcome.append(_probe(url, run_prefix))
-        except Exception as error:
-            outcome.append(_reason(error, url))
-
-    thread = threading.Thread(target=probe, name="podrace-probe", daemon=True)
-    thread.start()
-    thread.join(PROBE_TIMEOUT_S)
-    result = outcome[0] if outcome else f"no answer within {PROBE_TIMEOUT_S:g} s"
-    if isinstance(result, ServerInfo):
-        return result
-    raise _unusable(url, result)
-
-
-def _unusable(url: str, came: str) -> UsageError:
-    return UsageError(
-        f"server {redact(url)!r}: expected one Redis or Valkey node that this run may use, got: {came}; "
-        "correct --redis-url or PODRACE_REDIS_URL, or leave it out for the embedded server"
-    )
-
-
-def _check_form(url: str) -> None:
-    came = ""
-    try:
-        parts = urlsplit(url)
-        database = parts.path.strip("/")
-        if re.search(r"sentinel|cluster", parts.scheme):
-            came = "a Sentinel or Cluster URL (today one node is supported: give the URL of one)"
-        elif parts.scheme not in ("redis", "rediss", "unix"):
-            came = "another form than redis://host:port/db, rediss://host:port/db or unix:///path"
-        elif parts.scheme == "unix" and not parts.path:
-            came = "no path of a socket"
-        elif parts.scheme != "unix" and (parts.port == 0 or not re.fullmatch(r"\d*", database)):
-            came = "a port or database that is not a number"
-    except ValueError:
-        came = "a malformed host or port (in a password write %40 for @, %2F for /, %23 for #, %3F for ?)"
-    if came:
-        raise _unusable(url, came)
-
-
-def _probe(url: str, run_prefix: str) -> ServerInfo:
-    """One round trip: who are you, and may this run write, find and delete its keys?"""
-    from redis.exceptions import ResponseError
-
-    with connect(url, max_connections=1, socket_timeout=1.5) as client:
-        pipeline = client.pipeline(transaction=False)
-        pipeline.info("server")
-        pipeline.set(f"{run_prefix}probe", "", px=60_000)  # gone by itself where the deletion is refused
-        pipeline.scan(0, match=f"{run_prefix}*", count=1)
-        pipeline.unlink(f"{run_prefix}probe")
-        replies = pipeline.execute(raise_on_error=False)
-    fields = replies[0]
-    mode: Any = "standalone"
-    if isinstance(fields, dict):  # Valkey has another name for it
-        mode = fields.get("server_mode", fields.get("redis_mode", mode))
-    if mode != "standalone":
-        raise _RefusedError(f"a server in {mode} mode (today one node is supported: give the URL of one)")
-    for command, reply in zip(("INFO", "SET", "SCAN", "UNLINK"), replies, strict=True):
-        if isinstance(reply, ResponseError):
-            raise _RefusedError(f"{command} on keys {run_prefix}* refused: {_reason(reply, url)}")
-    return _server_info(fields, embedded=False)
-
-
-class _RefusedError(Exception):
-    """Its text is ours: it holds no secret."""
-
-
-def _reason(error: Exception, url: str) -> str:
-    """Why, in a few words that are ours or the operating system's wherever others could quote a password."""
-    from redis import exceptions
-
-    cause = error.__cause__ or error.__context__
-    text = _without_secrets(str(error), url)
-    known: tuple[tuple[type[Exception] | tuple[type[Exception], ...], str], ...] = (
-        (_RefusedError, str(error)),
-        ((exceptions.TimeoutError, TimeoutError), "no answer in time"),
-        (exceptions.NoPermissionError, "the user lacks the permission (NOPERM)"),
-        (exceptions.InvalidResponse, "an answer that is not Redis's protocol"),
-        (exceptions.AuthenticationError, f"the user or password in the URL is missing or wrong ({text})"),
-        (exceptions.ResponseError, text),
-    )
-    for kind, words in known:
-        if isinstance(error, kind):
-            return words
-    if isinstance(cause, OSError) and cause.strerror:
-        return cause.strerror
-    if isinstance(error, exceptions.ConnectionError):
-        return text  # closed, still loading, too many clients
-    return f"{type(error).__name__}; check the options in the URL's query"
-
-
-def _without_secrets(text: str, url: str) -> str:
-    """Servers quote arguments at the end of a message, and may cut them: drop all from the first quote on."""
-    text = re.split(r"(?:^|\s)['\"`]|[\r\n]|,? with args", text, maxsplit=1)[0][:160].strip(" ,.:")
-    password = urlsplit(url).password
-    for secret in filter(None, (password, unquote(password or ""))):
-        text = text.replace(secret, "***")
-    return text

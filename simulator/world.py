@@ -192,12 +192,14 @@ class _DirectRedis:
 
     def _execute_command(self, *args: Any, **options: Any) -> Any:
         connection = self.connection
-        if connection._sock is None or args[0].startswith("HIMPORT"):
+        if args[0].startswith("HIMPORT"):
             return super()._execute_command(*args, **options)  # type: ignore[misc]
         action = connection.gate.before("redis", args)
         if action != GO:
             connection.decided = action
             return super()._execute_command(*args, **options)  # type: ignore[misc]
+        if connection._sock is None:  # new, or broken by what befell another actor while this one waited
+            connection.connect()
         connection.send_passed(args)
         return self.parse_response(connection, args[0], **options)  # type: ignore[attr-defined]
 
@@ -212,6 +214,8 @@ class _GatedConnection:
     gate: Bouncer
     decided: str | None = None
     """What the gate said already of the next command."""
+    _dead_at: Bouncer | None = None
+    """The gate at which the pod of this connection died."""
     _connecting = False
     _batch: tuple[Any, ...] = ()
     _action = GO
@@ -275,7 +279,13 @@ class _GatedConnection:
             pass
 
     def _pass_gate(self, command: tuple[Any, ...], replies: int) -> None:
-        action, self.decided = self.decided or self.gate.before("redis", command), None
+        if self._dead_at is self.gate:  # a pipeline that is being cleared away wants to UNWATCH
+            raise _broken("request")
+        try:
+            action, self.decided = self.decided or self.gate.before("redis", command), None
+        except PodKilledError:
+            self._dead_at = self.gate
+            raise
         if action == DROP_REQUEST:
             self.gate.after(_broken("request"))
             raise _broken("request")

@@ -23,7 +23,8 @@ from PIL import Image
 
 from reference.memory import MemoryLedger
 from reference.runtime import ThreadRuntime
-from simulator.server import EmbeddedServer, connect
+from simulator.connection import connect
+from simulator.server import EmbeddedServer
 from simulator.target import PodEnv
 
 START_S = 1_736_899_200.25

@@ -16,11 +16,10 @@ import subprocess
 import sys
 import threading
 import tracemalloc
-from collections.abc import Callable, Iterator
-from dataclasses import FrozenInstanceError
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import httpx2
 import psutil
@@ -28,19 +27,11 @@ import pytest
 from google import genai
 from google.genai import _api_client, errors, types
 
-from simulator import files_api
+from simulator import files_api, files_store
 from simulator.errors import HarnessError, UsageError
-from simulator.files_api import Fault, FilesApi, InProcessFiles, Request
+from simulator.files_api import Fault, FilesApi, Request
 
 CHUNK_BYTES = 8 * 1024 * 1024
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now_s = 1_736_899_200.25
-
-    def __call__(self) -> float:
-        return self.now_s
 
 
 class Plan:
@@ -62,28 +53,12 @@ class Plan:
 Connect = Callable[..., Any]
 
 
-@pytest.fixture
-def connect() -> Iterator[Connect]:
-    """Clients of the real library, closed at the end."""
-    clients: list[genai.Client] = []
+class Clock(Protocol):
+    """Epoch seconds that go on where a test says so."""
 
-    def make(url: str, timeout_ms: int | None = 10_000) -> Any:
-        no_tls = {"verify": False}  # the server speaks plain HTTP; certificates would take 50 ms a client
-        options = types.HttpOptions(base_url=url, timeout=timeout_ms, client_args=no_tls, async_client_args=no_tls)
-        client = genai.Client(api_key="test", http_options=options)
-        clients.append(client)
-        return client.files
+    now_s: float
 
-    yield make
-    for client in clients:
-        client.close()
-
-
-@pytest.fixture
-def picture(tmp_path: Path) -> Path:
-    path = tmp_path / "photo.png"
-    path.write_bytes(random.Random(1).randbytes(100_000))
-    return path
+    def __call__(self) -> float: ...
 
 
 @pytest.fixture
@@ -128,190 +103,16 @@ def server_threads() -> list[str]:
     return [thread.name for thread in threading.enumerate() if thread.name.startswith("files-api")]
 
 
-# One contract for the service over HTTP and the one without.
-
-
-class Service:
-    """The service under contract: what a pod calls, what the harness reads, and the clock both follow."""
-
-    def __init__(self, files: Any, server: FilesApi | InProcessFiles, clock: Clock, seen: list[bytes]) -> None:
-        self.files, self.server, self.clock, self.seen = files, server, clock, seen
-
-
-@pytest.fixture(params=["http", "in-process"])
-def service(request: pytest.FixtureRequest, connect: Connect) -> Iterator[Service]:
-    clock, seen = Clock(), list[bytes]()
-
-    def identify(content: bytes) -> str:
-        seen.append(content)
-        return f"mark-{len(content)}"
-
-    if request.param == "in-process":
-        local = InProcessFiles(now=clock, identify=identify)
-        yield Service(local, local, clock, seen)
-        return
-    with FilesApi(now=clock, identify=identify) as api:
-        yield Service(connect(api.url), api, clock, seen)
-
-
-def test_an_upload_is_stored_and_answered_with_what_is_known_of_it(service: Service, picture: Path) -> None:
-    content = picture.read_bytes()
-    answer = service.files.upload(file=str(picture), config={"display_name": "Photo"})
-    record = service.server.files()[answer.name]
-    digest = hashlib.sha256(content).hexdigest()
-    assert (record.name, record.uri, record.sha256) == (answer.name, answer.uri, digest)
-    assert answer.uri == f"{service.server.url}/v1beta/{answer.name}"
-    assert re.fullmatch(r"files/[a-z0-9-]{1,40}", answer.name)
-    assert answer.size_bytes == record.size_bytes == len(content)
-    assert base64.b64decode(answer.sha256_hash).decode() == digest
-    assert answer.create_time == datetime.fromtimestamp(service.clock.now_s, UTC)
-    assert answer.expiration_time - answer.create_time == timedelta(hours=48)
-    assert (answer.mime_type, answer.display_name) == ("image/png", "Photo")
-    assert (record.file_name, record.created_at) == ("photo.png", service.clock.now_s)
-    with pytest.raises(FrozenInstanceError):
-        record.name = "other"
-
-
-def test_the_content_is_identified_once(service: Service, picture: Path) -> None:
-    answer = service.files.upload(file=picture)
-    assert service.seen == [picture.read_bytes()]
-    assert service.server.files()[answer.name].mark == "mark-100000"
-
-
-def test_the_same_content_twice_is_two_files(service: Service, picture: Path) -> None:
-    names = {service.files.upload(file=picture).name for _ in range(2)}
-    assert set(service.server.files()) == names
-    assert len(names) == 2
-
-
-def test_a_file_name_that_is_not_ascii_fails_in_the_client(service: Service, picture: Path) -> None:
-    with pytest.raises(UnicodeEncodeError):
-        service.files.upload(file=picture.rename(picture.with_name("übung.png")))
-    assert service.server.files() == {}
-
-
-def test_an_empty_file_is_stored(service: Service, tmp_path: Path) -> None:
-    (tmp_path / "empty.png").touch()
-    name = service.files.upload(file=tmp_path / "empty.png").name
-    assert service.server.files()[name].size_bytes == 0
-
-
-def test_a_missing_path_and_an_unknown_type_are_refused_before_anything_is_sent(
-    service: Service, tmp_path: Path
-) -> None:
-    with pytest.raises(FileNotFoundError, match=r"nowhere\.png"):
-        service.files.upload(file=tmp_path / "nowhere.png")
-    (tmp_path / "data.qqq").touch()
-    with pytest.raises(ValueError, match="mime type"):
-        service.files.upload(file=tmp_path / "data.qqq")
-    assert service.server.files() == {}
-
-
-@pytest.mark.parametrize("name", ["a", "123-456", "a" * 40, "files/with-prefix"])
-def test_a_name_that_keeps_the_rule_is_given(service: Service, picture: Path, name: str) -> None:
-    answer = service.files.upload(file=picture, config={"name": name})
-    assert answer.name == f"files/{name.removeprefix('files/')}"
-
-
-@pytest.mark.parametrize("name", ["a" * 41, "-a", "a-", "Upper", "under_score", "a/b", "", "ä", "a\n"])
-def test_a_name_that_breaks_the_rule_is_refused(service: Service, picture: Path, name: str) -> None:
-    with pytest.raises(errors.ClientError) as caught:
-        service.files.upload(file=picture, config={"name": name})
-    assert (caught.value.code, caught.value.status) == (400, "INVALID_ARGUMENT")
-    assert "40 lowercase" in str(caught.value.message)
-    assert service.server.files() == {}
-
-
-def test_a_name_is_given_once(service: Service, picture: Path) -> None:
-    service.files.upload(file=picture, config={"name": "mine"})
-    with pytest.raises(errors.ClientError) as caught:
-        service.files.upload(file=picture, config={"name": "mine"})
-    assert (caught.value.code, caught.value.status) == (409, "ALREADY_EXISTS")
-
-
-def test_more_than_2_gb_and_a_long_display_name_are_refused(service: Service, tmp_path: Path) -> None:
-    path = tmp_path / "huge.png"
-    with path.open("wb") as stream:
-        stream.truncate(2 * 1024**3 + 1)  # a hole: it takes no room, and is never sent
-    with pytest.raises(errors.ClientError, match="2147483648 bytes"):
-        service.files.upload(file=path)
-    path.write_bytes(b"small")
-    with pytest.raises(errors.ClientError, match="512"):
-        service.files.upload(file=path, config={"display_name": "x" * 513})
-
-
-def test_get_answers_what_upload_did_and_delete_makes_it_404(service: Service, picture: Path) -> None:
-    answer = service.files.upload(file=picture)
-    again = service.files.get(name=answer.name)
-    assert (again.uri, again.sha256_hash, again.create_time) == (
-        answer.uri,
-        answer.sha256_hash,
-        answer.create_time,
-    )
-    service.files.delete(name=answer.name)
-    assert service.server.files() == {}
-    for call in (service.files.get, service.files.delete):
-        with pytest.raises(errors.ClientError) as caught:
-            call(name=answer.name)
-        assert (caught.value.code, caught.value.status) == (404, "NOT_FOUND")
-
-
-def test_a_file_is_gone_after_48_hours(service: Service, picture: Path) -> None:
-    name = service.files.upload(file=picture).name
-    service.clock.now_s += 48 * 3600 - 1
-    later = service.files.upload(file=picture).name
-    assert set(service.server.files()) == {name, later}
-    service.clock.now_s += 1
-    assert set(service.server.files()) == {later}
-    with pytest.raises(errors.ClientError):
-        service.files.get(name=name)
-
-
-def test_a_name_is_free_again_after_48_hours(service: Service, picture: Path) -> None:
-    service.files.upload(file=picture, config={"name": "mine"})
-    service.clock.now_s += 48 * 3600
-    assert service.files.upload(file=picture, config={"name": "mine"}).name == "files/mine"
-
-
-def test_uploads_from_many_threads_are_all_stored(service: Service, picture: Path) -> None:
-    names: list[str] = []
-
-    def work() -> None:
-        names.extend(service.files.upload(file=picture).name for _ in range(5))
-
-    threads = [threading.Thread(target=work) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert set(names) == set(service.server.files())
-    assert len(set(names)) == 20
-
-
-# Without HTTP.
-
-
-def test_without_http_uploads_of_different_content_commute(tmp_path: Path) -> None:
-    paths = [tmp_path / "a.png", tmp_path / "b.png", tmp_path / "copy-of-a.png"]
-    for path, content in zip(paths, [b"a", b"b", b"a"], strict=True):
-        path.write_bytes(content)
-    first, second = InProcessFiles(now=Clock()), InProcessFiles(now=Clock())
-    names = {path: first.upload(file=path).name for path in paths}
-    assert {path: second.upload(file=path).name for path in (paths[1], paths[0], paths[2])} == names
-    assert first.files() == second.files()
-    assert len(set(names.values())) == 3
-
-
 # Over HTTP.
 
 
 @pytest.mark.parametrize("size_bytes", [CHUNK_BYTES, CHUNK_BYTES + 1, 2 * CHUNK_BYTES + 12_345])
-def test_a_file_of_several_chunks_arrives_whole(connect: Connect, tmp_path: Path, size_bytes: int) -> None:
+def test_a_file_of_several_chunks_arrives_whole(files_client: Connect, tmp_path: Path, size_bytes: int) -> None:
     path = tmp_path / "large.png"
     path.write_bytes(random.Random(2).randbytes(size_bytes))
     plan = Plan()
     with FilesApi(plan=plan, identify=lambda content: hashlib.sha256(content).hexdigest()) as api:
-        connect(api.url).upload(file=path)
+        files_client(api.url).upload(file=path)
         (record,) = api.files().values()
     chunks = -(-size_bytes // CHUNK_BYTES)
     assert record.sha256 == record.mark == hashlib.sha256(path.read_bytes()).hexdigest()
@@ -338,9 +139,9 @@ def test_the_async_client_uploads_in_chunks_too(tmp_path: Path) -> None:
         assert {record.size_bytes for record in api.files().values()} == {CHUNK_BYTES + 5}
 
 
-def test_list_goes_through_the_pages_even_while_files_are_deleted(connect: Connect, picture: Path) -> None:
+def test_list_goes_through_the_pages_even_while_files_are_deleted(files_client: Connect, picture: Path) -> None:
     with FilesApi() as api:
-        files = connect(api.url)
+        files = files_client(api.url)
         names = [files.upload(file=picture).name for _ in range(7)]
         pager = files.list(config={"page_size": 3})
         assert len(pager.page) == 3
@@ -351,10 +152,9 @@ def test_list_goes_through_the_pages_even_while_files_are_deleted(connect: Conne
         assert list(files.list()) == []
 
 
-def test_a_file_is_processing_and_then_active(connect: Connect, picture: Path) -> None:
-    clock = Clock()
+def test_a_file_is_processing_and_then_active(files_client: Connect, picture: Path, clock: Clock) -> None:
     with FilesApi(now=clock, processing_s=5.0) as api:
-        files = connect(api.url)
+        files = files_client(api.url)
         answer = files.upload(file=picture)
         assert (answer.state, answer.source) == (types.FileState.PROCESSING, types.FileSource.UPLOADED)
         assert answer.update_time == answer.create_time
@@ -366,8 +166,8 @@ def test_a_file_is_processing_and_then_active(connect: Connect, picture: Path) -
     assert active.update_time - active.create_time == timedelta(seconds=5)
 
 
-def test_the_reply_has_the_form_of_the_reference(picture: Path) -> None:
-    with FilesApi(now=Clock(), rng=random.Random(5)) as api:
+def test_the_reply_has_the_form_of_the_reference(picture: Path, clock: Clock) -> None:
+    with FilesApi(now=clock, rng=random.Random(5)) as api:
         target = start(api, 3, X_Goog_Upload_Header_Content_Type="image/png")
         assert target.startswith(f"{api.url}/upload/v1beta/files?upload_id=")
         _, _, answer = send(api, target, "upload, finalize", 0, b"abc")
@@ -390,11 +190,11 @@ def _only(api: FilesApi) -> str:
     return name
 
 
-def test_names_come_from_the_generator_that_is_given(connect: Connect, picture: Path) -> None:
+def test_names_come_from_the_generator_that_is_given(files_client: Connect, picture: Path) -> None:
     names = []
     for _ in range(2):
         with FilesApi(rng=random.Random(7)) as api:
-            names.append(connect(api.url).upload(file=picture).name)
+            names.append(files_client(api.url).upload(file=picture).name)
     assert names[0] == names[1]
 
 
@@ -526,22 +326,22 @@ def test_one_connection_serves_many_requests() -> None:
 @pytest.mark.parametrize("phase", ["start", "finalize"])
 @pytest.mark.parametrize("code", [400, 429, 500, 503])
 def test_a_planned_status_is_raised_by_the_client_at_once(
-    connect: Connect, picture: Path, naps: list[float], phase: str, code: int
+    files_client: Connect, picture: Path, naps: list[float], phase: str, code: int
 ) -> None:
     with FilesApi(plan=Plan(phase, Fault(kind="status", code=code))) as api:
-        files = connect(api.url)
+        files = files_client(api.url)
         with pytest.raises(errors.ClientError if code < 500 else errors.ServerError) as caught:
             files.upload(file=picture)
-        assert (caught.value.code, caught.value.status) == (code, files_api.STATUS_NAMES[code])
+        assert (caught.value.code, caught.value.status) == (code, files_store.STATUS_NAMES[code])
         assert (api.files(), naps) == ({}, [])
         files.upload(file=picture)
         assert len(api.files()) == 1
 
 
 @pytest.mark.parametrize("phase", ["get", "list", "delete"])
-def test_a_planned_status_meets_the_other_requests_too(connect: Connect, picture: Path, phase: str) -> None:
+def test_a_planned_status_meets_the_other_requests_too(files_client: Connect, picture: Path, phase: str) -> None:
     with FilesApi(plan=Plan(phase, Fault(kind="status", code=503))) as api:
-        files = connect(api.url)
+        files = files_client(api.url)
         name = files.upload(file=picture).name
         call = files.list if phase == "list" else lambda: getattr(files, phase)(name=name)
         with pytest.raises(errors.ServerError):
@@ -551,44 +351,44 @@ def test_a_planned_status_meets_the_other_requests_too(connect: Connect, picture
 
 @pytest.mark.parametrize("phase", ["start", "upload", "finalize"])
 def test_a_dropped_connection_is_a_transport_error_and_stores_nothing(
-    connect: Connect, tmp_path: Path, phase: str
+    files_client: Connect, tmp_path: Path, phase: str
 ) -> None:
     path = tmp_path / "large.png"
     path.write_bytes(bytes(CHUNK_BYTES + 100_000))
     with FilesApi(plan=Plan(phase, Fault(kind="drop"))) as api:
         with pytest.raises(httpx2.TransportError):
-            connect(api.url).upload(file=path)
+            files_client(api.url).upload(file=path)
         assert api.files() == {}
 
 
-def test_a_lost_reply_is_a_transport_error_though_the_file_is_stored(connect: Connect, picture: Path) -> None:
+def test_a_lost_reply_is_a_transport_error_though_the_file_is_stored(files_client: Connect, picture: Path) -> None:
     with FilesApi(plan=Plan("finalize", Fault(kind="lost_reply"))) as api:
         with pytest.raises(httpx2.RemoteProtocolError):
-            connect(api.url).upload(file=picture)
+            files_client(api.url).upload(file=picture)
         assert [record.file_name for record in api.files().values()] == ["photo.png"]
 
 
 def test_without_the_status_header_the_client_resends_and_gives_up_on_a_stored_file(
-    connect: Connect, picture: Path, naps: list[float]
+    files_client: Connect, picture: Path, naps: list[float]
 ) -> None:
     plan = Plan("finalize", *[Fault(kind="no_status_header")] * 3)
     with FilesApi(plan=plan) as api:
         with pytest.raises(ValueError, match="not finalized"):
-            connect(api.url).upload(file=picture)
+            files_client(api.url).upload(file=picture)
         assert len(api.files()) == 1
     assert plan.phases() == ["start", "finalize", "finalize", "finalize"]
     assert naps == [1, 2, 4]
 
 
 def test_a_single_missing_header_costs_one_resend_and_still_stores_one_file(
-    connect: Connect, tmp_path: Path, naps: list[float]
+    files_client: Connect, tmp_path: Path, naps: list[float]
 ) -> None:
     path = tmp_path / "large.png"
     path.write_bytes(random.Random(6).randbytes(CHUNK_BYTES + 9))
     for phase in ("upload", "finalize"):
         plan = Plan(phase, Fault(kind="no_status_header"))
         with FilesApi(plan=plan) as api:
-            connect(api.url).upload(file=path)
+            files_client(api.url).upload(file=path)
             (record,) = api.files().values()
         assert record.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
         assert plan.phases().count(phase) == 2
@@ -596,28 +396,28 @@ def test_a_single_missing_header_costs_one_resend_and_still_stores_one_file(
 
 
 def test_an_error_without_the_status_header_is_resent_before_it_is_raised(
-    connect: Connect, picture: Path, naps: list[float]
+    files_client: Connect, picture: Path, naps: list[float]
 ) -> None:
     fault = Fault(kind="no_status_header", code=503)
     with FilesApi(plan=Plan("finalize", *[fault] * 3)) as api:
         with pytest.raises(errors.ServerError):
-            connect(api.url).upload(file=picture)
+            files_client(api.url).upload(file=picture)
         assert (api.files(), naps) == ({}, [1, 2, 4])
     with FilesApi(plan=Plan("finalize", fault)) as api:
-        connect(api.url).upload(file=picture)
+        files_client(api.url).upload(file=picture)
         assert len(api.files()) == 1
 
 
-def test_a_hang_lasts_until_the_client_gives_up_and_has_no_effect(connect: Connect, picture: Path) -> None:
+def test_a_hang_lasts_until_the_client_gives_up_and_has_no_effect(files_client: Connect, picture: Path) -> None:
     with FilesApi(plan=Plan("finalize", Fault(kind="hang"))) as api:
         with pytest.raises(httpx2.ReadTimeout):
-            connect(api.url, timeout_ms=50).upload(file=picture)
+            files_client(api.url, timeout_ms=50).upload(file=picture)
         assert api.files() == {}
     assert server_threads() == []
 
 
 @pytest.mark.parametrize("fault", [Fault(kind="hang"), Fault(latency_s=3600.0)])
-def test_stop_ends_what_hangs_and_leaves_no_thread(connect: Connect, picture: Path, fault: Fault) -> None:
+def test_stop_ends_what_hangs_and_leaves_no_thread(files_client: Connect, picture: Path, fault: Fault) -> None:
     reached = threading.Event()
     outcome: list[BaseException] = []
 
@@ -628,7 +428,7 @@ def test_stop_ends_what_hangs_and_leaves_no_thread(connect: Connect, picture: Pa
         return fault
 
     api = FilesApi(plan=plan)
-    files = connect(api.url)
+    files = files_client(api.url)
 
     def work() -> None:
         try:
@@ -645,12 +445,14 @@ def test_stop_ends_what_hangs_and_leaves_no_thread(connect: Connect, picture: Pa
     api.stop()  # again: nothing to do
 
 
-def test_latency_is_waited_once_an_upload(connect: Connect, picture: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_latency_is_waited_once_an_upload(
+    files_client: Connect, picture: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     plan = Plan("start", Fault(latency_s=0.25))
     with FilesApi(latency_s=0.5, plan=plan) as api:
         waits: list[float | None] = []
         monkeypatch.setattr(api._stopping, "wait", lambda timeout: waits.append(timeout))
-        connect(api.url).upload(file=picture)
+        files_client(api.url).upload(file=picture)
         monkeypatch.undo()
     assert waits == [0.25, 0.5]
 
@@ -661,13 +463,13 @@ def test_a_fault_needs_a_known_status() -> None:
 
 
 @pytest.mark.parametrize("broken", ["plan", "identify"])
-def test_what_the_callers_functions_raise_is_told_by_stop(connect: Connect, picture: Path, broken: str) -> None:
+def test_what_the_callers_functions_raise_is_told_by_stop(files_client: Connect, picture: Path, broken: str) -> None:
     def fail(_: object) -> None:
         raise ZeroDivisionError("mine")
 
     api = FilesApi(plan=fail) if broken == "plan" else FilesApi(identify=fail)
     with pytest.raises(errors.ServerError):
-        connect(api.url).upload(file=picture)
+        files_client(api.url).upload(file=picture)
     with pytest.raises(HarnessError, match="ZeroDivisionError"), api:
         pass
     with pytest.raises(IndexError), FilesApi(plan=fail) as other:  # the block's own error comes first
@@ -750,7 +552,7 @@ def test_an_identified_content_is_freed_and_abandoned_uploads_do_not_pile_up(
 
 
 def test_a_content_that_is_too_large_is_not_kept_for_identify(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files_api, "IDENTIFY_LIMIT_BYTES", 1000)
+    monkeypatch.setattr(files_store, "IDENTIFY_LIMIT_BYTES", 1000)
     with FilesApi(identify=lambda content: "seen") as api:
         upload_raw(api.url.removeprefix("http://"), 1, 1001)
         upload_raw(api.url.removeprefix("http://"), 1, 1000)
@@ -761,10 +563,10 @@ def test_a_content_that_is_too_large_is_not_kept_for_identify(monkeypatch: pytes
 
 
 @pytest.mark.parametrize("how", ["end of stdin", "SIGTERM", "SIGINT"])
-def test_a_server_process_serves_until_it_is_told_to_stop(connect: Connect, picture: Path, how: str) -> None:
+def test_a_server_process_serves_until_it_is_told_to_stop(files_client: Connect, picture: Path, how: str) -> None:
     process, url = serve("--port", "0", "--latency-ms", "1")
     assert re.fullmatch(r"http://127\.0\.0\.1:\d+", url)
-    connect(url).upload(file=picture)
+    files_client(url).upload(file=picture)
     if how != "end of stdin":
         os.kill(process.pid, signal.Signals[how])
         process.wait(timeout=10)

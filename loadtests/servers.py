@@ -1,0 +1,63 @@
+"""The servers of a run, as processes of their own: the embedded one, or a foreign one, and the Files API."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import simulator
+from simulator.connection import Server, open_server
+from simulator.errors import HarnessError, UsageError
+from simulator.server import ServerInfo
+
+
+def check_files_api(url: str) -> None:
+    """UsageError where nobody answers there."""
+    try:
+        with urllib.request.urlopen(url, timeout=2.0):
+            pass
+    except urllib.error.HTTPError:
+        pass  # it answers
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "reason", error)
+        raise UsageError(f"files API {url}: expected one that answers: {reason}; see --files-url") from error
+
+
+@contextmanager
+def child(module: str, *arguments: str) -> Iterator[str]:
+    """A server of ours as a process, which must not share our one core. Its first line; HarnessError without one."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", module, *arguments],
+        cwd=Path(simulator.__file__).parent.parent,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        start_new_session=True,  # Ctrl-C is ours to handle: the last operations still need it
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        line = process.stdout.readline().decode().strip()
+        if not line:
+            raise HarnessError(f"{module}: its process ended before it said where it listens")
+        yield line
+    finally:
+        process.stdin.close()  # it ends with its input, and so also when we are killed
+        process.stdout.close()
+        process.wait()
+
+
+@contextmanager
+def serve(url: str | None) -> Iterator[Server]:
+    """The server that `--host` names, else an embedded one. Errors as open_server's."""
+    if url is not None:
+        with open_server(url) as server:
+            yield server
+        return
+    with child("loadtests.embedded") as line:
+        url, kind, version = line.split()
+        yield Server(url=url, info=ServerInfo(kind, version, embedded=True), prefix="mirix:")

@@ -1,0 +1,247 @@
+"""Charts: percentile curves by operation, rate against p99, ratios to the floor. Drawn by chart.svg.j2."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from markupsafe import Markup
+
+from reports.benchmarks import Ratio
+from reports.drawing import draw, svg_css
+from reports.records import Operation, Run
+from reports.words import shorten
+
+WIDTH, HEIGHT, LEFT, TOP, BOTTOM = 364, 260, 62, 60, 210
+MOST_NINES = 5.0
+MOST_OPERATIONS = 8
+"""Curves in one picture of rate against p99."""
+MOST_RATIOS = 120
+
+
+@dataclass(frozen=True)
+class Curve:
+    name: str
+    points: Sequence[tuple[float, float]]
+    colour: int
+    label_x: float
+    label_y: float
+    dashed: bool = False
+    dots: bool = False
+    ends: bool = False
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A row of the picture of ratios, in pixels; `was` is the baseline's."""
+
+    y: float
+    label: str
+    full: str
+    x: float
+    low: float
+    high: float
+    limit: float | None
+    was: float | None
+    past: bool
+    said: str
+
+
+def percentiles(operation: Operation, *, name: str, alone: bool = False) -> Markup:
+    """Latency by percentile, both axes logarithmic: corrected for coordinated omission, and as waited for."""
+    curves = {kind: [(p, v) for p, v in points if v > 0 and p < 100] for kind, points in operation.curves.items()}
+    curves = {kind: points for kind, points in curves.items() if points}
+    values = [value for points in curves.values() for _, value in points]
+    nines = max((_nines(p) for points in curves.values() for p, _ in points), default=2.0)
+    nines = max(2.0, min(MOST_NINES, nines))
+    right = WIDTH - 24
+    scale_y, ticks_y = _log_axis(values, BOTTOM, TOP, microseconds)
+
+    def at(percentile: float, value: float) -> tuple[float, float]:
+        return LEFT + min(_nines(percentile), nines) / nines * (right - LEFT), scale_y(value)
+
+    marks = [(0.0, "0"), (50.0, "50"), (90.0, "90"), (99.0, "99"), (99.9, "99.9"), (99.99, "99.99")]
+    drawn = [
+        Curve(
+            "uncorrected" if kind == "raw" else kind,
+            [at(p, v) for p, v in points],
+            1 if kind == "raw" else 0,
+            right,
+            26 + 16 * number,
+            dashed=kind == "raw",
+            ends=True,
+        )
+        for number, (kind, points) in enumerate(curves.items())
+    ]
+    errors = f", {operation.errors:,} failed" if operation.errors else ""
+    return _chart(
+        name,
+        f"{operation.name}: latency by percentile",
+        heading=shorten(operation.name, 22),
+        note=f"{operation.count:,} at {operation.rate_per_s:,.0f}/s{errors}",
+        desc="; ".join(f"{kind}: up to {microseconds(points[-1][1])}" for kind, points in curves.items())
+        or "no values",
+        ticks_x=[(at(p, 1)[0], label) for p, label in marks if _nines(p) <= nines + 0.01],
+        ticks_y=ticks_y,
+        under="percentile",
+        curves=drawn,
+        right=right,
+        alone=alone,
+    )
+
+
+def rate_against_p99(runs: Sequence[Run], *, name: str, alone: bool = False) -> Markup:
+    """Each operation's p99 at each run's rate, one point a run; and the steps of a search for the highest rate."""
+    found: dict[str, list[tuple[float, float]]] = {}
+    for run in runs:
+        if run.rates:
+            found.setdefault("all, searched", []).extend(run.rates)
+        for operation in run.operations:
+            p99_us = operation.p99_us()
+            if p99_us and operation.rate_per_s > 0:
+                found.setdefault(operation.name, []).append((operation.rate_per_s, p99_us))
+    busiest = sorted(found, key=lambda key: -max(found[key])[1])[:MOST_OPERATIONS]
+    rates = [rate for key in busiest for rate, _ in found[key]]
+    scale_y, ticks_y = _log_axis([p99 for key in busiest for _, p99 in found[key]], 300, TOP, microseconds)
+    scale_x, ticks_x = _log_axis(rates, LEFT, 560, lambda rate: f"{rate:,.10g}")
+    ends = {key: [(scale_x(rate), scale_y(p99)) for rate, p99 in sorted(found[key])] for key in busiest}
+    label_y = _apart({key: points[-1][1] for key, points in ends.items()})
+    more = f"; {len(found) - len(busiest)} more operations are not shown" if len(found) > len(busiest) else ""
+    return _chart(
+        name,
+        "Rate against p99",
+        note="corrected, one point a run" + more,
+        desc="; ".join(f"{key}: {microseconds(found[key][-1][1])}" for key in busiest) or "no values",
+        ticks_x=ticks_x,
+        ticks_y=ticks_y,
+        under="operations per second",
+        curves=[
+            Curve(shorten(key, 24), ends[key], number % 4, 574, label_y[key] + 3.5, dots=True)
+            for number, key in enumerate(busiest)
+        ],
+        right=560,
+        width=760,
+        height=350,
+        bottom=300,
+        alone=alone,
+    )
+
+
+def ratios(found: Sequence[Ratio], baseline: Sequence[Ratio] = (), *, name: str, alone: bool = False) -> Markup:
+    """Each operation's ratio to its floor, with its interval; hollow: the baseline's; a red tick: the limit."""
+    shown = sorted(found, key=lambda ratio: ratio.target)[:MOST_RATIOS]
+    before = {(ratio.target, ratio.operation): ratio.ratio for ratio in baseline}
+    every = [1.0, *(value for one in shown for value in (one.low, one.high, one.ratio, one.limit) if value)]
+    every += [before[key] for one in shown if (key := (one.target, one.operation)) in before]
+    least, most = min(every), max(every)
+    step = next((s for s in (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 50, 100) if (most - least) / s <= 8), most)
+    least, most = math.floor(least / step - 0.2) * step, math.ceil(most / step + 0.2) * step
+    left, right = 280, 620
+
+    def at(value: float) -> float:
+        return left + (value - least) / (most - least) * (right - left)
+
+    steps = range(round((most - least) / step) + 1)
+    bars = []
+    for number, one in enumerate(shown):
+        whole = f"{one.target} {one.operation}".strip()
+        low, high = one.low or one.ratio, one.high or one.ratio
+        was = before.get((one.target, one.operation))
+        interval = f"  ({low:.2f}–{high:.2f})" if low != high else ""
+        label = shorten(whole, 34)
+        full = whole + (f", floor: {one.floor}" if one.floor else "")
+        bars.append(
+            Bar(
+                TOP + 14 + 26 * number,
+                label,
+                full if full != label else "",
+                at(one.ratio),
+                at(low),
+                at(high),
+                at(one.limit) if one.limit else None,
+                at(was) if was is not None else None,
+                one.past,
+                f"{one.ratio:.2f}{interval}",
+            )
+        )
+    bottom = TOP + 8 + 26 * len(shown)
+    more = f"; {len(found) - len(shown)} more" if len(found) > len(shown) else ""
+    return _chart(
+        name,
+        "Ratio to the floor",
+        note="1 is the same as the floor"
+        + ("; hollow: baseline" if before else "")
+        + ("; red tick: limit" if any(bar.limit for bar in bars) else "")
+        + more,
+        desc="; ".join(f"{bar.full or bar.label} {bar.said}" for bar in bars[:12]),
+        ticks_x=[(at(least + step * number), f"{least + step * number:.4g}") for number in steps],
+        bars=bars,
+        left=left,
+        right=right,
+        width=780,
+        height=bottom + 36,
+        bottom=bottom,
+        alone=alone,
+    )
+
+
+def microseconds(value: float) -> str:
+    """1500 → `1.5 ms`."""
+    for unit, factor in (("µs", 1.0), ("ms", 1e3), ("s", 1e6)):
+        if value < factor * 1000 or unit == "s":
+            return f"{value / factor:.3g} {unit}"
+    raise AssertionError
+
+
+def _chart(name: str, title: str, *, alone: bool, **values: Any) -> Markup:
+    defaults: dict[str, Any] = {
+        "heading": title,
+        "note": "",
+        "under": "",
+        "one": "1",
+        "curves": (),
+        "bars": (),
+        "ticks_y": (),
+        "left": LEFT,
+        "top": TOP,
+        "bottom": BOTTOM,
+        "width": WIDTH,
+        "height": HEIGHT,
+    }
+    if "bars" not in values:
+        defaults["one"] = None
+    return draw("chart.svg.j2", id=name, title=title, css=svg_css() if alone else "", **(defaults | values))
+
+
+def _nines(percentile: float) -> float:
+    return -math.log10(1 - max(0.0, percentile) / 100)
+
+
+def _log_axis(values: Sequence[float], begin: float, end: float, say: Any) -> tuple[Any, list[tuple[float, str]]]:
+    """A logarithmic scale from values to pixels, and its ticks: decades, with 2 and 5 where these are few."""
+    least, most = min(values, default=1.0), max(values, default=10.0)
+    low, high = math.floor(math.log10(least)), math.ceil(math.log10(most) + 1e-9)
+    ticks = [10.0**power * part for power in range(low, high + 1) for part in (1, 2, 5)]
+    within = [tick for tick in ticks if least <= tick <= most]
+    below = max((tick for tick in ticks if tick <= least), default=10.0**low)
+    above = min((tick for tick in ticks if tick >= most and tick > below), default=10.0**high)
+    if len(within) > 6:
+        within = [tick for tick in within if abs(math.log10(tick) - round(math.log10(tick))) < 1e-9]
+    bottom, tall = math.log10(below), math.log10(above) - math.log10(below)
+
+    def scale(value: float) -> float:
+        return begin + (math.log10(value) - bottom) / tall * (end - begin)
+
+    shown = sorted({below, above, *within}) if len(within) <= 6 else within
+    return scale, [(scale(tick), say(tick)) for tick in shown]
+
+
+def _apart(wanted: dict[str, float], gap: float = 13.0) -> dict[str, float]:
+    """The labels' places, moved down until none lies on another."""
+    placed: dict[str, float] = {}
+    last = -math.inf
+    for key in sorted(wanted, key=lambda key: wanted[key]):
+        last = placed[key] = max(wanted[key], last + gap)
+    return placed

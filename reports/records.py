@@ -1,0 +1,106 @@
+"""What a report is made of, as records: runs, their cells and operations, and what was skipped."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from reports.benchmarks import Benchmarks
+from reports.words import Event
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A file that is not in the report, and why; or that is in it in part."""
+
+    path: str
+    reason: str
+
+
+@dataclass
+class Cell:
+    """One judgement, as result.json holds it. `anchor` is where its picture is, if it has a history."""
+
+    target: str
+    scenario: str
+    verdict: str
+    expected: str
+    fleet: str = ""
+    words: str = ""
+    note: str = ""
+    row: int | None = None
+    elapsed_s: float = 0.0
+    counts: Mapping[str, int] = field(default_factory=dict)
+    schedules: Mapping[str, Any] = field(default_factory=dict)
+    sentence: str = ""
+    history: list[Event] = field(default_factory=list)
+    again: str = ""
+    """The command that repeats it."""
+    anchor: str = ""
+
+    @property
+    def is_expected(self) -> bool:
+        return self.verdict == self.expected
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One operation's latencies. Curves are (percentile, µs), by `corrected` and `raw`."""
+
+    name: str
+    count: int
+    rate_per_s: float
+    errors: int
+    curves: Mapping[str, Sequence[tuple[float, float]]]
+
+    def p99_us(self) -> float | None:
+        for kind in ("corrected", "raw"):
+            for percentile, value in self.curves.get(kind, ()):
+                if percentile >= 99:
+                    return value
+        return None
+
+
+@dataclass
+class Run:
+    """One run folder or file: what was run, on what, and what came of it."""
+
+    path: str
+    command: str = ""
+    seed: str = ""
+    server: str = ""
+    machine: str = ""
+    versions: str = ""
+    cells: list[Cell] = field(default_factory=list)
+    operations: list[Operation] = field(default_factory=list)
+    breaches: list[str] = field(default_factory=list)
+    """Limits that a load test was given and has exceeded, one line each."""
+    rates: list[tuple[float, float]] = field(default_factory=list)
+    """(tasks a second, p99 in µs) of each step of a search for the highest rate."""
+    benchmarks: Benchmarks | None = None
+
+
+@dataclass
+class Report:
+    runs: list[Run] = field(default_factory=list)
+    skipped: list[Skipped] = field(default_factory=list)
+
+    @property
+    def cells(self) -> list[Cell]:
+        return [cell for run in self.runs for cell in run.cells]
+
+    @property
+    def baseline(self) -> Benchmarks | None:
+        """Of several benchmark files the first is what the others are compared with."""
+        found = [run.benchmarks for run in self.runs if run.benchmarks]
+        return found[0] if len(found) > 1 else None
+
+    @property
+    def measured(self) -> list[Benchmarks]:
+        """The benchmark files, without the baseline."""
+        return [run.benchmarks for run in self.runs if run.benchmarks and run.benchmarks is not self.baseline]
+
+    def skip(self, path: Path, reason: str) -> None:
+        self.skipped.append(Skipped(str(path), reason))

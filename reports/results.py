@@ -1,0 +1,253 @@
+"""Reads run folders, Locust results and benchmark files, whichever are given.
+
+A further kind of run joins by one entry in KINDS. What is damaged, half-written or foreign is named in
+`Report.skipped` with the reason; it never stops the others.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from reports.benchmarks import benchmarks
+from reports.records import Cell, Operation, Report, Run
+from reports.words import Event
+
+COUNTEREXAMPLE = ".podrace.json"
+HISTORY = ".history.jsonl"
+VERDICTS = ("holds", "violated", "inconclusive")
+
+
+class DamagedError(ValueError):
+    """A file that cannot be used; the text says why."""
+
+
+def read_result(run: Run, path: Path, document: Mapping[str, Any], report: Report) -> None:
+    """result.json: the cells, each with its counterexample and history where the folder has them."""
+    if document.get("version") != 1:
+        raise DamagedError(f"expected version 1 of the result form, got {document.get('version')!r}")
+    describe(run, document)
+    slo = document.get("slo")
+    run.breaches = [str(line) for line in slo.get("breaches") or ()] if isinstance(slo, dict) else []
+    run.rates = _searched(document.get("search"))
+    numbers = _row_numbers(path.with_name("matrix.md"))
+    shared = _histories(path.with_name("history.jsonl"), report)
+    for number, item in enumerate(document["cells"], 1):
+        try:
+            cell = _cell(item)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            report.skip(path, f"cell {number}: damaged: {error!r}")
+            continue
+        cell.row = cell.row if cell.row is not None else numbers.get(cell.scenario)
+        cell.history = shared.get(cell.target) or (shared.get("", []) if len(document["cells"]) == 1 else [])
+        if item.get("counterexample"):
+            _counterexample(cell, path.parent, Path(str(item["counterexample"])), report)
+        run.cells.append(cell)
+
+
+def read_latency(run: Run, path: Path, document: Mapping[str, Any], report: Report) -> None:
+    """latency.json of a load test: percentiles by operation, in µs, uncorrected (`raw`) and corrected."""
+    for number, item in enumerate(document["operations"], 1):
+        try:
+            curves = {}
+            for kind in ("corrected", "raw"):
+                points = item.get(kind, {}).get("curve", ())
+                curves[kind] = [(float(percentile), float(value)) for percentile, value in points]
+            errors = item.get("errors") or {}
+            failed = sum(errors.values()) if isinstance(errors, dict) else int(errors)
+            rate = float(item.get("rate_per_s", 0))
+            run.operations.append(Operation(str(item["name"]), int(item.get("count", 0)), rate, failed, curves))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            report.skip(path, f"operation {number}: damaged: {error!r}")
+    describe(run, document)
+
+
+def read_benchmark(run: Run, path: Path, document: Mapping[str, Any], report: Report) -> None:
+    """pytest-benchmark's own file, or a committed file of ratios."""
+    run.benchmarks, damaged = benchmarks(document, name=path.stem)
+    run.machine, run.versions = run.benchmarks.machine, run.benchmarks.versions
+    describe(run, document)
+    for reason in damaged:
+        report.skip(path, reason)
+
+
+def read_counterexample(run: Run, path: Path, document: Mapping[str, Any], report: Report) -> None:
+    """A counterexample given by itself, with the history beside it."""
+    cell = Cell(
+        str(document["target"]), str(document["scenario"]), str(document["verdict"]), str(document["verdict"])
+    )
+    cell.words = str(document.get("words", ""))
+    run.seed = str(document.get("seed", ""))
+    _counterexample(cell, path.parent, path, report)
+    run.cells.append(cell)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How a kind of result is told from others. `file`: its name in a run folder; `has`: what it must hold."""
+
+    name: str
+    file: str
+    has: tuple[str, ...]
+    read: Callable[[Run, Path, Mapping[str, Any], Report], None]
+
+
+KINDS = (
+    Kind("run", "result.json", ("cells",), read_result),
+    Kind("load", "latency.json", ("operations",), read_latency),
+    Kind("benchmark", "benchmark.json", ("benchmarks",), read_benchmark),
+    Kind("ratios", "ratios.json", ("ratios",), read_benchmark),
+    Kind("counterexample", "", ("decisions", "sentence"), read_counterexample),
+)
+"""Every kind of result. A folder may hold several; a file by itself is told by what it has."""
+
+
+def read_results(paths: Sequence[Path]) -> Report:
+    """All that the paths hold: run folders, folders of them, single files."""
+    report = Report()
+    for path in paths:
+        for folder in _folders(path):
+            run = Run(str(folder))
+            for file in _files(folder):
+                _read(run, file, report)
+            if run.cells or run.operations or run.benchmarks or run.breaches:
+                report.runs.append(run)
+            elif not any(Path(skipped.path).is_relative_to(folder) for skipped in report.skipped):
+                report.skip(folder, _why_nothing(folder))
+    return report
+
+
+def describe(run: Run, document: Mapping[str, Any]) -> None:
+    """What any kind may say of itself: command, seed, server, machine, versions."""
+    command, server = document.get("command"), document.get("server")
+    if isinstance(command, list) and command:
+        run.command = shlex.join([*(() if command[0] == "locust" else ("podrace",)), *map(str, command)])
+    elif isinstance(command, str):
+        run.command = command
+    if "seed" in document:
+        run.seed = str(document["seed"])
+    if isinstance(server, dict):
+        kind = f"{server.get('kind', '')} {server.get('version', '')}".strip()
+        run.server = kind + (", embedded" if server.get("embedded") else "")
+    for name in ("machine", "versions"):
+        value = document.get(name)
+        if isinstance(value, dict):
+            value = ", ".join(f"{key} {item}" for key, item in value.items())
+        if value:
+            setattr(run, name, str(value))
+
+
+def _read(run: Run, path: Path, report: Report) -> None:
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(document, dict):
+            raise DamagedError("expected a JSON object")
+        kind = next((kind for kind in KINDS if all(key in document for key in kind.has)), None)
+        if kind is None:
+            names = ", ".join(kind.name for kind in KINDS)
+            raise DamagedError(f"is none of the kinds that are known: {names}")
+        kind.read(run, path, document, report)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        strerror = getattr(error, "strerror", None)
+        named = error if isinstance(error, ValueError) else f"damaged: {error!r}"
+        report.skip(path, str(strerror or named))
+
+
+def _folders(path: Path) -> list[Path]:
+    """The path itself, or, where it is a folder of run folders, those."""
+    if not path.is_dir() or _files(path):
+        return [path]
+    return [child for child in sorted(path.iterdir()) if child.is_dir() and _files(child)] or [path]
+
+
+def _files(path: Path) -> list[Path]:
+    if not path.is_dir():
+        return [path] if path.exists() else []
+    return [path / kind.file for kind in KINDS if kind.file and (path / kind.file).is_file()]
+
+
+def _why_nothing(path: Path) -> str:
+    if not path.exists():
+        return "there is no such file or folder"
+    if not path.is_dir():
+        return "nothing in it"
+    if any(path.glob("*" + HISTORY)) or any(path.glob("*.jsonl")):
+        return "has histories but no result.json: its run did not finish"
+    return "holds none of " + ", ".join(kind.file for kind in KINDS if kind.file)
+
+
+def _cell(item: Mapping[str, Any]) -> Cell:
+    cell = Cell(str(item["target"]), str(item["scenario"]), str(item["verdict"]), str(item["expected"]))
+    if cell.verdict not in VERDICTS:
+        raise ValueError(f"verdict {cell.verdict!r}, expected one of {', '.join(VERDICTS)}")
+    for name in ("fleet", "words", "note", "sentence"):
+        setattr(cell, name, str(item.get(name) or ""))
+    cell.words = cell.words or {"holds": "ok"}.get(cell.verdict, cell.verdict)
+    cell.counts, cell.schedules = dict(item.get("counts") or {}), dict(item.get("schedules") or {})
+    cell.elapsed_s = float(item.get("elapsed_s") or 0)
+    cell.row = int(item["row"]) if item.get("row") else None
+    return cell
+
+
+def _searched(search: Any) -> list[tuple[float, float]]:
+    """The steps of a search for the highest rate, in tasks a second; none where one user's rate is unknown."""
+    if not isinstance(search, dict) or not search.get("users") or not search.get("tasks_per_s"):
+        return []
+    each_per_s = float(search["tasks_per_s"]) / float(search["users"])
+    return [(float(step["users"]) * each_per_s, float(step["p99_us"])) for step in search["steps"] if step["p99_us"]]
+
+
+def _counterexample(cell: Cell, folder: Path, recorded: Path, report: Report) -> None:
+    """Its sentence and its history: from the run's folder, which may have moved, else from where it was."""
+    path = folder / recorded.name
+    path = path if path.exists() else recorded
+    if not recorded.name.endswith(COUNTEREXAMPLE):
+        report.skip(recorded, f"expected a *{COUNTEREXAMPLE} file")
+        return
+    cell.again = shlex.join(["podrace", "replay", str(path)])
+    try:
+        cell.sentence = str(json.loads(path.read_text(encoding="utf-8"))["sentence"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        report.skip(path, f"the counterexample of {cell.target} {cell.scenario} cannot be read: {error}")
+    beside = path.with_name(path.name.removesuffix(COUNTEREXAMPLE) + HISTORY)
+    if not cell.history and beside.exists():
+        cell.history = [event for events in _histories(beside, report).values() for event in events]
+
+
+def _histories(path: Path, report: Report) -> dict[str, list[Event]]:
+    """The events of a history by their target ('' where they name none); damaged lines are named."""
+    found: dict[str, list[Event]] = {}
+    if path.exists():
+        for event in _events(path, report):
+            found.setdefault(str(event.get("target", "")), []).append(event)
+    return found
+
+
+def _events(path: Path, report: Report) -> Iterator[Event]:
+    damaged: list[int] = []
+    with path.open(encoding="utf-8", errors="backslashreplace") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                event = json.loads(line)
+            except (ValueError, RecursionError):
+                event = None
+            if isinstance(event, dict) and "type" in event:
+                yield event
+            elif line.strip():
+                damaged.append(number)
+    if damaged:
+        lines = ", ".join(map(str, damaged[:5])) + (f" and {len(damaged) - 5} more" if len(damaged) > 5 else "")
+        report.skip(path, f"damaged line {lines}; the other lines are shown")
+
+
+def _row_numbers(path: Path) -> dict[str, int]:
+    """The failure modes' numbers, by name, from the run's matrix.md."""
+    if not path.exists():
+        return {}
+    text = path.read_text(encoding="utf-8", errors="replace")
+    return {name: int(number) for number, name in re.findall(r"^\| *(\d+) *\| *([^|]+?) *\|", text, re.MULTILINE)}

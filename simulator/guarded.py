@@ -1,0 +1,56 @@
+"""Temporary files that go with this process however it ends: the fork server, which outlives it, removes them.
+
+The fork server imports this first. It also makes its pods put their temporary files there, so that
+those of a pod that was killed go too.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+_VARIABLE = "PODRACE_GUARDED_FOLDER"
+_REMOVALS = 9
+"""Pods that are being killed may still add files while their folder is being emptied."""
+
+
+def folder() -> Path:
+    """The folder, with the fork server's socket in it. It is guarded from the fork server's start on."""
+    from multiprocess.util import get_temp_dir
+
+    return Path(get_temp_dir())
+
+
+@contextmanager
+def handed_over() -> Iterator[None]:
+    """A fork server that is started meanwhile guards the folder."""
+    os.environ[_VARIABLE] = str(folder())
+    try:
+        yield
+    finally:
+        del os.environ[_VARIABLE]
+
+
+def _guard(path: str) -> None:
+    import atexit
+    import tempfile
+
+    tempfile.tempdir = path
+    atexit.register(_remove, path)  # the fork server ends when its parent has; forked pods run no such thing
+
+
+def _remove(path: str) -> None:
+    import shutil
+    import time
+
+    for _ in range(_REMOVALS):
+        shutil.rmtree(path, ignore_errors=True)
+        if not os.path.exists(path):
+            return
+        time.sleep(0.05)
+
+
+if _VARIABLE in os.environ:
+    _guard(os.environ.pop(_VARIABLE))

@@ -1,0 +1,306 @@
+"""Reports from folders and files: what is in them, what is skipped and named, what is escaped, how long they get."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+import xml.etree.ElementTree as ET
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from reports.build import FORMATS, build
+from reports.results import KINDS
+
+Write = Callable[..., Path]
+HOSTILE = "<script>alert('&')</script>\x00\u202e\ud800"
+
+
+class Page(HTMLParser):
+    """Counts elements, and remembers ids, links and text."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.source = path.read_text(encoding="utf-8")
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(self.source)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+    def values(self, attribute: str) -> list[str]:
+        return [value for _, attributes in self.elements if (value := attributes.get(attribute))]
+
+
+@pytest.fixture
+def page(tmp_path: Path) -> Callable[..., Page]:
+    def make(*paths: Path) -> Page:
+        build(paths, out=tmp_path / "report.html")
+        return Page(tmp_path / "report.html")
+
+    return make
+
+
+def test_the_page_says_the_verdict_first_and_how_to_repeat_it(page: Callable[..., Page], write_run: Write) -> None:
+    text = page(write_run()).text
+    assert "shared paused-pod: lost, as expected" in text
+    for said in ("podrace matrix --budget 5", "seed", "valkey 9.1.2, embedded", "podrace replay"):
+        assert said in text
+
+
+def test_cells_link_to_their_counterexamples_and_the_unexpected_ones_are_marked(
+    page: Callable[..., Page], write_run: Write, cell: Callable[..., Any]
+) -> None:
+    cells = [cell("local"), cell("shared", expected="holds"), cell("durable", verdict="holds")]
+    found = page(write_run(cells=cells))
+    links = [link[1:] for link in found.values("href")]
+    ids = found.values("id")
+    assert {"local-paused-pod", "shared-paused-pod"} <= set(links) <= set(ids)
+    assert len(ids) == len(set(ids))
+    assert "1 of 3 cells not as expected: shared paused-pod" in found.text
+    assert found.text.count("unexpected") == 2, "in the matrix, and at its diagram"
+    assert "image-1 of paused-pod was lost: B read <pending>." in found.text
+
+
+def test_the_page_needs_nothing_from_elsewhere(
+    page: Callable[..., Page], write_run: Write, write_load: Write, write_benchmark: Write
+) -> None:
+    found = page(write_run(), write_load(), write_benchmark())
+    tags = {tag for tag, _ in found.elements}
+    assert not tags & {"script", "link", "img", "iframe", "object"}
+    assert not re.search(r"url\(|@import|\bon\w+=", found.source)
+    assert not [link for link in found.values("href") if not link.startswith("#")]
+    for said in ("prefers-color-scheme", "@media print"):
+        assert said in found.source
+
+
+def test_any_mix_of_runs_loads_and_benchmarks_is_one_report(
+    page: Callable[..., Page], write_run: Write, write_load: Write, write_benchmark: Write
+) -> None:
+    found = page(
+        write_run(),
+        write_load(),
+        write_load("load-2", rate=400),
+        write_benchmark("old.json", shift=0.1),
+        write_benchmark(),
+    )
+    curves = [value for value in found.values("data-curve") if value in ("corrected", "uncorrected")]
+    assert len(curves) == 2 * 3 * 2
+    assert found.text.count("Rate against p99") == 2, "title and heading"
+    assert found.values("class").count("ratio c0") == 3
+    assert found.values("class").count("was") == 3
+    assert found.text.count("about 1 ms an operation") == 1
+    assert "Some CPU, 4 cores, Linux" in found.text
+
+
+def test_a_folder_of_run_folders_is_read_whole(page: Callable[..., Page], write_run: Write, tmp_path: Path) -> None:
+    write_run("runs/one")
+    write_run("runs/two")
+    assert "all 2 cells as expected" in page(tmp_path / "runs").text
+
+
+def test_a_counterexample_by_itself_is_drawn(page: Callable[..., Page], write_run: Write) -> None:
+    found = page(write_run() / "counterexample-0.podrace.json")
+    assert "image-1 of paused-pod was lost" in found.text
+    assert "svg" in {tag for tag, _ in found.elements}
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ('{"version": 1, "cells": [', "Expecting value"),
+        ('{"cells": [], "version": 99}', "expected version 1"),
+        ('{"a": 1}', "is none of the kinds"),
+        ("[]", "expected a JSON object"),
+        ("", "Expecting value"),
+        ("\udcff", "codec can't decode"),
+        ('{"version": 1, "cells": 3}', "damaged"),
+        ('{"version": 1, "cells": [3, {"target": "x"}]}', "cell 2: damaged"),
+        ('{"operations": [{"name": "x", "raw": {"curve": [[1]]}}]}', "operation 1: damaged"),
+        ('{"benchmarks": [{"extra_info": {"ratio": "fast"}, "name": "x"}]}', "benchmark 1: damaged"),
+        ("[" * 100_000, "damaged"),
+    ],
+)
+def test_a_damaged_or_foreign_file_is_named_and_the_others_are_shown(
+    tmp_path: Path, page: Callable[..., Page], write_run: Write, content: str, reason: str
+) -> None:
+    path = tmp_path / "bad.json"
+    path.write_bytes(content.encode("utf-8", "surrogateescape"))
+    text = page(path, write_run()).text
+    assert "Not in this report" in text
+    assert str(path) in text
+    assert reason in text
+    assert "shared paused-pod: lost, as expected" in text
+
+
+def test_half_a_history_is_shown_and_named(page: Callable[..., Page], write_run: Write) -> None:
+    folder = write_run()
+    path = folder / "counterexample-0.history.jsonl"
+    path.write_text(path.read_text()[:-200] + '{"type": "st')
+    text = page(folder).text
+    assert "damaged line" in text
+    assert "add_message m1" in text
+
+
+def test_missing_files_and_unfinished_runs_are_named(
+    page: Callable[..., Page], write_run: Write, tmp_path: Path
+) -> None:
+    unfinished = write_run("unfinished")
+    (unfinished / "result.json").unlink()
+    lonely = write_run("lonely")
+    (lonely / "counterexample-0.podrace.json").unlink()
+    text = page(unfinished, lonely, tmp_path / "nowhere").text
+    assert "its run did not finish" in text
+    assert "there is no such file or folder" in text
+    assert "the counterexample of shared paused-pod cannot be read" in text
+
+
+def test_nothing_at_all_is_never_a_pass(page: Callable[..., Page], tmp_path: Path) -> None:
+    assert "Nothing could be read, so nothing is known" in page(tmp_path / "nowhere").text
+
+
+@pytest.mark.parametrize("form", list(FORMATS))
+def test_what_users_wrote_is_escaped(tmp_path: Path, write_run: Write, cell: Callable[..., Any], form: str) -> None:
+    actor = "A" + HOSTILE
+    events = [
+        {"type": "invoke", "actor": actor, "call": 1, "op": "add", "message": HOSTILE, "images": [HOSTILE]},
+        {
+            "type": "step",
+            "actor": actor,
+            "kind": "redis",
+            "what": f"SET {HOSTILE}",
+            "reply": HOSTILE,
+            "deciding": True,
+        },
+    ]
+    events[1]["what"] += " redis://user:hunter2@host"
+    one = cell(HOSTILE, HOSTILE, words=HOSTILE, note=HOSTILE, expected="holds")
+    folder = write_run("a&b <script>", cells=[one], events=events, command=[HOSTILE], server={"kind": HOSTILE})
+    out = tmp_path / "out"
+    build([folder, tmp_path / "<script>gone"], out=out, format=form)
+    for path in sorted(out.iterdir()) if out.is_dir() else [out]:
+        text = path.read_text(encoding="utf-8")
+        assert "<script" not in re.sub(r"`[^`]*`", "", text), "Markdown shows what is code as it is"
+        assert "\x00" not in text
+        assert "hunter2" not in text
+        assert "\u202e" not in text
+        if form in ("svg", "junit"):
+            ET.fromstring(text)
+
+
+def test_junit_has_a_case_a_cell_and_never_passes_what_is_unknown(
+    tmp_path: Path, write_run: Write, cell: Callable[..., Any]
+) -> None:
+    cells = [
+        cell("local"),
+        cell("shared", expected="holds"),
+        cell("durable", verdict="inconclusive", expected="holds", note="the budget was spent"),
+        cell("own", verdict="holds"),
+    ]
+    build([write_run(cells=cells), tmp_path / "gone"], out=tmp_path / "junit.xml", format="junit")
+    root = ET.parse(tmp_path / "junit.xml").getroot()
+    assert root.tag == "testsuites"
+    assert {key: root.get(key) for key in ("tests", "failures", "errors", "skipped")} == {
+        "tests": "5",
+        "failures": "1",
+        "errors": "1",
+        "skipped": "1",
+    }
+    for suite in root:
+        assert suite.tag == "testsuite"
+        assert int(suite.get("tests", 0)) == len(suite.findall("testcase"))
+        for case in suite:
+            assert case.get("name")
+            assert case.get("classname")
+            assert float(case.get("time", "nan")) >= 0
+            assert {child.tag for child in case} <= {"failure", "error", "skipped", "system-out"}
+    failure = root.find(".//failure")
+    assert failure is not None
+    assert failure.get("message") == "violated (lost), expected holds"
+    assert "B read <pending>" in (failure.text or "")
+
+
+def test_markdown_has_the_matrix_and_fits_a_summary(
+    tmp_path: Path, write_run: Write, cell: Callable[..., Any]
+) -> None:
+    cells = [cell("a|b", f"scenario-{number}", verdict="holds", note="n" * 300) for number in range(20_000)]
+    build([write_run(cells=cells)], out=tmp_path / "report.md", format="markdown")
+    text = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert "| # | failure mode | a\\|b |" in text
+    assert len(text.encode()) < 1_000_000
+
+
+def test_a_page_stays_under_1_mb_and_says_what_is_left_out(
+    page: Callable[..., Page], write_run: Write, cell: Callable[..., Any]
+) -> None:
+    events = [
+        {
+            "type": "step",
+            "actor": f"{'ABCDEF'[n % 6]}",
+            "kind": "redis",
+            "what": f"SET {'é&' * 150}{n} v",
+            "reply": "OK",
+        }
+        for n in range(200)
+    ]
+    cells = [cell("shared", f"scenario-{number}") for number in range(60)]
+    found = page(write_run(cells=cells, events=events))
+    assert len(found.source.encode()) < 1_000_000
+    assert "the page would be too long" in found.text
+    assert {link[1:] for link in found.values("href")} <= set(found.values("id"))
+
+
+def test_a_run_of_100_000_events_is_reported_in_five_seconds(page: Callable[..., Page], write_run: Write) -> None:
+    event = {"type": "step", "actor": "A", "kind": "redis", "what": "GET upload_status:x", "reply": "nil"}
+    folder = write_run(events=[event] * 100_000)
+    began_s = time.monotonic()
+    assert "99,852 more" in page(folder).text
+    assert time.monotonic() - began_s < 5
+
+
+def test_svgs_alone_are_one_file_a_picture(
+    tmp_path: Path, write_run: Write, write_load: Write, write_benchmark: Write
+) -> None:
+    build([write_run(), write_load(), write_benchmark()], out=tmp_path / "svgs", format="svg")
+    names = sorted(path.name for path in (tmp_path / "svgs").iterdir())
+    loads = ["load-1-1.svg", "load-1-2.svg", "load-1-3.svg"]
+    assert names == [*loads, "rate-against-p99.svg", "ratios-1.svg", "shared-paused-pod.svg"]
+
+
+def test_a_file_of_ratios_is_a_baseline(tmp_path: Path, page: Callable[..., Page], write_benchmark: Write) -> None:
+    path = tmp_path / "reference.json"
+    path.write_text(
+        json.dumps({"ratios": {"shared/get": 1.01, "shared/push": {"ratio": 1.2, "low": 1.1, "high": 1.3}}})
+    )
+    assert page(path, write_benchmark()).values("class").count("was") == 1
+
+
+def test_every_kind_is_told_by_what_it_has() -> None:
+    assert len({kind.has for kind in KINDS}) == len(KINDS)
+    assert [kind.name for kind in KINDS] == ["run", "load", "benchmark", "ratios", "counterexample"]
+
+
+def test_an_exceeded_limit_and_a_refuted_claim_are_in_the_verdict(
+    tmp_path: Path, page: Callable[..., Page], write_load: Write
+) -> None:
+    extra = {"figure": "get beside bare redis-py", "asked": "at most 1.15", "got": "1.31", "holds": False}
+    path = tmp_path / "claims.json"
+    path.write_text(json.dumps({"benchmarks": [{"name": "x", "extra_info": extra}]}))
+    folder = write_load(breaches=["absorb: p99 900 µs > 5 µs"])
+    text = page(folder, path).text
+    assert "1 limit of a load test exceeded: absorb: p99 900 µs > 5 µs; 1 claim refuted: get beside bare" in text
+    assert "locust --rate 20" in text
+    build([folder, path], out=tmp_path / "junit.xml", format="junit")
+    assert ET.parse(tmp_path / "junit.xml").getroot().get("failures") == "2"
+
+
+def test_a_search_for_the_highest_rate_is_a_curve(page: Callable[..., Page], write_load: Write) -> None:
+    assert "all, searched" in page(write_load()).values("data-curve")

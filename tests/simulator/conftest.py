@@ -1,0 +1,174 @@
+"""What the simulator's tests share: waiting for processes, and clients of the local Gemini Files API."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from google import genai
+from google.genai import types
+
+
+@pytest.fixture
+def until() -> Callable[..., bool]:
+    """Polls a condition; False when the deadline passed."""
+    return _until
+
+
+def _until(condition: Callable[[], bool], *, timeout_s: float = 5.0) -> bool:
+    """Poll; False when the deadline passed."""
+    tick, deadline = threading.Event(), time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        tick.wait(0.005)
+    return True
+
+
+@pytest.fixture
+def is_gone() -> Callable[[int], bool]:
+    return _is_gone
+
+
+def _is_gone(pid: int) -> bool:
+    """No such process, or one that only waits for a parent to take note of its end."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    state = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True).stdout
+    return state.strip()[:1] in ("", "Z")
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now_s = 1_736_899_200.25
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+@pytest.fixture
+def files_client() -> Iterator[Callable[..., Any]]:
+    """Clients of the real library, closed at the end."""
+    clients: list[genai.Client] = []
+
+    def make(url: str, timeout_ms: int | None = 10_000) -> Any:
+        no_tls = {"verify": False}  # the server speaks plain HTTP; certificates would take 50 ms a client
+        options = types.HttpOptions(base_url=url, timeout=timeout_ms, client_args=no_tls, async_client_args=no_tls)
+        client = genai.Client(api_key="test", http_options=options)
+        clients.append(client)
+        return client.files
+
+    yield make
+    for client in clients:
+        client.close()
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    path = tmp_path / "photo.png"
+    path.write_bytes(random.Random(1).randbytes(100_000))
+    return path
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended: its exit code, what it printed, its wall time in seconds, what stayed behind."""
+
+    code: int
+    out: str
+    err: str
+    took_s: float
+    left: list[str]
+
+
+class Podrace:
+    """The `podrace` command in a process group, a folder and a temporary folder of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.temporary = folder / "tmp"
+        self.temporary.mkdir()
+        self._mark = os.urandom(8).hex()
+        self._environment = {
+            "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
+            "TMPDIR": str(self.temporary),
+            "PODRACE_TEST": self._mark,
+        }
+
+    def __call__(self, *arguments: str, **environment: str) -> Ended:
+        """Run to the end."""
+        began_s = time.monotonic()
+        process = self.start(*arguments, **environment)
+        out, err = process.communicate(timeout=60)
+        return Ended(process.returncode, out, err, time.monotonic() - began_s, self.left())
+
+    def start(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+        interruptible = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        command = [sys.executable, "-c", f"{interruptible}from simulator.cli import main; main()", *arguments]
+        return subprocess.Popen(
+            command,
+            cwd=self.folder,
+            env={key: value for key, value in os.environ.items() if not key.startswith("PODRACE_")}
+            | self._environment
+            | environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def processes(self) -> dict[str, list[psutil.Process]]:
+        """Every living process that descends from a command of ours, by what it is; `other` are the pods too."""
+        found: dict[str, list[psutil.Process]] = {"server": [], "fork server": [], "other": []}
+        for process in psutil.process_iter():
+            try:
+                if process.status() == psutil.STATUS_ZOMBIE or self._mark not in process.environ().values():
+                    continue
+                words = " ".join(process.cmdline())
+            except psutil.Error:
+                continue
+            kind = "server" if "valkey-server" in words else "fork server" if "forkserver" in words else "other"
+            found[kind].append(process)
+        return found
+
+    def left(self) -> list[str]:
+        """Processes and temporary files that do not go by themselves within some seconds."""
+        _until(lambda: not self._left(), timeout_s=8.0)
+        return self._left()
+
+    def _left(self) -> list[str]:
+        files = [path.name for path in self.temporary.iterdir()]
+        return files + [str(process) for processes in self.processes().values() for process in processes]
+
+
+@pytest.fixture
+def podrace(tmp_path: Path) -> Iterator[Podrace]:
+    command = Podrace(tmp_path)
+    yield command
+    for processes in command.processes().values():
+        for process in processes:
+            process.kill()
+
+
+@pytest.fixture(scope="module")
+def podrace_once(tmp_path_factory: pytest.TempPathFactory) -> Podrace:
+    """For a run that several tests look at."""
+    return Podrace(tmp_path_factory.mktemp("podrace"))

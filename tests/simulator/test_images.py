@@ -1,0 +1,208 @@
+"""The workload's images: their marks, the made-up ones, and the user's own."""
+
+from __future__ import annotations
+
+import io
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from simulator.errors import UsageError
+from simulator.images import identify, prepare
+
+
+def noise(path: Path, size: tuple[int, int], mode: str = "RGB", **settings: Any) -> Path:
+    """A picture in which no cell is plainly black or white; large ones are made of blocks."""
+    small = (min(size[0], 256), min(size[1], 256))
+    picture = Image.frombytes("L", small, random.Random(7).randbytes(small[0] * small[1]))
+    picture.resize(size, Image.Resampling.NEAREST).convert(mode).save(path, **settings)
+    return path
+
+
+def uploaded(path: Path) -> bytes:
+    """What the specification's compression makes of it: RGB, within 1920x1080 (Lanczos), JPEG 85."""
+    with Image.open(path) as picture:
+        shrunk = picture.convert("RGB")
+    shrunk.thumbnail((1920, 1080), Image.Resampling.LANCZOS)
+    assert shrunk.width <= 1920
+    assert shrunk.height <= 1080
+    content = io.BytesIO()
+    shrunk.save(content, "JPEG", quality=85)
+    return content.getvalue()
+
+
+def prepared(tmp_path: Path, source: Path | None, count: int = 3, seed: int = 7) -> list[Path]:
+    folder = tmp_path / "prepared"
+    folder.mkdir()
+    return prepare(folder, count, source=source, rng=random.Random(seed))
+
+
+def test_a_made_up_screenshot_has_the_size_of_one(tmp_path: Path) -> None:
+    for seed in range(8):
+        folder = tmp_path / str(seed)
+        folder.mkdir()
+        (path,) = prepared(folder, None, count=1, seed=seed)
+        with Image.open(path) as picture:
+            assert picture.size == (1920, 1080)
+            assert picture.format == "PNG"
+        assert 50_000 <= path.stat().st_size <= 400_000
+
+
+def test_the_seed_makes_the_screenshot(tmp_path: Path) -> None:
+    contents = []
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        (tmp_path / name).mkdir()
+        contents.append(prepared(tmp_path / name, None, count=1, seed=seed)[0].read_bytes())
+    assert contents[0] == contents[1]
+    assert contents[0] != contents[2]
+
+
+def test_every_mark_is_told_from_every_other(tmp_path: Path) -> None:
+    source = noise(tmp_path / "small.png", (64, 64))
+    paths = prepared(tmp_path, source, count=100)
+    names = [f"image-{number:04}" for number in range(1, 101)]
+    assert [path.stem for path in paths] == names
+    assert [identify(path.read_bytes()) for path in paths] == names
+    assert [identify(uploaded(path)) for path in paths] == names
+
+
+@pytest.mark.parametrize(
+    "size",
+    [
+        (1, 1),
+        (64, 36),
+        (384, 64),
+        (1920, 1080),
+        (1080, 1920),
+        (2560, 1440),
+        (4032, 3024),
+        (4000, 40),
+        (100, 4000),
+    ],
+)
+def test_the_mark_survives_compression_and_shrinking(tmp_path: Path, size: tuple[int, int]) -> None:
+    (path,) = prepared(tmp_path, noise(tmp_path / "own.jpg", size), count=1)
+    assert identify(path.read_bytes()) == "image-0001"
+    assert identify(uploaded(path)) == "image-0001"
+
+
+@pytest.mark.parametrize(
+    ("name", "mode"),
+    [
+        ("own.png", "RGB"),
+        ("own.png", "RGBA"),
+        ("own.png", "L"),
+        ("own.png", "LA"),
+        ("own.png", "P"),
+        ("own.png", "1"),
+        ("own.jpg", "RGB"),
+        ("own.jpeg", "L"),
+        ("own.JPG", "CMYK"),
+    ],
+)
+def test_pictures_of_every_mode_are_taken(tmp_path: Path, name: str, mode: str) -> None:
+    source = noise(tmp_path / name, (640, 480), mode)
+    paths = prepared(tmp_path, source)
+    assert [identify(uploaded(path)) for path in paths] == ["image-0001", "image-0002", "image-0003"]
+    with Image.open(source) as before, Image.open(paths[0]) as after:
+        assert (after.size, after.format) == (before.size, before.format)
+        box = (0, 240, 640, 480)  # below the mark it is the user's picture still
+        pairs = zip(before.convert("L").crop(box).tobytes(), after.convert("L").crop(box).tobytes(), strict=True)
+        differences = [abs(one - other) for one, other in pairs]
+    assert sum(differences) / len(differences) < 12
+
+
+def test_a_folders_pictures_are_taken_in_turn(tmp_path: Path) -> None:
+    source = tmp_path / "own"
+    source.mkdir()
+    noise(source / "b.jpg", (400, 300))
+    noise(source / "a.PNG", (500, 300))
+    (source / "notes.txt").write_text("not a picture")
+    paths = prepared(tmp_path, source, count=5)
+    widths = []
+    for path in paths:
+        with Image.open(path) as picture:
+            widths.append(picture.width)
+    assert widths == [500, 400, 500, 400, 500]
+    assert [path.suffix.lower() for path in paths] == [".png", ".jpg", ".png", ".jpg", ".png"]
+
+
+def test_an_unmarked_picture_is_nobodys(tmp_path: Path) -> None:
+    pictures = [noise(tmp_path / f"{width}.png", (width, 480)) for width in (64, 640, 1920)]
+    for shade in (0, 127, 128, 255):
+        pictures.append(tmp_path / f"plain-{shade}.png")
+        Image.new("L", (640, 480), shade).save(pictures[-1])
+    assert [identify(path.read_bytes()) for path in pictures] == [None] * len(pictures)
+
+
+@pytest.mark.parametrize("content", [b"", b"text", b"\x89PNG\r\n\x1a\n and no more"])
+def test_what_is_no_picture_is_nobodys(content: bytes) -> None:
+    assert identify(content) is None
+
+
+def test_a_truncated_picture_is_nobodys(tmp_path: Path) -> None:
+    (path,) = prepared(tmp_path, None, count=1)
+    assert identify(path.read_bytes()[:300]) is None
+
+
+def broken_source(folder: Path, what: str) -> Path:
+    path = folder / "broken.png"
+    if what == "an empty folder":
+        path = folder / "nothing"
+        path.mkdir()
+    elif what == "a folder without images":
+        path = folder / "texts"
+        path.mkdir()
+        (path / "a.txt").write_text("text")
+    elif what == "a text":
+        path = folder / "a.txt"
+        path.write_text("text")
+    elif what == "a text named png":
+        path.write_text("text")
+    elif what == "an empty file":
+        path.touch()
+    elif what == "a truncated PNG":
+        whole = noise(folder / "whole.png", (640, 480)).read_bytes()
+        path.write_bytes(whole[: len(whole) // 2])
+    elif what == "a PNG with a damaged chunk":
+        whole = noise(folder / "whole.png", (640, 480)).read_bytes()
+        path.write_bytes(whole[:60] + bytes(20) + whole[80:])
+    elif what == "a GIF named png":
+        Image.new("L", (10, 10)).save(path, "GIF")
+    elif what == "one corrupt file among good ones":
+        noise(folder / "good.png", (64, 64))
+        path.write_bytes(b"\x89PNG\r\n\x1a\n")
+        return folder
+    else:
+        assert what == "nothing at all"
+    return path
+
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        "an empty folder",
+        "a folder without images",
+        "a text",
+        "a text named png",
+        "an empty file",
+        "a truncated PNG",
+        "a PNG with a damaged chunk",
+        "a GIF named png",
+        "one corrupt file among good ones",
+        "nothing at all",
+    ],
+)
+def test_a_source_that_is_no_image_is_one_clear_line(tmp_path: Path, what: str) -> None:
+    folder = tmp_path / "source"
+    folder.mkdir()
+    source = broken_source(folder, what)
+    with pytest.raises(UsageError) as caught:
+        prepared(tmp_path, source)
+    assert str(source) in str(caught.value)
+    assert "expected" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert list((tmp_path / "prepared").iterdir()) == []

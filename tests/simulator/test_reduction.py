@@ -1,0 +1,301 @@
+"""Leaving out equivalent orders leaves out no outcome: small programs, explored with the reduction and without it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from simulator.commands import CommandTable
+from simulator.connection import Server, connect
+from simulator.explore import Bounds, Exploration, Explorer
+from simulator.faults import EarlyTimer, ExpireKey, Fault, Kill, LoseConnection, Pause
+from simulator.history import plain
+from simulator.inline import InlineFleet, MemoryList
+from simulator.lab import one_core
+from simulator.play import Play
+from simulator.probe import Probe
+from simulator.scenarios import Absorb, Call, Scenario
+from simulator.server import EmbeddedServer
+from simulator.target import PodEnv
+from simulator.world import DROP_REPLY, Gate, gated_client, make_env, set_gate
+
+Program = tuple[tuple[Any, ...], ...]
+"""Commands in order. An argument `<` stands for the reply before."""
+
+ALL = Bounds(preemptions=8, faults=0)
+ADD = "return redis.call('INCRBY', KEYS[1], 2) + (redis.call('GET', KEYS[2]) or 0)"
+NEVER = "no kind of finding: the search goes on to its end"
+
+
+class Runner:
+    """The smallest target: `absorb` runs the program that goes by the user's name."""
+
+    def __init__(self, env: PodEnv) -> None:
+        self._env = env
+
+    def absorb(self, user_id: str) -> list[Any]:
+        replies: list[Any] = []
+        for name, *args in self._env.options["programs"][user_id]:
+            last = replies[-1] if replies and isinstance(replies[-1], str | int) else "none"
+            replies.append(self._run(name, [last if arg == "<" else arg for arg in args]))
+        return replies
+
+    def _run(self, name: str, args: list[Any]) -> Any:
+        env = self._env
+        if name == "SLEEP":
+            return env.runtime.sleep(args[0])
+        if name == "NOW":
+            return env.redis.set(args[0], f"{env.runtime.now():.0f}")
+        if name == "SPAWN":
+            return env.runtime.spawn("child", lambda: self._spawned(args[0]))
+        if name == "CAS":  # WATCH args[0], then write args[1] in a transaction
+            return self._transaction(*args)
+        reply = env.redis.execute_command(name, *args)
+        return plain(sorted(reply) if name == "KEYS" else reply)
+
+    def _spawned(self, program: Program) -> None:
+        for command in program:
+            self._run(command[0], list(command[1:]))
+
+    def _transaction(self, watched: str, written: str) -> str:
+        from redis import WatchError
+
+        with self._env.redis.pipeline() as pipe:
+            pipe.watch(watched)
+            pipe.multi()
+            pipe.incr(written)
+            try:
+                return plain(pipe.execute())
+            except WatchError:
+                return "aborted"
+
+    def add_message(self, *_: Any) -> list[Any]:
+        return []
+
+    def upload_status(self, placeholder: Any) -> dict[str, Any]:
+        return {}
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
+class ShortPlay(Play):
+    """Ends with the last line: what the keys hold then is the outcome."""
+
+    def _drain(self) -> list[str]:
+        return []
+
+
+@dataclass
+class Space:
+    """All schedules of some programs, run once, and what came out of them."""
+
+    run: int
+    outcomes: set[Any]
+    found: Exploration
+
+
+@dataclass
+class Tiny:
+    """Explores programs on one server; holds what all explorations share."""
+
+    server: EmbeddedServer
+    probe: Probe
+    table: CommandTable
+    clients: dict[tuple[str, int], Any] = field(default_factory=dict)
+
+    def explore(
+        self,
+        programs: dict[str, Program],
+        bounds: Bounds,
+        *faults: Fault,
+        retries: int = 0,
+        keys: tuple[str, ...] = ("x", "y", "z"),
+        after: dict[str, str] | None = None,
+    ) -> Space:
+        """`programs`: by actor (`A`, `A.2`, `B`). `after`: an actor that begins when another has ended."""
+        lines: dict[str, tuple[Call, ...]] = {
+            actor: (Absorb(actor, user=actor, after=((after or {})[actor],) if actor in (after or {}) else ()),)
+            for actor in programs
+        }
+        scenario = Scenario("tiny", 0, lines, "", faults=faults, options={"programs": programs}, retries=(retries,))
+        outcomes: set[Any] = set()
+        fleets: list[InlineFleet] = []
+
+        def play(retries: int) -> Play:
+            def env(name: str, gate: Gate) -> PodEnv:
+                client = self._client(name, retries)
+                set_gate(client, gate)
+                return make_env(
+                    name=name,
+                    gate=gate,
+                    client=client,
+                    prefix="",
+                    gemini=None,  # type: ignore[arg-type]
+                    memory=MemoryList(),
+                    seed=1,
+                    options=scenario.options,
+                )
+
+            fleets[:] = [InlineFleet(Runner, env)]
+            return ShortPlay(
+                scenario,
+                fleets[0],
+                self.probe,
+                self.table,
+                files={},
+                deliveries=list,
+                images=dict,
+                prefix="",
+            )
+
+        def finish(done: Play) -> None:
+            fleets[0].close()
+            if done.events and done.events[-1]["type"] == "final":
+                outcomes.add(self._outcome(done, keys))
+            self.probe.delete(*done.touched, *keys)
+
+        found = Explorer(scenario, play, finish, bounds, worst=NEVER).explore()
+        assert found.complete
+        return Space(found.run, outcomes, found)
+
+    def _client(self, name: str, retries: int) -> Any:
+        if (name, retries) not in self.clients:
+            client = connect(self.server.url, retries=retries)
+            self.clients[name, retries] = gated_client(client, _NoGate(), one_connection=True)
+        return self.clients[name, retries]
+
+    def _outcome(self, done: Play, keys: tuple[str, ...]) -> Any:
+        """What each actor was told, and what each key holds at the end."""
+        told: dict[str, list[str]] = {}
+        calls = {event["call"]: event["actor"] for event in done.events if event["type"] == "invoke"}
+        for event in done.events:
+            if event["type"] == "step":
+                told.setdefault(event["actor"], []).append(_said(event))
+            elif event["type"] in ("ok", "fail", "info"):
+                told.setdefault(calls[event["call"]], []).append(str(event.get("result", event.get("error"))))
+        return (
+            tuple((actor, *said) for actor, said in sorted(told.items())),
+            tuple((key, *self.probe.values([key])) for key in keys),
+        )
+
+
+def _said(event: dict[str, Any]) -> str:
+    reply = event["reply"]  # KEYS lists them in the order of a hash table
+    return f"{event['step'].args} {plain(sorted(reply) if event['step'].args[0] == 'KEYS' and reply else reply)}"
+
+
+class _NoGate:
+    def before(self, kind: str, args: tuple[Any, ...]) -> str:
+        return "go"
+
+    def after(self, reply: Any) -> None:
+        """Nobody asks."""
+
+
+@pytest.fixture(scope="module")
+def tiny(server: EmbeddedServer) -> Iterator[Tiny]:
+    probe = Probe(connect(server.url))
+    made = Tiny(server, probe, probe.table())
+    with one_core(Server(url=server.url, info=server.info(), prefix="", embedded=server)):
+        yield made
+    for client in made.clients.values():
+        client.close()
+    probe.close()
+
+
+keys = st.sampled_from(["x", "y", "z"])
+values = st.sampled_from(["<", "1", "7"])
+commands = st.one_of(
+    st.tuples(st.just("GET"), keys),
+    st.tuples(st.just("SET"), keys, values),
+    st.tuples(st.just("INCR"), keys),
+    st.tuples(st.just("APPEND"), keys, values),
+    st.tuples(st.just("DEL"), keys),
+    st.tuples(st.just("MGET"), keys, keys),
+    st.tuples(st.just("EVAL"), st.just(ADD), st.just(2), keys, keys),
+    st.tuples(st.just("RPUSH"), st.just("list"), values),
+    st.tuples(st.just("LRANGE"), st.just("list"), st.just(0), st.just(-1)),
+)
+waits = st.one_of(
+    st.tuples(st.just("SLEEP"), st.sampled_from([1, 2])),
+    st.tuples(st.just("NOW"), keys),
+    st.tuples(st.just("SPAWN"), st.lists(commands | st.just(("SLEEP", 1)), min_size=1, max_size=2).map(tuple)),
+)
+rare = st.one_of(
+    st.tuples(st.just("SETEX"), keys, st.just(30), values),
+    st.tuples(st.just("KEYS"), st.just("*")),
+    st.tuples(st.just("CAS"), keys, keys),
+)
+
+
+def programs(*, most: int, size: int, kinds: Any = commands) -> st.SearchStrategy[dict[str, Program]]:
+    """Two or three actors, the third in a pod of its own or in A; `most` commands in all."""
+    program = st.lists(kinds, min_size=1, max_size=size).map(tuple)
+    two = st.fixed_dictionaries({"A": program, "B": program})
+    three = st.sampled_from(["C", "A.2"]).flatmap(
+        lambda name: st.fixed_dictionaries({"A": program, "B": program, name: program})
+    )
+    return (two | three).filter(lambda found: sum(map(len, found.values())) <= most)
+
+
+def same_outcomes(tiny: Tiny, lines: dict[str, Program], bounds: Bounds, *faults: Fault, **more: Any) -> None:
+    keys = ("x", "y", "z", "list")
+    reduced = tiny.explore(lines, bounds, *faults, keys=keys, **more)
+    whole = tiny.explore(lines, replace(bounds, reduce=False), *faults, keys=keys, **more)
+    assert reduced.outcomes == whole.outcomes, (
+        f"only in all orders: {whole.outcomes - reduced.outcomes}; only reduced: {reduced.outcomes - whole.outcomes}"
+    )
+
+
+hypothesis_settings = settings(
+    deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
+
+
+@settings(hypothesis_settings, max_examples=60)
+@given(lines=programs(most=6, size=4), preemptions=st.sampled_from([0, 1, 2, 8]))
+def test_every_order_of_small_programs_ends_as_some_order_that_is_run(
+    tiny: Tiny, lines: dict[str, Program], preemptions: int
+) -> None:
+    same_outcomes(tiny, lines, Bounds(preemptions=preemptions, faults=0))
+
+
+@settings(hypothesis_settings, max_examples=40)
+@given(lines=programs(most=5, size=3, kinds=commands | waits | rare), preemptions=st.sampled_from([0, 1, 2, 8]))
+def test_every_order_with_timers_children_and_transactions(
+    tiny: Tiny, lines: dict[str, Program], preemptions: int
+) -> None:
+    same_outcomes(tiny, lines, Bounds(preemptions=preemptions, faults=0))
+
+
+faults = st.sampled_from(
+    [
+        Kill(),
+        Kill(pods=frozenset("A")),
+        Pause(),
+        ExpireKey(),
+        ExpireKey(since="GET"),
+        EarlyTimer(),
+        LoseConnection(),
+        LoseConnection(actions=(DROP_REPLY,)),
+    ]
+)
+
+
+@settings(hypothesis_settings, max_examples=60)
+@given(
+    lines=programs(most=5, size=3, kinds=commands | waits | rare),
+    fault=faults,
+    preemptions=st.sampled_from([0, 1, 2, 8]),
+    retries=st.sampled_from([0, 1]),
+)
+def test_every_order_with_one_fault(
+    tiny: Tiny, lines: dict[str, Program], fault: Fault, preemptions: int, retries: int
+) -> None:
+    same_outcomes(tiny, lines, Bounds(preemptions=preemptions, faults=1), fault, retries=retries)
