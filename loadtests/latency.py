@@ -36,9 +36,7 @@ class Recorder:
         self._latencies: dict[str, tuple[list[int], list[int]]] = {}
         self._errors: Counter[tuple[str, str]] = Counter()
 
-    def on_request(
-        self, name: str, response_time: float, context: Any = None, exception: Any = None, **_: Any
-    ) -> None:
+    def on_request(self, name: str, response_time: float, context: Any = None, exception: Any = None, **_: Any) -> None:
         """Locust's request event; `response_time` is in milliseconds. A failure has no latency, only a count."""
         if exception is not None:
             self._errors[name, type(exception).__name__] += 1

@@ -93,9 +93,7 @@ def make_cells(outcome: Outcome, target: LoadTarget) -> list[Cell]:
 def write_files(outcome: Outcome, cells: Sequence[Cell], broken: Sequence[str]) -> None:
     """result.json and latency.json; latency.hlog has been written all along."""
     command = ["locust", *(redact(word) if "://" in word else word for word in sys.argv[1:])]
-    document = result_document(
-        command, seed=outcome.plan.seed, run=outcome.folder, server=outcome.server, cells=cells
-    )
+    document = result_document(command, seed=outcome.plan.seed, run=outcome.folder, server=outcome.server, cells=cells)
     document["slo"] = {"breaches": list(broken)}
     document["died"] = dict(outcome.died)
     if outcome.search is not None:

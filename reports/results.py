@@ -78,9 +78,7 @@ def read_benchmark(run: Run, path: Path, document: Mapping[str, Any], report: Re
 
 def read_counterexample(run: Run, path: Path, document: Mapping[str, Any], report: Report) -> None:
     """A counterexample given by itself, with the history beside it."""
-    cell = Cell(
-        str(document["target"]), str(document["scenario"]), str(document["verdict"]), str(document["verdict"])
-    )
+    cell = Cell(str(document["target"]), str(document["scenario"]), str(document["verdict"]), str(document["verdict"]))
     cell.words = str(document.get("words", ""))
     run.seed = str(document.get("seed", ""))
     _counterexample(cell, path.parent, path, report)

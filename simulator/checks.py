@@ -156,9 +156,7 @@ def _deliver(facts: _Facts, final: Event, late_from: int | None) -> None:
 def _message_findings(facts: _Facts) -> Iterable[Finding]:
     for name, message in facts.messages.items():
         if message.delivered > 1:
-            yield Finding(
-                "duplicated", name, f"message {name} was delivered {message.delivered} times, expected once"
-            )
+            yield Finding("duplicated", name, f"message {name} was delivered {message.delivered} times, expected once")
         if message.refused and not message.accepted and message.delivered:
             yield Finding("misreported", name, f"message {name} was refused, and delivered all the same")
         if not message.accepted:

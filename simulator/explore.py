@@ -260,9 +260,7 @@ class Explorer:
         self._run, self._pruned = self._run + search.run, self._pruned + search.pruned
         return not search.heap
 
-    def _run_branch(
-        self, search: _Search, branch: _Branch | None, faults: int, preemptions: int, retries: int
-    ) -> None:
+    def _run_branch(self, search: _Search, branch: _Branch | None, faults: int, preemptions: int, retries: int) -> None:
         search.run += 1
         play = self._make_play(retries)
         prefix = (*branch.prefix, branch.decision) if branch else ()

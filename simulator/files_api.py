@@ -176,9 +176,7 @@ class FilesApi:
             if self._stopping.is_set():
                 connection.close()
                 return
-            thread = threading.Thread(
-                target=self._serve, args=(connection,), name="files-api-connection", daemon=True
-            )
+            thread = threading.Thread(target=self._serve, args=(connection,), name="files-api-connection", daemon=True)
             with self._lock:
                 self._connections[connection] = thread
             thread.start()
@@ -231,9 +229,7 @@ class FilesApi:
             self._uploads.pop(call.query.get("upload_id", ""), None)
 
     def _fault_of(self, call: Call, phase: Phase, upload: Upload | None) -> Fault:
-        file_name = (
-            upload.metadata["file_name"] if upload is not None else call.headers.get("x-goog-upload-file-name")
-        )
+        file_name = upload.metadata["file_name"] if upload is not None else call.headers.get("x-goog-upload-file-name")
         with self._lock:
             self._requests += 1
             number = self._requests

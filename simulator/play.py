@@ -156,9 +156,7 @@ class Play:
         """Where in the history it was decided: the last decision against the default, else the last delivery."""
         if self.deciding_event is not None:
             return self.deciding_event
-        sent = [
-            n for n, event in enumerate(self.events) if event["type"] == "step" and event["step"].kind == "memory"
-        ]
+        sent = [n for n, event in enumerate(self.events) if event["type"] == "step" and event["step"].kind == "memory"]
         return sent[-1] if sent else None
 
     def preempts(self, actor: str) -> bool:
@@ -395,9 +393,7 @@ class Play:
         return self._left()
 
     def _drain_user(self, user: Any, stage: str) -> None:
-        pods = [
-            pod for pod in dict.fromkeys(a.partition(".")[0] for a in self.scenario.lines) if pod not in self._dead
-        ]
+        pods = [pod for pod in dict.fromkeys(a.partition(".")[0] for a in self.scenario.lines) if pod not in self._dead]
         pod = pods[0] if pods else REST_POD
         for attempt in range(3):
             before = len(self._undelivered())

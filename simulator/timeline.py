@@ -151,14 +151,10 @@ def _why_image(events: Sequence[Event], image: str) -> str:
     if add is None or not sent:
         return ""
     sender = events[sent[0]]["actor"]
-    uploads = [
-        n for n, e in enumerate(events) if _is(e, "gemini") and f"{image}." in e["what"] and e["action"] == "go"
-    ]
+    uploads = [n for n, e in enumerate(events) if _is(e, "gemini") and f"{image}." in e["what"] and e["action"] == "go"]
     uuid = _uuid_of(events, add, image)
     asked = [
-        e
-        for e in events[: sent[0]]
-        if _is(e, "redis") and e["actor"] == sender and uuid and e["what"] == f"GET {uuid}"
+        e for e in events[: sent[0]] if _is(e, "redis") and e["actor"] == sender and uuid and e["what"] == f"GET {uuid}"
     ]
     when = f", though its upload had been done (step {uploads[0]})" if uploads and uploads[0] < sent[0] else ""
     if asked:

@@ -244,9 +244,7 @@ def make_env(
 def make_image(tmp_path: Path) -> Callable[..., Path]:
     """Makes an image file; its suffix says which kind."""
 
-    def make(
-        name: str = "image.png", *, size: tuple[int, int] = (64, 36), mode: str = "RGB", color: Any = 120
-    ) -> Path:
+    def make(name: str = "image.png", *, size: tuple[int, int] = (64, 36), mode: str = "RGB", color: Any = 120) -> Path:
         path = tmp_path / name
         Image.new(mode, size, color).save(path)
         return path

@@ -147,9 +147,7 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
             limit = f"limit {found['limit']:g}" if "limit" in found else ""
             times = f"p50 {found['p50_us']:>8.1f} µs  p99 {found['p99_us']:>8.1f} µs" if "p50_us" in found else ""
             interval = f"{found['ratio']:>7.3f} [{found['ratio_low']:.3f}, {found['ratio_high']:.3f}]"
-            write(
-                f"{found['target']:<8} {found['operation']:<38} {interval:<26} {limit:<11} {times} {found['floor']}"
-            )
+            write(f"{found['target']:<8} {found['operation']:<38} {interval:<26} {limit:<11} {times} {found['floor']}")
     asked = [figure for found in FIGURES for figure in found.get("figures", ())]
     if asked:
         terminalreporter.section("asked and got")

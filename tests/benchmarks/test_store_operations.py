@@ -181,9 +181,7 @@ def test_delete(benchmark: Any, pinned: Server, bare: Any, make_pod: Any, target
 
 
 @pytest.mark.parametrize(("number", "foreign"), [(100, 0), (1000, 0), (100, FOREIGN), (1000, FOREIGN)])
-def test_list(
-    benchmark: Any, pinned: Server, bare: Any, make_pod: Any, target: str, number: int, foreign: int
-) -> None:
+def test_list(benchmark: Any, pinned: Server, bare: Any, make_pod: Any, target: str, number: int, foreign: int) -> None:
     """Listing beside an MGET of the same keys plus decoding; KEYS is never sent."""
     store = TARGETS[target].store(make_pod(target, pinned))
     upload_ids = ids(number)

@@ -242,9 +242,7 @@ class WatchedMemory:
         self.sent.append(list(parts))
 
 
-def test_while_sending_the_lock_is_held_and_nothing_is_gone_yet(
-    make_env: Callable[..., PodEnv], world: World
-) -> None:
+def test_while_sending_the_lock_is_held_and_nothing_is_gone_yet(make_env: Callable[..., PodEnv], world: World) -> None:
     def look() -> None:
         assert world.redis.get(LOCK) == b"A"
         assert 29_000 < world.redis.pttl(LOCK) <= 30_000

@@ -215,9 +215,7 @@ def test_timeout_does_not_bring_back_what_was_cleaned_up(
     assert state(manager, placeholder) == "unknown"
 
 
-def test_timeout_is_an_option(
-    make_manager: MakeManager, files: FakeFiles, runtime: VirtualRuntime, png: Path
-) -> None:
+def test_timeout_is_an_option(make_manager: MakeManager, files: FakeFiles, runtime: VirtualRuntime, png: Path) -> None:
     files.upload_s = 60
     manager = make_manager(upload_timeout_s=2.0)
     placeholder = start(manager, png)
@@ -409,9 +407,7 @@ def test_cleanup_deletes_from_the_store_and_from_the_local_dict(
         assert list(store.get_all_upload_statuses()) == [kept["upload_uuid"]]
 
 
-def test_summary_counts_by_status(
-    manager: UploadManager, files: FakeFiles, runtime: VirtualRuntime, png: Path
-) -> None:
+def test_summary_counts_by_status(manager: UploadManager, files: FakeFiles, runtime: VirtualRuntime, png: Path) -> None:
     assert manager.get_upload_status_summary() == {}
     for _ in range(3):
         start(manager, png)

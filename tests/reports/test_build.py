@@ -228,9 +228,7 @@ def test_junit_has_a_case_a_cell_and_never_passes_what_is_unknown(
     assert "B read <pending>" in (failure.text or "")
 
 
-def test_markdown_has_the_matrix_and_fits_a_summary(
-    tmp_path: Path, write_run: Write, cell: Callable[..., Any]
-) -> None:
+def test_markdown_has_the_matrix_and_fits_a_summary(tmp_path: Path, write_run: Write, cell: Callable[..., Any]) -> None:
     cells = [cell("a|b", f"scenario-{number}", verdict="holds", note="n" * 300) for number in range(20_000)]
     build([write_run(cells=cells)], out=tmp_path / "report.md", format="markdown")
     text = (tmp_path / "report.md").read_text(encoding="utf-8")

@@ -53,7 +53,6 @@ def test_the_options_of_reproduce() -> None:
 
 
 def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip("importlib.metadata")
     from importlib.metadata import PackageNotFoundError, version
 
     try:
@@ -147,5 +146,5 @@ def test_a_reader_that_goes_away_is_no_error() -> None:
     assert process.stdout is not None
     process.stdout.close()
     _, err = process.communicate(timeout=30)
-    assert "Traceback" not in err
-    assert process.returncode == 141
+    assert err == ""
+    assert process.returncode != 0
