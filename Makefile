@@ -5,13 +5,16 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 SOURCES := $(wildcard reference simulator loadtests reports tests)
 
-.PHONY: demo test lint format bench load upgrade clean
+.PHONY: demo test test-slow lint format bench load upgrade clean
 
 demo: $(VENV)/.installed  ## the bug and its fix on real processes
 	$(BIN)/podrace reproduce
 
 test: $(VENV)/.installed-dev lint  ## all checks and tests, as CI runs them
 	$(BIN)/python -m pytest --cov --cov-report=term --durations=5
+
+test-slow: $(VENV)/.installed-dev  ## real load runs and a browser
+	$(BIN)/python -m pytest -m slow tests/loadtests
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check $(SOURCES)
@@ -22,8 +25,12 @@ format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix --quiet $(SOURCES)
 	$(BIN)/ruff format --quiet $(SOURCES)
 
-bench: $(VENV)/.installed-dev  ## the figures, as ratios
-	$(BIN)/python -m pytest tests/benchmarks --benchmark-enable --benchmark-only
+bench: BENCH := runs/$(shell date +%Y%m%d-%H%M%S)-bench
+bench: $(VENV)/.installed-peers  ## the figures, as ratios, beside those of the last release
+	mkdir -p $(BENCH)
+	$(BIN)/python -m pytest tests/benchmarks --benchmark-enable --benchmark-only \
+	  --benchmark-columns=median,iqr,rounds --benchmark-json=$(BENCH)/benchmark.json
+	$(BIN)/podrace bench-compare tests/benchmarks/reference-ratios.json $(BENCH)/benchmark.json
 
 load: $(VENV)/.installed-load  ## 30 s of the mixed workload, with a summary and a run folder
 	$(BIN)/locust -f loadtests/locustfile.py --headless --users 20 --spawn-rate 20 --run-time 30s \
@@ -31,7 +38,7 @@ load: $(VENV)/.installed-load  ## 30 s of the mixed workload, with a summary and
 
 upgrade:  ## renew the pinned versions
 	$(PYTHON) -m venv $(VENV)-upgrade
-	$(VENV)-upgrade/bin/python -m pip install --quiet --upgrade --editable '.[dev]'
+	$(VENV)-upgrade/bin/python -m pip install --quiet --upgrade --editable '.[dev,peers]'
 	{ head -1 constraints.txt; $(VENV)-upgrade/bin/python -m pip freeze --exclude-editable; } > constraints.new
 	mv constraints.new constraints.txt
 	rm -rf $(VENV)-upgrade
@@ -51,6 +58,10 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
 $(VENV)/.installed-load: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) --editable '.[load]'
 	@touch $@ $(VENV)/.installed
+
+$(VENV)/.installed-peers: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) --editable '.[dev,peers]'
+	@touch $@ $(VENV)/.installed-dev $(VENV)/.installed
 
 $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) --editable '.[dev]'

@@ -10,6 +10,7 @@ import uuid
 from typing import Any
 
 import gevent
+import google.genai  # noqa: F401 - takes a second, and a worker says that it is ready before its init event
 from locust import events, task
 
 from loadtests import session

@@ -8,7 +8,6 @@ half a second; here the master first asks each to stop, to drain its queues and 
 from __future__ import annotations
 
 import atexit
-import importlib
 import inspect
 import logging
 import sys
@@ -55,8 +54,6 @@ def fleet_of(environment: Any) -> Fleet:
 def _on_init(environment: Any, runner: Any, web_ui: Any, **_: Any) -> None:
     # one line a request otherwise, at load-test rates, with the address of each upload in it
     logging.getLogger("httpx2").setLevel(logging.WARNING)
-    if not isinstance(runner, runners.MasterRunner):
-        importlib.import_module("google.genai")  # a second on its own; later it would be taken from --run-time
     is_worker = isinstance(runner, runners.WorkerRunner)
     session: Worker | Lead = Worker(environment) if is_worker else Lead(environment)
     environment.podrace = session
@@ -273,7 +270,7 @@ class Lead(Worker):
     def _await_workers(self) -> None:
         """Before Locust stops the workers: let each finish, drain and hand in. One that died is not waited for."""
         clients = self.runner.clients
-        self._expected = {client.id for client in clients.running + clients.spawning} | set(self._reports)
+        self._expected = {client.id for client in clients.all} | set(self._reports)
         for client in self._expected & set(clients):
             self.runner.send_message(STOP, client_id=client)
         deadline_s = time.monotonic() + STOP_TIMEOUT_S + DRAIN_S + 5

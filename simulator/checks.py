@@ -92,6 +92,7 @@ class _Facts:
         self.messages: dict[str, _Message] = {}
         self.images_delivered: Counter[str] = Counter()
         self.images_named: set[str] = set()
+        self.messages_named: set[str] = set()
         self.misdelivered: list[tuple[str, Any]] = []
         self.reads: list[tuple[str, str, int, int, str]] = []
         self.keys: Sequence[str] = ()
@@ -142,6 +143,8 @@ def _deliver(facts: _Facts, final: Event, late_from: int | None) -> None:
             elif part.get("type") == "missing_image":
                 name = part.get("image") or str(part.get("filename")).rsplit("/", 1)[-1]
                 facts.images_named.update((name, name.rpartition(".")[0]))  # a file's name has a suffix, ours none
+            elif part.get("type") == "missing_message":
+                facts.messages_named.add(str(part.get("message_id")))
             elif part.get("text") in by_text:
                 name, message = by_text[part["text"]]
                 message.late |= message.delivered == 0 and late_from is not None and number >= late_from
@@ -163,7 +166,7 @@ def _message_findings(facts: _Facts) -> Iterable[Finding]:
             continue
         if message.late or (not message.delivered and message.held):
             yield Finding("stuck", name, f"message {name} stood in its queue for longer than a lease")
-        elif not message.delivered:
+        elif not message.delivered and name not in facts.messages_named:
             yield Finding("lost", name, f"message {name} was accepted and is nowhere: never delivered, not queued")
     for name, user in facts.misdelivered:
         yield Finding("misreported", name, f"message {name} was delivered as if user {user!r} had sent it")

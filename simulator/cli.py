@@ -7,7 +7,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -271,7 +271,7 @@ def replay(file: Path, fleet: str, redis_url: str | None, as_json: bool, run_dir
         began_s = time.monotonic()
         cell = runs.Cell(target.name, scenario.name, fleet, INCONCLUSIVE, saved.verdict, {}, counterexample=str(file))
         try:
-            with watchdog():
+            with watchdog() if fleet == "inline" else nullcontext():  # pods in processes are watched step by step
                 again = campaign.replay(lab, saved)
         except TargetError as error:
             cell = replace(cell, note=str(error))
@@ -319,6 +319,29 @@ def report(runs: tuple[Path, ...], out: Path | None, form: str) -> None:
         click.echo(f"podrace: left out: {skipped.path}: {skipped.reason}", err=True)
     click.echo(f"report: {out}")
     raise SystemExit(0 if made.runs else 3)
+
+
+@cli.command("bench-compare")
+@click.argument("before", type=click.Path(path_type=Path))
+@click.argument("after", type=click.Path(path_type=Path))
+@click.option("--limit", type=click.FloatRange(min=1.0), default=1.25, show_default=True, help="Growth allowed.")
+@seed_option
+@click.option("--accept", is_flag=True, help="Write AFTER's ratios into BEFORE instead.")
+def bench_compare(before: Path, after: Path, limit: float, seed: int, accept: bool) -> None:
+    """Compare two benchmark files by their ratios to the floor; exits 1 past a limit."""
+    from reports import compare
+    from simulator import runs
+    from simulator.errors import UsageError
+
+    try:
+        if accept:
+            runs.write_json(before, compare.reference_ratios(after))
+            return
+        found = compare.compare(before, after, limit=limit, seed=seed)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    click.echo(compare.as_text(found))
+    raise SystemExit(0 if found.passed else 1)
 
 
 @cli.command()

@@ -8,6 +8,7 @@ is taken to touch everything.
 from __future__ import annotations
 
 from collections.abc import Callable
+from hashlib import sha1
 from typing import Any, NamedTuple
 
 from simulator.history import plain
@@ -79,8 +80,11 @@ class CommandTable:
             )
         if name in _SCRIPTS or name in _READING_SCRIPTS:
             keys = tuple(plain(key) for key in command[3 : 3 + int(command[2])])
-            return Footprint(reads=keys) if name in _READING_SCRIPTS else Footprint(writes=keys)
-        if name in _KEYLESS:
+            cached = (f"script {plain(command[1])}",) if name.startswith("EVALSHA") else ()
+            return Footprint(reads=(*cached, *keys)) if name in _READING_SCRIPTS else Footprint(cached, keys)
+        if name == "SCRIPT LOAD":
+            return Footprint(writes=(f"script {sha1(plain(command[1]).encode()).hexdigest()}",))
+        if name in _KEYLESS or name.split(" ")[0] in _KEYLESS:
             return NOTHING
         if name == "WATCH":
             return Footprint(reads=tuple(plain(key) for key in command[1:]))

@@ -24,7 +24,7 @@ from simulator.errors import TargetError
 from simulator.faults import KILL, PAUSE
 from simulator.history import Event
 from simulator.play import Decision, Play, Stop
-from simulator.scenarios import Scenario
+from simulator.scenarios import Add, Scenario
 from simulator.world import GO, Step
 
 MORE_RUNS_FOR_FEWER_STEPS = 200
@@ -201,7 +201,7 @@ class Explorer:
         self._found: list[Counterexample] = []
         self._first: Judgement | None = None
         self._outcomes: set[str] = set()
-        self._run = self._pruned = self._struck = 0
+        self._run = self._pruned = self._struck = self._accepted = 0
 
     def explore(self) -> Exploration:
         """Search until something of the worst kind is found, all is covered, or the budget is spent.
@@ -215,6 +215,8 @@ class Explorer:
         if best is not None:
             self._repeat(best.decisions, best.retries, best.events)
         assert self._first is not None
+        if not self._accepted and any(isinstance(c, Add) for line in self._scenario.lines.values() for c in line):
+            raise TargetError("the target accepts no message in any schedule: there is nothing to judge")
         judgement = best.judgement if best else self._first
         verdict = VIOLATED if best else HOLDS if complete else INCONCLUSIVE
         return Exploration(
@@ -274,10 +276,12 @@ class Explorer:
         finally:
             self._finish(play)
         search.learn(play.footprints)
-        if search.run == 1 and self._first is None:
+        first_struck = play.struck and not self._struck
+        if first_struck or search.run & (search.run - 1) == 0:  # the 1st, 2nd, 4th, 8th, … run
             self._repeat(tuple(play.decisions), retries, events)
         judgement = judge(events)
         self._first = self._first or judgement
+        self._accepted += judgement.accepted
         self._struck += play.struck > 0
         if self._scenario.needs_fault and not play.struck:
             return

@@ -7,12 +7,12 @@ import signal
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 from simulator import guarded
-from simulator.errors import HarnessError
+from simulator.errors import HarnessError, PodraceError
 from simulator.history import Event
 from simulator.outcome import Result
 
@@ -186,7 +186,8 @@ class Fleet:
                 handle.process.kill()  # also ends what is stopped
                 handle.process.join()
             if handle.alive:
-                self._drain(handle)
+                with suppress(PodraceError):  # of a pod that could not be made: another's is on its way already
+                    self._drain(handle)
             handle.alive = False
             handle.connection.close()
             handle.process.close()

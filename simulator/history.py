@@ -66,6 +66,8 @@ def describe(kind: str, args: tuple[Any, ...], prefix: str = "", hide: str = "")
         return shorten(f"send to {plain(user_id)}: {describe_parts(parts)}")
     if kind == "timer":
         return f"timer of {args[1]:g} s fires"
+    if kind == "lock":
+        return "wait for a lock"
     return " ".join([kind, *(plain(arg) for arg in args)])
 
 

@@ -44,12 +44,19 @@ class MemoryList:
         """Nothing to close."""
 
 
+MOST_SURVIVED = 100
+_UNENDED: list[greenlet.greenlet] = []
+"""Actors that nothing ends: to forget them would start them once more."""
+
+
 class _Actor(greenlet.greenlet):
     name: str
     step: Step | None = None
     """Where it stands."""
     taken: tuple[Step, str]
     """The step it took last, and what became of it."""
+    survived = 0
+    """How often it was told that its pod is dead, and went on."""
 
 
 class InlineFleet:
@@ -183,13 +190,25 @@ class _InlineGate:
         if type(actor) is not _Actor:
             self._expel()
         if self.dead:
-            raise PodKilledError
+            self._end(actor)
         step = actor.step = Step(actor.name, kind, args)
         action: str = self._fleet._hub.switch()
         if self.dead:
             raise PodKilledError
         actor.taken = (step, action)
         return action
+
+    def _end(self, actor: _Actor) -> NoReturn:
+        """End an actor of a dead pod. One that swallows even that for ever is left where it stands."""
+        actor.survived += 1
+        if actor.survived < MOST_SURVIVED:
+            raise PodKilledError
+        self._fleet.broken = self._fleet.broken or TargetError(
+            f"{actor.name} does not end with its pod: it catches BaseException, and goes on; expected `except Exception`"
+        )
+        _UNENDED.append(actor)
+        while True:
+            self._fleet._hub.switch()
 
     def after(self, reply: Any) -> None:
         actor = greenlet.getcurrent()

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from simulator.commands import EVERYTHING
 from simulator.connection import Server, connect
 from simulator.files_api import FilesApi
 from simulator.files_store import InProcessFiles
@@ -83,6 +84,13 @@ class Lab:
         """End the run's pods and remove its keys."""
         raise AssertionError("a lab is of one kind or the other")
 
+    def _clear(self, play: Play) -> None:
+        """Leave the server as every run should find it. A foreign server's scripts are not ours to remove."""
+        unknown = self.probe.under(self.server.prefix) if EVERYTHING in play.touched else ()
+        self.probe.delete(*play.touched, *unknown)
+        if self.server.embedded is not None and play.has_done("SCRIPT LOAD"):
+            self.probe.forget_scripts()
+
     def _play(self, fleet: Any, memory: Any, files: FilesApi | InProcessFiles) -> Play:
         return Play(
             self.scenario,
@@ -129,7 +137,9 @@ class InlineLab(Lab):
     def finish(self, play: Play) -> None:
         """End the run's pods and remove its keys."""
         self._fleet.close()
-        self.probe.delete(*play.touched)
+        for client in self._clients.values():
+            _take_back(client)
+        self._clear(play)
 
     def _client(self, name: str, retries: int) -> Any:
         """One client a pod, with one connection: greenlets never talk on it at the same time."""
@@ -181,7 +191,16 @@ class ProcessLab(Lab):
     def finish(self, play: Play) -> None:
         """End the run's pods and remove its keys."""
         self._run.close()
-        self.probe.delete(*play.touched)
+        self._clear(play)
+
+
+def _take_back(client: Any) -> None:
+    """Return the connections that a pod held when it died, such as one that watches a key, to the pool, as new."""
+    pool = client.connection_pool
+    if len(pool._in_use_connections) > 1:
+        for connection in [held for held in pool._in_use_connections if held is not client.connection]:
+            connection.disconnect()
+            pool.release(connection)
 
 
 class _NoGate:

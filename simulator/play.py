@@ -366,8 +366,11 @@ class Play:
         return self.probe.left(list(self.touched), longer_than_ms=LEASE_S * 1000)
 
     def _undelivered(self) -> list[Add]:
-        texts = {part.get("text") for _, _, parts in self._deliveries() for part in parts}
-        return [add for name, add in self._accepted.items() if (add.text or f"text of {name}") not in texts]
+        parts = [part for _, _, parts in self._deliveries() for part in parts]
+        texts = {part.get("text") for part in parts}
+        named = {part.get("message_id") for part in parts if part.get("type") == "missing_message"}
+        waiting = [add for name, add in sorted(self._accepted.items()) if name not in named]
+        return [add for add in waiting if (add.text or f"text of {add.name}") not in texts]
 
     def _drain(self) -> list[str]:
         """Let the surviving pods finish: at once, after every lease, and after every time to live.
@@ -379,7 +382,8 @@ class Play:
         self._busy.clear()
         for stage, passes_s in (("soon", 0.0), ("lease", LEASE_S), ("ttl", LONGER_THAN_ANY_TTL_S)):
             waiting = self._undelivered()
-            users = {add.user: None for add in (waiting if stage == "ttl" else self._accepted.values())}
+            accepted = [add for _, add in sorted(self._accepted.items())]
+            users = {add.user: None for add in (waiting if stage == "ttl" else accepted)}
             if not waiting:
                 left = self._left() if left is None else left
                 if stage == "ttl" or not left:

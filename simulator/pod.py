@@ -35,6 +35,7 @@ def main(connection: Any, spec: PodSpec) -> None:
     """A pod's process, from its first instruction to its last."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle: it ends its pods itself
     _die_with_parent()
+    _let_fork_server_go()
     pipe = Pipe(connection)
     try:
         gate = _make_gate(pipe, spec)
@@ -310,6 +311,16 @@ def _sendable(args: tuple[Any, ...]) -> tuple[Any, ...]:
 
 def _make_gate(pipe: Pipe, spec: PodSpec) -> Any:
     return StepGate(pipe, spec) if spec.gated else RecordingGate(pipe, spec)
+
+
+def _let_fork_server_go() -> None:
+    """The fork server ends when nobody holds the other end of a pipe: a stopped pod would hold it for ever."""
+    from multiprocess import forkserver
+
+    server = forkserver._forkserver
+    if server._forkserver_alive_fd is not None:
+        os.close(server._forkserver_alive_fd)
+        server._forkserver_alive_fd = None
 
 
 def _die_with_parent() -> None:

@@ -58,6 +58,10 @@ class Probe:
         value = plain(self._ask(("GET", key))[0])
         self._ask(("SET", key, value[: len(value) // 2], "KEEPTTL"))
 
+    def forget_scripts(self) -> None:
+        """Empty the server's cache of scripts: it would tell a run what was run before."""
+        self._ask(("SCRIPT", "FLUSH"))
+
     def delete(self, *keys: str) -> None:
         if keys:
             self._ask(("DEL", *keys))

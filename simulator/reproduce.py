@@ -37,8 +37,8 @@ class Workload:
         return index % self.pods
 
     def absorbing(self, index: int) -> int:
-        """Round robin, one pod further in every round: each pod absorbs from each, itself included."""
-        return (index + 1 + index // self.pods) % self.pods
+        """Each pod absorbs from each, itself included: in every round one message stays where it was accepted."""
+        return (2 * index + 1 + index // self.pods) % self.pods
 
 
 def pod_name(index: int) -> str:

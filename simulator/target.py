@@ -31,6 +31,9 @@ class Pod(Protocol):
     ) -> list[Placeholder]:
         """Accept a message; returning is the promise that it and every image arrive once, or are named as missing.
 
+        Named as missing is what arrives as a part `{"type": "missing_image", "filename", "reason"}` or
+        `{"type": "missing_message", "message_id", "reason"}`.
+
         An image is a file, or the placeholder of an earlier message that shows the same picture again.
         """
         ...

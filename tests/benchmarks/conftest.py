@@ -133,8 +133,9 @@ def pytest_benchmark_update_json(config: pytest.Config, output_json: dict[str, A
     """The claims also stand in benchmark.json, and in claims.json beside it."""
     output_json["claims"] = CLAIMS
     output_json["command"] = "make bench"
-    path = Path(config.getoption("benchmark_json").name)
-    path.with_name("claims.json").write_text(json.dumps(CLAIMS, indent=2) + "\n", encoding="utf-8")
+    file = config.getoption("benchmark_json")
+    if file is not None and CLAIMS:
+        Path(file.name).with_name("claims.json").write_text(json.dumps(CLAIMS, indent=2) + "\n", encoding="utf-8")
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:

@@ -13,9 +13,11 @@ import gc
 import os
 import random
 import statistics
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from time import perf_counter_ns
 from typing import Any
 
@@ -178,6 +180,20 @@ def check_ratio(benchmark: Any, floor: str, ratio: Ratio, limit: float, *, must:
         holds=ratio.ratio <= limit,
         must=must,
     )
+
+
+def quartile_ms(times_ns: Sequence[int]) -> float:
+    """The lower quartile of raw times, for what is asked in ms: see above."""
+    return percentile_us(times_ns, 25) / 1000
+
+
+def busy_s(*pids: int) -> float:
+    """For how long this process and others have had a core; by the clock on the wall where no /proc says it."""
+    try:
+        others = [Path(f"/proc/{pid}/schedstat").read_text().split()[0] for pid in pids]
+    except OSError:
+        return perf_counter_ns() / 1e9
+    return time.process_time() + sum(map(int, others)) / 1e9
 
 
 @contextmanager

@@ -6,7 +6,6 @@ import os
 import statistics
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -71,16 +70,22 @@ def test_importing_the_command_line_imports_nothing_slow() -> None:
 
 
 def test_help_answers_at_once() -> None:
-    """Under 150 ms more than `python -c pass`: the median over pairs run one after the other."""
+    """Under 150 ms more than `python -c pass`: the median over pairs run one after the other.
 
-    def took_s(code: str, *arguments: str) -> float:
-        began_s = time.monotonic()
+    It waits for nothing, so that on a machine busy with other things its CPU time is what it would take.
+    """
+
+    def took_s(code: str, *arguments: str) -> tuple[float, float]:
+        before = os.times()
         assert run(code, *arguments).returncode == 0
-        return time.monotonic() - began_s
+        after = os.times()
+        cpu_s = after.children_user + after.children_system - before.children_user - before.children_system
+        return after.elapsed - before.elapsed, cpu_s
 
     took_s(CLI, "--help")  # compiles
-    more_s = [took_s(CLI, "--help") - took_s("pass") for _ in range(9)]
-    assert statistics.median(more_s) < 0.150
+    pairs = [(took_s(CLI, "--help"), took_s("pass")) for _ in range(9)]
+    wall_s, cpu_s = (statistics.median(help_s[which] - pass_s[which] for help_s, pass_s in pairs) for which in (0, 1))
+    assert min(wall_s, cpu_s) < 0.150, f"{wall_s:.3f} s, of it {cpu_s:.3f} s on a CPU"
 
 
 @pytest.mark.parametrize(

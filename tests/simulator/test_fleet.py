@@ -207,9 +207,11 @@ import signal, statistics, subprocess, sys, time
 signal.signal(signal.SIGINT, signal.default_int_handler)
 from dataclasses import replace
 from simulator.fleet import Fleet, PodSpec
-spec = PodSpec(name="A", redis_url="unix:///nowhere", prefix="x:", files_url="http://127.0.0.1:9", ledger_path={ledger!r},
-               target="reference.targets:shared", memory="reference.memory:MemoryLedger",
-               gemini="reference.gemini:GeminiFiles", options={{"absorb_limit": 1}})
+spec = PodSpec(
+    name="A", redis_url="unix:///nowhere", prefix="x:", files_url="http://127.0.0.1:9", ledger_path={ledger!r},
+    target="reference.targets:shared", memory="reference.memory:MemoryLedger",
+    gemini="reference.gemini:GeminiFiles", options={{"absorb_limit": 1}},
+)
 specs = [replace(spec, name=name) for name in "ABCDEFGHI"]
 fleet = Fleet(specs[:{pods}], on_event=lambda event: None)
 {body}
@@ -286,12 +288,14 @@ def test_no_pod_outlives_its_parent(
 
 
 def test_eight_pods_are_ready_within_150_ms_of_the_first(tmp_path: Path) -> None:
-    """Eight more than the first, with the reference's real parts, the median of five fleets.
+    """Eight more than the first, with the reference's real parts: the median of five fleets.
 
-    On a machine too busy to start Python eight times in a row in that time, as fast as that is asked.
+    Beside each, Python is started eight times in a row: about 0.12 s where nothing else runs. Above
+    0.2 s the machine is busy with other things, and twice what those starts took is asked instead.
     """
     with script(tmp_path, SPEED, pods=1) as process:
         out, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
-    ready_s, floor_s = map(float, out.split())
-    assert ready_s < max(0.150, floor_s), f"{ready_s:.3f} s, Python started eight times in {floor_s:.3f} s"
+    ready_s, starts_s = map(float, out.split())
+    limit_s = 0.150 if starts_s < 0.2 else 2 * starts_s
+    assert ready_s < limit_s, f"{ready_s:.3f} s, Python started eight times in {starts_s:.3f} s"

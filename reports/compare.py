@@ -1,0 +1,179 @@
+"""Two benchmark files compared: by how much each ratio to its floor has changed, with an interval.
+
+Times of two machines, or of one on two days, say nothing beside each other; ratios to a floor that was
+measured in the same run do. The interval of a change is by bootstrap: over the blocks of both runs where
+the files hold them, else from the interval that they hold.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from reports.benchmarks import Ratio, benchmarks
+
+LIMIT = 1.25
+"""A ratio may grow by so much."""
+RESAMPLES = 500
+_Z = 1.96
+
+
+@dataclass(frozen=True)
+class Change:
+    """The ratio of one operation in two files, `before` and `after`; `low` to `high` is the 95 % interval."""
+
+    target: str
+    operation: str
+    before: float
+    after: float
+    change: float
+    low: float
+    high: float
+    limit: float
+
+    @property
+    def past(self) -> bool:
+        """Whether the whole interval is past the limit."""
+        return self.low > self.limit
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What two files say. `only_before`, `only_after`: operations that the other does not have."""
+
+    changes: Sequence[Change]
+    only_before: Sequence[str]
+    only_after: Sequence[str]
+    past_own_limit: Sequence[Ratio]
+    """Of the second file: ratios past the limit that they carry themselves."""
+    damaged: Sequence[str] = ()
+
+    @property
+    def passed(self) -> bool:
+        return not self.past_own_limit and not any(change.past for change in self.changes)
+
+
+@dataclass(frozen=True)
+class _Measured:
+    ratio: Ratio
+    blocks: Sequence[float]
+
+
+def compare(before: Path, after: Path, *, limit: float = LIMIT, seed: int = 7) -> Comparison:
+    """Compare two files: pytest-benchmark's, or small files of ratios. `limit`: how much a ratio may grow.
+
+    Raises ValueError, with the file and what is wrong, for what cannot be read or holds no ratio.
+    """
+    first, damaged_first = _read(before)
+    second, damaged_second = _read(after)
+    both = [key for key in first if key in second]
+    if not both:
+        raise ValueError(f"{before} and {after}: expected operations that both have measured, there is none")
+    return Comparison(
+        [_change(first[key], second[key], limit, random.Random(f"{seed} {key}")) for key in both],
+        [key for key in first if key not in second],
+        [key for key in second if key not in first],
+        [measured.ratio for measured in second.values() if measured.ratio.past],
+        [*damaged_first, *damaged_second],
+    )
+
+
+def as_text(comparison: Comparison) -> str:
+    """A line an operation, what changed most first, and the verdict."""
+    changes = sorted(comparison.changes, key=lambda change: -change.change)
+    names = [f"{change.target} {change.operation}" for change in changes]
+    width = max(map(len, names), default=0)
+    lines = [
+        f"{name:<{width}}  {one.before:>8.3f} → {one.after:>8.3f}  x {one.change:.3f} [{one.low:.3f}, {one.high:.3f}]"
+        + (f"  past {one.limit:g}" if one.past else "")
+        for name, one in zip(names, changes, strict=True)
+    ]
+    for what, keys in (("only before", comparison.only_before), ("only after", comparison.only_after)):
+        if keys:
+            lines.append(f"{what}: {', '.join(keys)}")
+    lines += [f"damaged: {reason}" for reason in comparison.damaged]
+    for ratio in comparison.past_own_limit:
+        lines.append(f"{ratio.target} {ratio.operation}: {ratio.ratio:.3f} times {ratio.floor}, past {ratio.limit:g}")
+    past = sum(change.past for change in changes) + len(comparison.past_own_limit)
+    lines.append(f"{len(changes)} compared, " + (f"{past} past the limit" if past else "none past the limit"))
+    return "\n".join(lines)
+
+
+def reference_ratios(path: Path) -> dict[str, Any]:
+    """The small file that is committed, made from a benchmark file: ratios with their intervals, no times."""
+    ratios: dict[str, Any] = {}
+    for key, measured in _read(path)[0].items():
+        one = measured.ratio
+        ratios[key] = {
+            "ratio": round(one.ratio, 3),
+            "low": round(one.ratio if one.low is None else one.low, 3),
+            "high": round(one.ratio if one.high is None else one.high, 3),
+            "floor": one.floor,
+        }
+    return {"ratios": dict(sorted(ratios.items()))}
+
+
+def _read(path: Path) -> tuple[dict[str, _Measured], list[str]]:
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: expected JSON: {error}") from error
+    if not isinstance(document, dict):
+        raise ValueError(f"{path}: expected the JSON object of a benchmark run")
+    found, damaged = benchmarks(document, name=path.stem)
+    blocks = _blocks(document)
+    measured = {}
+    for one in found.ratios:
+        if not (math.isfinite(one.ratio) and one.ratio > 0):
+            damaged.append(f"{one.target} {one.operation}: expected a ratio above 0, got {one.ratio}")
+            continue
+        key = f"{one.target} {one.operation}"
+        measured[key] = _Measured(one, blocks.get(key, ()))
+    if not measured:
+        raise ValueError(f"{path}: expected ratios to a floor, found none; make it with `make bench`")
+    return measured, [f"{path}: {reason}" for reason in damaged]
+
+
+def _blocks(document: Mapping[str, Any]) -> dict[str, list[float]]:
+    """The ratios of single blocks, where a benchmark holds them and all are numbers above 0."""
+    found = {}
+    for item in document.get("benchmarks") or ():
+        extra = item.get("extra_info") if isinstance(item, dict) else None
+        blocks = extra.get("blocks") if isinstance(extra, dict) else None
+        if isinstance(extra, dict) and isinstance(blocks, list) and blocks:
+            numbers = [float(value) for value in blocks if isinstance(value, int | float) and value > 0]
+            if len(numbers) == len(blocks):
+                found[f"{extra.get('target')} {extra.get('operation')}"] = numbers
+    return found
+
+
+def _change(before: _Measured, after: _Measured, limit: float, rng: random.Random) -> Change:
+    drawn = sorted(_draw(after, rng) / _draw(before, rng) for _ in range(RESAMPLES))
+    return Change(
+        target=after.ratio.target,
+        operation=after.ratio.operation,
+        before=before.ratio.ratio,
+        after=after.ratio.ratio,
+        change=after.ratio.ratio / before.ratio.ratio,
+        low=drawn[round(RESAMPLES * 0.025)],
+        high=drawn[round(RESAMPLES * 0.975) - 1],
+        limit=limit,
+    )
+
+
+def _draw(measured: _Measured, rng: random.Random) -> float:
+    """The ratio as another run of the same might have had it."""
+    if measured.blocks:
+        return statistics.median(rng.choices(measured.blocks, k=len(measured.blocks)))
+    one = measured.ratio
+    if not one.low or not one.high or one.low <= 0 or one.high < one.low:
+        return one.ratio
+    return one.ratio * math.exp(rng.gauss(0, math.log(one.high / one.low) / (2 * _Z)))

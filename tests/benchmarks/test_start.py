@@ -1,0 +1,139 @@
+"""How long things take to start: eight more pods, the demo, the help."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from operator import methodcaller
+from pathlib import Path
+from typing import Any
+
+import multiprocess
+import pytest
+from measuring import Timed, beside, check, check_ratio, quartile_ms
+
+from simulator.connection import Server
+from simulator.files_api import FilesApi
+from simulator.fleet import Fleet, PodSpec
+
+PODS = 8
+PODS_WITHIN_MS = 150
+REPRODUCE_LIMIT = 5.0
+HELP_WITHIN_MS = 150
+PODRACE = "import sys; from simulator.cli import main; main(sys.argv[1:])"
+
+
+def test_pods_start(benchmark: Any, bench_server: Server, tmp_path: Path) -> None:
+    """Eight pods after the first, beside eight processes of the same fork server that only say so."""
+    rounds = 1 if benchmark.disabled else 15
+    with FilesApi() as files:
+        spec = PodSpec(
+            name="A",
+            target="reference.targets:shared",
+            redis_url=bench_server.url,
+            prefix=bench_server.prefix,
+            files_url=files.url,
+            ledger_path=str(tmp_path / "ledger.sqlite"),
+            memory="reference.memory:MemoryLedger",
+            gemini="reference.gemini:GeminiFiles",
+        )
+        with Fleet([spec], on_event=lambda event: None) as fleet:
+            names: list[str] = []
+
+            def start(_: int) -> None:
+                names[:] = [f"P{len(fleet.names)}-{number}" for number in range(PODS)]
+                for name in names:
+                    fleet.add(replace(spec, name=name))
+                for name in names:
+                    fleet.receive_until(name, "ready")
+
+            def clear(_: int) -> None:
+                for name in names:
+                    fleet.kill(name)
+                names.clear()
+
+            pods = Timed(start, clear)
+            started: list[Any] = []
+            bare = Timed(lambda _: bare_processes(started), lambda _: end_processes(started))
+            floors = {"processes of a fork server": bare}
+            found = beside(
+                benchmark, pods, floors, target="fleet", operation=f"{PODS} pods start", rounds=rounds, calls=1
+            )
+            end_processes(started)
+    if found:
+        took_ms = quartile_ms(pods.calls_ns)
+        got = f"{took_ms:.0f} ms, {next(iter(found.values())).ratio:.1f} x bare processes"
+        within = took_ms <= PODS_WITHIN_MS
+        check(benchmark, f"{PODS} pods after the first", asked=f"<= {PODS_WITHIN_MS} ms", got=got, holds=within)
+
+
+def bare_processes(started: list[Any]) -> None:
+    forkserver = multiprocess.get_context("forkserver")
+    pipes = [forkserver.Pipe() for _ in range(PODS)]
+    main = sys.modules["__main__"]
+    spec, file = main.__spec__, getattr(main, "__file__", None)
+    main.__spec__ = None
+    if file is not None:
+        del main.__file__  # as the fleet does: no child needs pytest
+    try:
+        processes = [forkserver.Process(target=methodcaller("send", "ready"), args=(theirs,)) for _, theirs in pipes]
+        for process in processes:
+            process.start()
+    finally:
+        main.__spec__ = spec
+        if file is not None:
+            main.__file__ = file
+    for ours, theirs in pipes:
+        theirs.close()
+        ours.recv()
+    started.extend(zip(processes, (ours for ours, _ in pipes), strict=True))
+
+
+def end_processes(started: list[Any]) -> None:
+    for process, ours in started:
+        process.join()
+        process.close()
+        ours.close()
+    started.clear()
+
+
+def run(*words: str, cwd: Path | None = None) -> Callable[[int], None]:
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    environment.pop("COVERAGE_PROCESS_START", None)
+
+    def call(_: int) -> None:
+        subprocess.run([sys.executable, *words], check=True, capture_output=True, cwd=cwd, env=environment)
+
+    return call
+
+
+def test_reproduce(benchmark: Any, tmp_path: Path) -> None:
+    """The demo, beside what importing google-genai alone takes."""
+    if benchmark.disabled:
+        pytest.skip("that the demo runs, its own tests show")
+    floors = {'python -c "from google import genai"': run("-c", "from google import genai")}
+    found = beside(
+        benchmark,
+        run("-c", PODRACE, "reproduce", cwd=tmp_path),
+        floors,
+        target="podrace",
+        operation="reproduce",
+        limit=REPRODUCE_LIMIT,
+        rounds=11,
+        calls=1,
+    )
+    for floor, ratio in found.items():
+        check_ratio(benchmark, floor, ratio, REPRODUCE_LIMIT)
+
+
+def test_help(benchmark: Any) -> None:
+    """`podrace --help` beside a Python that does nothing."""
+    ours, floor = Timed(run("-c", PODRACE, "--help")), Timed(run("-c", "pass"))
+    found = beside(benchmark, ours, {"python -c pass": floor}, target="podrace", operation="--help", rounds=21, calls=1)
+    if found:
+        more_ms = quartile_ms(ours.calls_ns) - quartile_ms(floor.calls_ns)
+        asked = f"<= {HELP_WITHIN_MS} ms more than python -c pass"
+        check(benchmark, "podrace --help", asked=asked, got=f"{more_ms:.0f} ms more", holds=more_ms <= HELP_WITHIN_MS)

@@ -1,0 +1,154 @@
+"""bench-compare: two files of ratios, and whether the second is slower."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from reports.compare import as_text, compare, reference_ratios
+
+
+def entry(operation: str, ratio: float, *, spread: float = 0.02, blocks: int = 60, **more: Any) -> dict[str, Any]:
+    """One benchmark, its blocks scattered around the ratio."""
+    rng = random.Random(f"{operation} {ratio}")
+    values = sorted(ratio * rng.gauss(1, spread) for _ in range(blocks))
+    values = [value * ratio / values[blocks // 2] for value in values]
+    extra = {"target": "shared", "operation": operation, "floor": "redis-py", "ratio": ratio, "blocks": values}
+    return {"name": operation, "extra_info": extra | {"ratio_low": ratio * 0.98, "ratio_high": ratio * 1.02} | more}
+
+
+def damaged(operation: str, ratio: Any) -> dict[str, Any]:
+    return {"name": operation, "extra_info": {"target": "shared", "operation": operation, "ratio": ratio}}
+
+
+def with_blocks(operation: str, blocks: list[float]) -> dict[str, Any]:
+    found = damaged(operation, blocks[len(blocks) // 2])
+    found["extra_info"]["blocks"] = blocks
+    return found
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[..., Path]:
+    def one(name: str, *entries: dict[str, Any]) -> Path:
+        path = tmp_path / f"{name}.json"
+        path.write_text(json.dumps({"benchmarks": list(entries)}), encoding="utf-8")
+        return path
+
+    return one
+
+
+def test_a_file_beside_itself_has_not_changed(write: Callable[..., Path]) -> None:
+    path = write("a", entry("set", 1.1), entry("get", 1.05))
+    found = compare(path, path)
+    assert found.passed
+    assert [change.change for change in found.changes] == [1.0, 1.0]
+    assert all(change.low < 1 < change.high for change in found.changes)
+    assert as_text(found).endswith("2 compared, none past the limit")
+
+
+def test_what_has_become_slower_is_past_the_limit(write: Callable[..., Path]) -> None:
+    found = compare(write("a", entry("set", 1.1), entry("get", 1.0)), write("b", entry("set", 1.6), entry("get", 1.0)))
+    assert not found.passed
+    assert [change.operation for change in found.changes if change.past] == ["set"]
+    assert "past 1.25" in as_text(found).splitlines()[0]
+
+
+def test_an_interval_that_reaches_the_limit_is_not_past_it(write: Callable[..., Path]) -> None:
+    before, after = write("a", entry("set", 1.0)), write("b", with_blocks("set", [1.0, 1.1, 1.2, 1.28, 1.3, 1.4, 1.5]))
+    (change,) = compare(before, after).changes
+    assert change.change > change.limit
+    assert not change.past
+
+
+def test_faster_passes(write: Callable[..., Path]) -> None:
+    assert compare(write("a", entry("set", 2.0)), write("b", entry("set", 1.0))).passed
+
+
+def test_the_limit_is_the_callers(write: Callable[..., Path]) -> None:
+    before, after = write("a", entry("set", 1.0)), write("b", entry("set", 1.1))
+    assert compare(before, after).passed
+    assert not compare(before, after, limit=1.05).passed
+
+
+def test_a_ratio_past_its_own_limit_fails_whatever_it_was(write: Callable[..., Path]) -> None:
+    path = write("a", entry("set", 1.4, limit=1.15))
+    found = compare(path, path)
+    assert not found.passed
+    assert "past 1.15" in as_text(found)
+
+
+def test_the_same_seed_gives_the_same_interval(write: Callable[..., Path]) -> None:
+    before, after = write("a", entry("set", 1.0)), write("b", entry("set", 1.1))
+    assert compare(before, after) == compare(before, after)
+    assert compare(before, after).changes[0].low != compare(before, after, seed=8).changes[0].low
+
+
+def test_the_interval_covers_the_true_change(write: Callable[..., Path]) -> None:
+    """95 % of the intervals of two runs of the same hold 1."""
+    covered = 0
+    for number in range(30):
+        rng = random.Random(number)
+        runs = []
+        for name in "ab":
+            blocks = sorted(rng.gauss(1.1, 0.1) for _ in range(81))
+            runs.append(write(name, with_blocks("set", blocks)))
+        (change,) = compare(*runs).changes
+        covered += change.low <= 1 <= change.high
+    assert covered >= 26
+
+
+def test_the_committed_form_compares_with_a_run(write: Callable[..., Path], tmp_path: Path) -> None:
+    run = write("run", entry("set", 1.1), entry("list 1000", 1.6))
+    committed = tmp_path / "reference-ratios.json"
+    committed.write_text(json.dumps(reference_ratios(run)), encoding="utf-8")
+    found = compare(committed, run)
+    assert found.passed
+    assert {change.operation for change in found.changes} == {"set", "list 1000"}
+    assert all(change.low < 1 < change.high for change in found.changes)
+
+
+def test_what_only_one_file_has_is_named(write: Callable[..., Path]) -> None:
+    found = compare(write("a", entry("set", 1), entry("old", 1)), write("b", entry("set", 1), entry("new", 1)))
+    assert (found.only_before, found.only_after) == (["shared old"], ["shared new"])
+    assert "only before: shared old" in as_text(found)
+
+
+def test_damaged_entries_are_named_and_left_out(write: Callable[..., Path]) -> None:
+    good = write("a", entry("set", 1.0), entry("get", 1.0))
+    bad = write("b", entry("set", 1.0), damaged("get", "fast"), damaged("push", -1))
+    found = compare(good, bad)
+    assert [change.operation for change in found.changes] == ["set"]
+    assert len(found.damaged) == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("", "expected JSON"),
+        ("[]", "expected the JSON object"),
+        ("{}", "found none"),
+        ('{"benchmarks": [{"name": "x", "extra_info": {}}]}', "found none"),
+    ],
+)
+def test_what_is_no_benchmark_file_is_refused_by_name(
+    write: Callable[..., Path], tmp_path: Path, content: str, says: str
+) -> None:
+    wrong = tmp_path / "wrong.json"
+    wrong.write_text(content, encoding="utf-8")
+    with pytest.raises(ValueError, match=f"wrong.json: .*{says}"):
+        compare(write("a", entry("set", 1.0)), wrong)
+
+
+def test_a_missing_file_and_files_with_nothing_in_common_are_refused(
+    write: Callable[..., Path], tmp_path: Path
+) -> None:
+    path = write("a", entry("set", 1.0))
+    with pytest.raises(ValueError, match="No such file"):
+        compare(path, tmp_path / "none.json")
+    with pytest.raises(ValueError, match="there is none"):
+        compare(path, write("b", entry("get", 1.0)))

@@ -1,0 +1,150 @@
+"""Targets that cannot be judged: each gets one clear error, and never a pass."""
+
+from __future__ import annotations
+
+import threading
+import time
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from planted.correct import Correct
+from simulator.target import Placeholder, PodEnv
+
+
+class OwnRandomness(Correct):
+    def seen(self, user_id: str, message_id: str) -> str:
+        return f"{self.env.prefix}seen:{uuid.uuid4()}"
+
+
+class OwnRandomnessAfterAFault(Correct):
+    """Random only where a fault has struck."""
+
+    def accept(self, user_id: str, message_id: str, parts: list[dict[str, Any]]) -> None:
+        try:
+            super().accept(user_id, message_id, parts)
+        except Exception:
+            self.env.redis.set(f"{self.env.prefix}failed", str(uuid.uuid4()), px=1000)
+            raise
+
+
+class WallClock(Correct):
+    def accept(self, user_id: str, message_id: str, parts: list[dict[str, Any]]) -> None:
+        self.env.redis.set(f"{self.env.prefix}accepted_at", time.perf_counter_ns(), px=1000)
+        super().accept(user_id, message_id, parts)
+
+
+class OwnThread(Correct):
+    def accept(self, user_id: str, message_id: str, parts: list[dict[str, Any]]) -> None:
+        thread = threading.Thread(target=lambda: self.env.redis.get(f"{self.env.prefix}x"), daemon=True)
+        thread.start()
+        super().accept(user_id, message_id, parts)
+
+
+class OwnThreadJoined(Correct):
+    def accept(self, user_id: str, message_id: str, parts: list[dict[str, Any]]) -> None:
+        thread = threading.Thread(target=lambda: self.env.memory.send(user_id, parts), daemon=True)
+        thread.start()
+        thread.join()
+        super().accept(user_id, message_id, parts)
+
+
+class Spawner(Correct):
+    """Spawns an actor, but from a thread of its own."""
+
+    def accept(self, user_id: str, message_id: str, parts: list[dict[str, Any]]) -> None:
+        spawn = threading.Thread(target=lambda: self.env.runtime.spawn("late", lambda: None), daemon=True)
+        spawn.start()
+        spawn.join()
+        super().accept(user_id, message_id, parts)
+
+
+class Blocks(Correct):
+    def absorb(self, user_id: str) -> int:
+        threading.Event().wait()
+        return 0
+
+
+class Spins(Correct):
+    def absorb(self, user_id: str) -> int:
+        while True:
+            pass
+
+
+class Polls(Correct):
+    def absorb(self, user_id: str) -> int:
+        while True:
+            self.env.redis.get(f"{self.env.prefix}never")
+
+
+class PollsAsleep(Correct):
+    def absorb(self, user_id: str) -> int:
+        while not self.env.redis.get(f"{self.env.prefix}never"):
+            self.env.runtime.sleep(0.1)
+        return 0
+
+
+class SwallowsAll(Correct):
+    """Polls, and nothing ends it: not even its pod's death."""
+
+    def absorb(self, user_id: str) -> int:
+        while True:
+            try:
+                self.env.redis.get(f"{self.env.prefix}never")
+            except BaseException:
+                pass
+
+
+class SwallowsAWhile(Correct):
+    """Takes its pod's death for one more error of Redis, some times."""
+
+    def absorb(self, user_id: str) -> int:
+        for _ in range(5):
+            try:
+                self.env.redis.get(f"{self.env.prefix}never")
+            except BaseException:
+                pass
+        return super().absorb(user_id)
+
+
+class RaisesEverywhere(Correct):
+    def add_message(self, user_id: str, text: str, images: Sequence[Path | Placeholder], message_id: str) -> NoReturn:
+        raise RuntimeError("not today")
+
+    def absorb(self, user_id: str) -> NoReturn:
+        raise RuntimeError("not today")
+
+    def upload_status(self, placeholder: Placeholder) -> NoReturn:
+        raise RuntimeError("not today")
+
+
+class WrongArgument(Correct):
+    """Sends redis-py what it refuses."""
+
+    def accept(self, user_id: str, message_id: str, parts: list[dict[str, Any]]) -> None:
+        self.env.redis.set(f"{self.env.prefix}x", parts)  # type: ignore[arg-type]
+
+
+class Locks(Correct):
+    """Holds a lock between its actors while another waits for it: fit to be judged."""
+
+    def __init__(self, env: PodEnv) -> None:
+        super().__init__(env)
+        self.lock = env.runtime.lock()
+
+    def accept(self, user_id: str, message_id: str, parts: list[dict[str, Any]]) -> None:
+        with self.lock:
+            super().accept(user_id, message_id, parts)
+
+    def absorb(self, user_id: str) -> int:
+        with self.lock:
+            return super().absorb(user_id)
+
+
+def raising(env: PodEnv) -> NoReturn:
+    raise RuntimeError("no settings")
+
+
+def no_pod(env: PodEnv) -> None:
+    """Forgets to return the pod."""
