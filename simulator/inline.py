@@ -15,7 +15,7 @@ import greenlet
 
 from simulator.errors import TargetError
 from simulator.outcome import Result, outcome
-from simulator.target import Pod, PodEnv, Target, factory_failed
+from simulator.target import Pod, PodEnv, Target, make_pod
 from simulator.world import Gate, PodKilledError, Step, VirtualLock, foreign_thread, plain_reply
 
 EPOCH_S = 1_700_000_000.0
@@ -68,6 +68,7 @@ class InlineFleet:
         self._target = target
         self._make_env = make_env
         self._hub = greenlet.getcurrent()
+        self.thread = threading.get_ident()
         self._actors: dict[str, _Actor] = {}
         self._starting: list[_Actor] = []
         self._gates: dict[str, _InlineGate] = {}
@@ -140,11 +141,7 @@ class InlineFleet:
             self.kill(pod)
 
     def _add(self, name: str) -> Pod:
-        env = self._make_env(name, self._gates[name])
-        try:
-            pod = self._pods[name] = self._target(env)
-        except Exception as error:
-            raise factory_failed(error) from error
+        pod = self._pods[name] = make_pod(self._target, self._make_env(name, self._gates[name]))
         return pod
 
     def _begin(self, name: str, function: Callable[[], None]) -> None:
@@ -186,9 +183,10 @@ class _InlineGate:
         self.dead = False
 
     def before(self, kind: str, args: tuple[Any, ...]) -> str:
-        actor = greenlet.getcurrent()
-        if type(actor) is not _Actor:
+        if threading.get_ident() != self._fleet.thread:
             self._expel()
+        actor = greenlet.getcurrent()
+        assert isinstance(actor, _Actor)
         if self.dead:
             self._end(actor)
         step = actor.step = Step(actor.name, kind, args)
@@ -204,7 +202,7 @@ class _InlineGate:
         if actor.survived < MOST_SURVIVED:
             raise PodKilledError
         self._fleet.broken = self._fleet.broken or TargetError(
-            f"{actor.name} does not end with its pod: it catches BaseException, and goes on; expected `except Exception`"
+            f"{actor.name} does not end with its pod: it catches BaseException and goes on; expected `except Exception`"
         )
         _UNENDED.append(actor)
         while True:
@@ -230,7 +228,7 @@ class _InlineGate:
         self.before("timer", (self.clock_s + seconds, seconds))
 
     def spawn(self, name: str, function: Callable[[], None]) -> None:
-        if type(greenlet.getcurrent()) is not _Actor:
+        if threading.get_ident() != self._fleet.thread:
             self._expel()
         number = self._spawned[name] = self._spawned.get(name, 0) + 1
         self._fleet._begin(f"{self._pod}.{name}-{number}", function)

@@ -16,7 +16,7 @@ from simulator.errors import PodraceError, TargetError
 from simulator.fleet import PodSpec
 from simulator.history import describe, plain, shorten
 from simulator.outcome import outcome
-from simulator.target import Pod, factory_failed, load_object, load_target
+from simulator.target import Pod, load_object, load_target, make_pod
 from simulator.world import (
     GO,
     Gate,
@@ -99,11 +99,7 @@ def build_pod(spec: PodSpec, gate: Gate) -> Pod:
         seed=spec.seed,
         options=spec.options,
     )
-    target = load_target(spec.target)
-    try:
-        return target(env)
-    except Exception as error:
-        raise factory_failed(error) from error
+    return make_pod(load_target(spec.target), env)
 
 
 def serve(pipe: Pipe, maker: PodMaker, gate: Any) -> None:

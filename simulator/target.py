@@ -102,9 +102,17 @@ class PodEnv:
 Target = Callable[[PodEnv], Pod]
 
 
-def factory_failed(error: Exception) -> TargetError:
-    """The error of a factory that raised instead of making a pod."""
-    return TargetError(f"the target's factory raised {type(error).__name__}: {error}; expected it to return a pod")
+def make_pod(target: Target, env: PodEnv) -> Pod:
+    """What the factory makes; TargetError where that is no pod."""
+    try:
+        pod = target(env)
+    except Exception as error:
+        raise TargetError(
+            f"the target's factory raised {type(error).__name__}: {error}; expected it to return a pod"
+        ) from error
+    if not isinstance(pod, Pod):
+        raise TargetError(f"the target's factory returned {type(pod).__name__}; expected it to return a pod")
+    return pod
 
 
 def load_object(path: str, *, what: str) -> Any:

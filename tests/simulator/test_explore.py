@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -159,7 +160,7 @@ def test_the_same_seed_gives_the_same_bytes_in_another_process(tmp_path: Path) -
         code = "from simulator.cli import main; main()"
         done = subprocess.run(
             [sys.executable, "-c", code, *command[3:], "--json", "--run-dir", str(folder)],
-            env={"PYTHONHASHSEED": number, "PYTHONPATH": ":".join(filter(None, sys.path)), "PATH": ""},
+            env={"PYTHONHASHSEED": number, "PYTHONPATH": ":".join(filter(None, sys.path)), "PATH": os.environ["PATH"]},
             capture_output=True,
             text=True,
             timeout=60,

@@ -258,7 +258,7 @@ hypothesis_settings = settings(
 )
 
 
-@settings(hypothesis_settings, max_examples=60)
+@settings(hypothesis_settings, max_examples=25)
 @given(lines=programs(most=6, size=4), preemptions=st.sampled_from([0, 1, 2, 8]))
 def test_every_order_of_small_programs_ends_as_some_order_that_is_run(
     tiny: Tiny, lines: dict[str, Program], preemptions: int
@@ -266,7 +266,7 @@ def test_every_order_of_small_programs_ends_as_some_order_that_is_run(
     same_outcomes(tiny, lines, Bounds(preemptions=preemptions, faults=0))
 
 
-@settings(hypothesis_settings, max_examples=40)
+@settings(hypothesis_settings, max_examples=12)
 @given(lines=programs(most=5, size=3, kinds=commands | waits | rare), preemptions=st.sampled_from([0, 1, 2, 8]))
 def test_every_order_with_timers_children_and_transactions(
     tiny: Tiny, lines: dict[str, Program], preemptions: int
@@ -288,11 +288,11 @@ faults = st.sampled_from(
 )
 
 
-@settings(hypothesis_settings, max_examples=60)
+@settings(hypothesis_settings, max_examples=8)
 @given(
-    lines=programs(most=5, size=3, kinds=commands | waits | rare),
+    lines=programs(most=4, size=2, kinds=commands | waits | rare),
     fault=faults,
-    preemptions=st.sampled_from([0, 1, 2, 8]),
+    preemptions=st.sampled_from([0, 1]),
     retries=st.sampled_from([0, 1]),
 )
 def test_every_order_with_one_fault(
