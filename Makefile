@@ -14,7 +14,7 @@ test: $(VENV)/.installed-dev lint  ## all checks and tests, as CI runs them
 	$(BIN)/python -m pytest --cov --cov-report=term --durations=5
 
 test-slow: $(VENV)/.installed-dev  ## real load runs and a browser
-	$(BIN)/python -m pytest -m slow tests/loadtests
+	$(BIN)/python -m pytest -m slow
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check $(SOURCES)

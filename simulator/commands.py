@@ -90,8 +90,8 @@ class CommandTable:
             return Footprint(reads=tuple(plain(key) for key in command[1:]))
         words = name.split()  # redis-py sends some commands as two words in one
         row = self._rows.get(words[0])
-        if row is None:
-            return Footprint(writes=(EVERYTHING,))
+        if row is None:  # a command with subcommands, perhaps
+            return self._asked((*words, *command[1:]), writes=True)
         writes, first, last, step = row
         if words[0] in self._movable:
             return self._asked(command, writes)

@@ -113,10 +113,10 @@ class Fleet:
         forkserver = multiprocess.get_context("forkserver")
         ours, theirs = forkserver.Pipe()
         process = forkserver.Process(target=_pod_main, args=(theirs, spec), name=f"pod-{spec.name}", daemon=True)
-        with _without_main():
+        with _without_main(), _without_interrupts():  # started and known to us, or neither
             process.start()
+            self._pods[spec.name] = Handle(spec, process, ours)
         theirs.close()
-        self._pods[spec.name] = Handle(spec, process, ours)
 
     def call(self, pod: str, method: str, *args: Any) -> Result:
         """Call a method of a pod and wait for how it ends."""
@@ -236,9 +236,9 @@ def _pod_main(connection: Any, spec: PodSpec) -> None:
 
 @contextmanager
 def _without_interrupts() -> Iterator[None]:
-    """Keeps Ctrl-C from a fork server that is started meanwhile, and so from its pods; ours comes later.
+    """Keeps Ctrl-C for later, and for ever from a fork server that is started meanwhile, and so from its pods.
 
-    Of itself it ignores Ctrl-C only once its imports are done, and would end in a traceback before.
+    Of itself that ignores Ctrl-C only once its imports are done, and would end in a traceback before.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:

@@ -98,8 +98,8 @@ def draw(events: Sequence[Event], deciding: int | None, *, width: int = 118) -> 
     """The timeline as text of at most `width` columns."""
     lines = rows(events)
     pods = list(dict.fromkeys(pod for _, pod, _, _ in lines if pod))
-    pod_width = max(16, min(30, (width - 8) * 3 // 5 // max(1, len(pods)) - 2))
-    redis_width = max(20, width - 8 - len(pods) * (pod_width + 2))
+    pod_width = max(8, min(30, (width - 8) * 3 // 5 // max(1, len(pods)) - 2))
+    redis_width = max(10, width - 8 - len(pods) * (pod_width + 2))
     head = [f"{'step':>4}  "] + [f"{'Pod ' + pod:<{pod_width}}  " for pod in pods] + [REDIS]
     drawn = ["".join(head).rstrip(), "─" * min(width, 8 + len(pods) * (pod_width + 2) + redis_width)]
     for number, pod, does, redis in lines:

@@ -266,6 +266,7 @@ def test_every_order_of_small_programs_ends_as_some_order_that_is_run(
     same_outcomes(tiny, lines, Bounds(preemptions=preemptions, faults=0))
 
 
+@pytest.mark.slow  # minutes on a loaded machine
 @settings(hypothesis_settings, max_examples=12)
 @given(lines=programs(most=5, size=3, kinds=commands | waits | rare), preemptions=st.sampled_from([0, 1, 2, 8]))
 def test_every_order_with_timers_children_and_transactions(
@@ -288,6 +289,7 @@ faults = st.sampled_from(
 )
 
 
+@pytest.mark.slow  # minutes on a loaded machine
 @settings(hypothesis_settings, max_examples=8)
 @given(
     lines=programs(most=4, size=2, kinds=commands | waits | rare),

@@ -45,7 +45,7 @@ def run_server(server: EmbeddedServer) -> Server:
 @pytest.fixture
 def found(run_server: Server, tmp_path: Path) -> Find:
     def find_one(scenario: str, target: str) -> tuple[SavedSchedule, list[Event]]:
-        bounds = Bounds(preemptions=1, budget_s=20.0)
+        bounds = Bounds(preemptions=2 if scenario == "foreign-unlock" else 1, budget_s=20.0)
         cell = explore_cell(run_server, named(target), find(scenario), bounds, seed=7, folder=tmp_path)
         path = Path(str(cell.counterexample))
         history = path.parent / f"{target}-{scenario}.history.jsonl"

@@ -56,7 +56,7 @@ def test_an_entry_is_whole(scenario: Scenario) -> None:
 
 @pytest.mark.parametrize(
     ("asked", "near"),
-    [("late-completoin", "late-completion"), ("lost", "foreign-pod"), ("", "foreign-pod"), ("paused", "paused-pod")],
+    [("late-completoin", "late-completion"), ("", "foreign-pod"), ("#", "foreign-pod"), ("paused", "paused-pod")],
 )
 def test_a_name_that_is_not_there_brings_near_ones(asked: str, near: str) -> None:
     with pytest.raises(UsageError, match="there is none; near it: ") as raised:

@@ -148,3 +148,12 @@ def raising(env: PodEnv) -> NoReturn:
 
 def no_pod(env: PodEnv) -> None:
     """Forgets to return the pod."""
+
+
+class OddCommand(Correct):
+    """Sends commands whose keys stand in no table: fit to be judged."""
+
+    def accept(self, user_id: str, message_id: str, parts: list[dict[str, Any]]) -> None:
+        self.env.redis.xgroup_create(f"{self.env.prefix}stream", "group", mkstream=True)
+        self.env.redis.flushall()
+        super().accept(user_id, message_id, parts)
