@@ -69,6 +69,7 @@ def test_importing_the_command_line_imports_nothing_slow() -> None:
     assert done.stdout == "[]\n", done.stderr
 
 
+@pytest.mark.slow  # a time: not for a loaded machine
 def test_help_answers_at_once() -> None:
     """Under 150 ms more than `python -c pass`: the median over pairs run one after the other.
 

@@ -287,6 +287,7 @@ def test_no_pod_outlives_its_parent(
     assert until(lambda: not list(tmp_path.glob("pymp-*")))  # the fork server's socket
 
 
+@pytest.mark.slow  # a time: not for a loaded machine
 def test_eight_pods_are_ready_within_150_ms_of_the_first(tmp_path: Path) -> None:
     """Eight more than the first, with the reference's real parts: the median of five fleets.
 
