@@ -144,7 +144,8 @@ class Trace:
                 depends = depends * 31 + self.value
             else:
                 depends = depends * 37 + writes.get(key, 0) + 3 * reads.get(key, 0) + 5 * self._all_reads
-        return hash((actor, action, depends & _MASK))
+        # Of a text, not of a tuple: sums of tuples' hashes meet where two events exchange an action.
+        return hash(f"{actor} {action} {depends & _MASK}")
 
     def add(self, pod: str, actor: str, action: str, footprint: Footprint) -> None:
         """Let this event be the next one."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -238,13 +239,23 @@ def _pod_main(connection: Any, spec: PodSpec) -> None:
 def _without_interrupts() -> Iterator[None]:
     """Keeps Ctrl-C for later, and for ever from a fork server that is started meanwhile, and so from its pods.
 
-    Of itself that ignores Ctrl-C only once its imports are done, and would end in a traceback before.
+    Of itself that ignores Ctrl-C only once its imports are done, and would end in a traceback before. The
+    signal's mask is for the fork server; with other threads about it keeps nothing from this one.
     """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    handler = signal.getsignal(signal.SIGINT)
+    handled = callable(handler) and threading.current_thread() is threading.main_thread()
+    came: list[tuple[Any, ...]] = []
+    if handled:
+        signal.signal(signal.SIGINT, lambda *what: came.append(what))
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        if handled:
+            signal.signal(signal.SIGINT, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        if came and callable(handler):
+            handler(*came[0])
 
 
 @contextmanager

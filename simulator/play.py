@@ -328,7 +328,7 @@ class Play:
                     "actor": step.actor,
                     "step": step,
                     "action": action,
-                    "reply": plain_reply(reply) if isinstance(reply, BaseException) else reply,
+                    "reply": _told(reply),
                 }
                 for step, action, reply in fleet.done
             )
@@ -420,6 +420,13 @@ class Play:
             texts = [add.text or f"text of {add.name}" for add in waiting]
             final["held"] = [text for text in texts if any(text in value for value in values)]
         self.events.append(final)
+
+
+def _told(reply: Any) -> Any:
+    """A reply with its errors as text, those among the replies of a transaction too: so it can be compared."""
+    if isinstance(reply, BaseException):
+        return plain_reply(reply)
+    return [_told(part) for part in reply] if type(reply) is list else reply
 
 
 def _take_default(play: Play, steps: list[Step], default: Step) -> Decision:

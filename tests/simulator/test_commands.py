@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import redis
+from hypothesis import given
 from hypothesis import strategies as st
 
 from simulator.commands import ALL_OF_IT, EVERYTHING, NOTHING, CommandTable, Footprint, Trace
@@ -125,6 +126,29 @@ def conflict(one: Labelled, two: Labelled) -> bool:
         return bool(writes) and (EVERYTHING in touched or bool(set(writes) & set(touched)))
 
     return meet(one[1].writes, (*two[1].reads, *two[1].writes)) or meet(two[1].writes, one[1].reads)
+
+
+@given(order=steps, place=st.integers(0, 6))
+def test_swapping_neighbours_shows_where_they_conflict_and_only_there(order: list[Labelled], place: int) -> None:
+    place %= len(order) - 1
+    one, two = order[place], order[place + 1]
+    swapped = [*order[:place], two, one, *order[place + 2 :]]
+    if conflict(one, two):
+        assert value(swapped) != value(order)
+    else:
+        assert value(swapped) == value(order)
+
+
+@given(pods=st.lists(st.sampled_from("ABCD"), min_size=2, max_size=4, unique=True), key=st.text(max_size=3))
+def test_what_befell_one_is_not_what_befell_another(pods: list[str], key: str) -> None:
+    """Sums of hashes that are nearly sums themselves would meet here: two events exchange what becomes of them."""
+    values = set()
+    for struck in pods:
+        trace = Trace()
+        for pod in pods:
+            trace.add(pod, f"{pod}.{key}", "drop-request" if pod == struck else "go", Footprint(reads=(key,)))
+        values.add(trace.value)
+    assert len(values) == len(pods)
 
 
 @pytest.mark.parametrize("touches", [Footprint(reads=("x",)), Footprint(writes=("x",)), NOTHING])

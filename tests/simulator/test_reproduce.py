@@ -303,7 +303,9 @@ def test_a_server_that_nothing_answers_for_is_told_within_2_s(podrace: Podrace) 
 def begun(podrace: Podrace, until: Until, *kinds: str) -> subprocess.Popen[str]:
     """A long run of `small.png`, once it has a process of each kind."""
     small = podrace.folder / "small.png"
-    process = podrace.start("reproduce", "--images", str(small), "--uploads", "1000", "--run-dir", "run")
+    process = podrace.start(
+        "reproduce", "--images", str(small), "--uploads", "1000", "--run-dir", "run", measured=False
+    )
 
     def is_there() -> bool:
         processes = podrace.processes()
