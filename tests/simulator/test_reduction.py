@@ -301,3 +301,8 @@ def test_every_order_with_one_fault(
     tiny: Tiny, lines: dict[str, Program], fault: Fault, preemptions: int, retries: int
 ) -> None:
     same_outcomes(tiny, lines, Bounds(preemptions=preemptions, faults=1), fault, retries=retries)
+
+
+def test_an_error_among_a_transactions_replies_is_the_same_in_every_run(tiny: Tiny) -> None:
+    lines: dict[str, Program] = {"A": (("SET", "y", "text"), ("CAS", "x", "y")), "B": (("GET", "y"),)}
+    same_outcomes(tiny, lines, Bounds(preemptions=1, faults=0))
