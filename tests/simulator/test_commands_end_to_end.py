@@ -20,30 +20,6 @@ def podrace(*arguments: str, cwd: Path, **environment: str) -> subprocess.Comple
     return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=120, check=False)
 
 
-def test_reproduce_shows_the_bug_and_its_fix(tmp_path: Path) -> None:
-    done = podrace("reproduce", "--run-dir", "run", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "local   foreign-pod   LOST  1 of 1 images" in done.stdout
-    assert "shared  foreign-pod   kept  1 of 1" in done.stdout
-    assert "\x1b" not in done.stdout
-    assert all(f"T{moment}" in done.stdout for moment in range(4))
-    assert (tmp_path / "run" / "timelines.txt").read_text()
-    result = json.loads((tmp_path / "run" / "result.json").read_text())
-    assert [(cell["target"], cell["verdict"], cell["counts"]["lost"]) for cell in result["cells"]] == [
-        ("local", "violated", 1),
-        ("shared", "holds", 0),
-    ]
-    events = [json.loads(line) for line in (tmp_path / "run" / "history.jsonl").read_text().splitlines()]
-    assert {event["type"] for event in events} >= {"invoke", "ok", "step", "final"}
-
-
-def test_seven_of_eight_images_are_lost_where_eight_pods_share_the_work(tmp_path: Path) -> None:
-    done = podrace("reproduce", "--pods", "8", "--uploads", "64", "--json", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    lost = {cell["target"]: cell["counts"]["lost"] for cell in json.loads(done.stdout)["cells"]}
-    assert lost == {"local": 56, "shared": 0}
-
-
 @pytest.fixture(scope="module")
 def matrix(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     folder = tmp_path_factory.mktemp("matrix")
@@ -110,10 +86,6 @@ def test_a_spent_budget_is_inconclusive_never_a_pass(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (("reproduce", "--pods", "0"), "--pods"),
-        (("reproduce", "--images", "nowhere"), "nothing is there"),
-        (("reproduce", "--redis-url", "redis://127.0.0.1:1"), "127.0.0.1:1"),
-        (("reproduce", "--run-dir", "file/run"), "run folder"),
         (("explore", "--scenario", "foreign"), "foreign-pod"),
         (("explore", "--scenario", "foreign-pod", "--target", "nothing.here:made"), "nothing.here"),
         (("replay", "missing.podrace.json"), "missing.podrace.json"),
