@@ -13,7 +13,7 @@ demo: $(VENV)/.installed  ## the bug and its fix on real processes
 test: $(VENV)/.installed-dev lint  ## all checks and tests, as CI runs them
 	$(BIN)/python -m pytest --cov --cov-report=term --durations=5
 
-test-slow: $(VENV)/.installed-dev  ## real load runs and a browser
+test-slow: $(VENV)/.installed-dev  ## absolute times, the widest reduction programs, real load runs and a browser
 	$(BIN)/python -m pytest -m slow
 
 lint: $(VENV)/.installed-dev

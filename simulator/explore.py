@@ -109,6 +109,9 @@ class _Search:
     sequence: int = 0
     run: int = 0
     pruned: int = 0
+    best: Counterexample | None = None
+    last_run: int | None = None
+    """Where the search stops that has found the worst."""
 
     def push(self, faults: int, preemptions: int, branch: _Branch | None) -> None:
         self.sequence += 1
@@ -198,7 +201,7 @@ class Explorer:
         self._progress = progress
         self._worst = worst
         self._began_s = time.monotonic()
-        self._found: list[Counterexample] = []
+        self._best: Counterexample | None = None
         self._first: Judgement | None = None
         self._outcomes: set[str] = set()
         self._run = self._pruned = self._struck = self._accepted = 0
@@ -211,7 +214,7 @@ class Explorer:
         complete = True
         for retries in self._scenario.retries:
             complete &= self._search(retries)
-        best = self._best()
+        best = self._best
         if best is not None:
             self._repeat(best.decisions, best.retries, best.events)
         assert self._first is not None
@@ -233,21 +236,12 @@ class Explorer:
         )
 
     def _search(self, retries: int) -> bool:
-        """All branches of one setting. Returns whether the space was covered, or need not be."""
+        """All branches of one setting of the client's retries. Returns whether the whole space was covered."""
         search = _Search(self._bounds, any(fault.name == PAUSE for fault in self._scenario.faults))
         search.push(0, 0, None)
-        stop_after: int | None = None
-        while search.heap:
+        while search.heap and not self._enough(search):
             entry = heappop(search.heap)
             faults, preemptions, _, branch = entry
-            if self._worst_found():
-                found = self._found[-1]
-                stop_after = stop_after or search.run + MORE_RUNS_FOR_FEWER_STEPS
-                if (faults, preemptions) != (found.faults, found.preemptions) or search.run > stop_after:
-                    break
-            if time.monotonic() - self._began_s > self._bounds.budget_s:
-                self._run, self._pruned = self._run + search.run, self._pruned + search.pruned
-                return False
             if self._bounds.reduce and branch is not None:
                 cost = (faults, preemptions)
                 actor = branch.decision[0]
@@ -260,7 +254,17 @@ class Explorer:
             self._run_branch(search, branch, faults, preemptions, retries)
             self._progress(self._run + search.run)
         self._run, self._pruned = self._run + search.run, self._pruned + search.pruned
+        self._best = _worse(self._best, search.best)
         return not search.heap
+
+    def _enough(self, search: _Search) -> bool:
+        """Whether the budget is spent, or the worst was found and nothing as cheap could have fewer steps."""
+        best = search.best
+        if best is not None and self._worst in best.judgement.kinds:
+            search.last_run = search.last_run or search.run + MORE_RUNS_FOR_FEWER_STEPS
+            if search.heap[0][:2] != (best.faults, best.preemptions) or search.run > search.last_run:
+                return True
+        return time.monotonic() - self._began_s > self._bounds.budget_s
 
     def _run_branch(self, search: _Search, branch: _Branch | None, faults: int, preemptions: int, retries: int) -> None:
         search.run += 1
@@ -287,17 +291,10 @@ class Explorer:
             return
         self._outcomes.add(", ".join(judgement.kinds))
         if judgement.findings:
-            self._found.append(
-                Counterexample(
-                    tuple(play.decisions),
-                    retries,
-                    faults,
-                    preemptions,
-                    tuple(events),
-                    judgement,
-                    play.deciding_step(),
-                )
+            found = Counterexample(
+                tuple(play.decisions), retries, faults, preemptions, tuple(events), judgement, play.deciding_step()
             )
+            search.best = _worse(search.best, found)
 
     def _repeat(self, decisions: Sequence[Decision], retries: int, events: Sequence[Event]) -> None:
         """Run a schedule again: what differs is the target's own doing, and no verdict can rest on it."""
@@ -312,23 +309,16 @@ class Explorer:
         if len(events) != len(again):
             raise _nondeterminism(min(len(events), len(again)), len(events), len(again))
 
-    def _worst_found(self) -> bool:
-        return bool(self._found) and self._worst in self._found[-1].judgement.kinds
 
-    def _best(self) -> Counterexample | None:
-        """The worst kind first, then fewest faults, fewest preemptions, fewest steps."""
-        if not self._found:
-            return None
+def _worse(one: Counterexample | None, other: Counterexample | None) -> Counterexample | None:
+    """The better find: the worst kind first, then fewest faults, fewest preemptions, fewest steps, found first."""
 
-        def rank(found: Counterexample) -> tuple[int, int, int, int]:
-            return (
-                KINDS.index(found.judgement.kinds[0]),
-                found.faults,
-                found.preemptions,
-                len(found.decisions),
-            )
+    def rank(found: Counterexample) -> tuple[int, int, int, int]:
+        return KINDS.index(found.judgement.kinds[0]), found.faults, found.preemptions, len(found.decisions)
 
-        return min(self._found, key=rank)
+    if one is None or other is None:
+        return one or other
+    return other if rank(other) < rank(one) else one
 
 
 class _Chooser:

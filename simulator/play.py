@@ -89,7 +89,6 @@ class Play:
         self.struck = 0
         """Faults so far."""
         self.probe = probe
-        self.draining = False
         self.touched: dict[str, None] = {}
         self._done: dict[str, set[str]] = {}
         self.footprints: dict[str, tuple[set[str], set[str]]] = {}
@@ -114,7 +113,6 @@ class Play:
     def run(self, choose: Chooser) -> list[Event]:
         """Play to the end. `Stop` from the chooser leaves the run unfinished: without a `final` event."""
         self._loop(choose)
-        self.draining = True
         self._finish(self._drain())
         return self.events
 

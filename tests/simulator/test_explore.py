@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from simulator.counterexample import load
 from simulator.explore import Bounds, Explorer
 from simulator.history import write_history
 from simulator.lab import InlineLab
+from simulator.play import Play
 from simulator.runs import Cell
 from simulator.scenarios import find
 from simulator.server import EmbeddedServer
@@ -170,3 +172,22 @@ def test_the_same_seed_gives_the_same_bytes_in_another_process(tmp_path: Path) -
         files.append((cell["schedules"], [(name, (folder / name).read_bytes()) for name in names]))
     assert files[0] == files[1]
     assert len(files[0][1]) == 3
+
+
+def test_every_setting_of_the_client_is_explored_and_a_search_that_stops_is_not_complete(run_server: Server) -> None:
+    """What one setting loses must not stand for another that was never run."""
+    scenario = replace(find("connection-dropped"), retries=(0, 1))
+    with InlineLab(run_server, load_target(SHARED.path), scenario, seed=7) as lab:
+        runs: Counter[int] = Counter()
+
+        def play(retries: int) -> Play:
+            runs[retries] += 1
+            return lab.play(retries)
+
+        stopped = Explorer(scenario, play, lab.finish, Bounds()).explore()
+        assert stopped.verdict == "violated"
+        assert min(runs[0], runs[1]) > 2
+        assert not stopped.complete
+        whole = Explorer(scenario, lab.play, lab.finish, Bounds(), worst="none of them").explore()
+        assert whole.complete
+        assert whole.run > stopped.run
