@@ -56,13 +56,8 @@ def explore_cell(
     factory = load_target(target.path)
     with InlineLab(server, factory, scenario, seed=seed) as lab, _quiet_collector():
         try:
-            with watchdog() as wind:
-
-                def tick(run: int) -> None:
-                    wind()
-                    progress(run)
-
-                found = Explorer(scenario, lab.play, lab.finish, bounds, progress=tick).explore()
+            with watchdog(lab.moves):
+                found = Explorer(scenario, lab.play, lab.finish, bounds, progress=progress).explore()
         except TargetError as error:
             return _unjudged(target, scenario, str(error))
         path = _write(lab, target, scenario, found, seed=seed, folder=folder)

@@ -271,7 +271,7 @@ def replay(file: Path, fleet: str, redis_url: str | None, as_json: bool, run_dir
         began_s = time.monotonic()
         cell = runs.Cell(target.name, scenario.name, fleet, INCONCLUSIVE, saved.verdict, {}, counterexample=str(file))
         try:
-            with watchdog() if fleet == "inline" else nullcontext():  # pods in processes are watched step by step
+            with watchdog(lab.moves) if fleet == "inline" else nullcontext():  # others are watched step by step
                 again = campaign.replay(lab, saved)
         except TargetError as error:
             cell = replace(cell, note=str(error))

@@ -29,8 +29,20 @@ class Footprint(NamedTuple):
 
 
 NOTHING = Footprint()
+
+
+def in_memory(pod: str, touches: Footprint, *, changes: bool) -> Footprint:
+    """The footprint with the pod's own memory in it, which every step reads, and some change (see heap)."""
+    memory = f"pod {pod}"
+    if changes:
+        return Footprint(touches.reads, (*touches.writes, memory))
+    return Footprint((*touches.reads, memory), touches.writes)
+
+
 ALL_OF_IT = Footprint(writes=(EVERYTHING,))
 """Of a pause: any key may expire in it, and every pod's clock runs on."""
+
+MASK = (1 << 61) - 1
 
 MOST_KNOWN = 10_000
 """Commands whose footprint is remembered: the same ones come again in every schedule."""
@@ -117,25 +129,25 @@ class CommandTable:
 class Trace:
     """The fingerprint of what has happened up to the order of steps that commute.
 
-    Every event is hashed with the events that it depends on: the one before it in its pod (a pod's
-    actors share its memory) and the last conflicting accesses of what it touches. Their sum is the
+    Every event is hashed with the events that it depends on: its actor's last one and the last
+    conflicting accesses of what it touches, its pod's memory included. Their sum is the
     same for any two orders that differ only in steps that commute (Mazurkiewicz traces), and so is
     the state they lead to.
     """
 
-    __slots__ = ("_all_reads", "_all_writes", "_pods", "_reads", "_writes", "value")
+    __slots__ = ("_actors", "_all_reads", "_all_writes", "_reads", "_writes", "value")
 
     def __init__(self) -> None:
         self.value = 0
-        self._pods: dict[str, int] = {}
+        self._actors: dict[str, int] = {}
         self._writes: dict[str, int] = {}
         self._reads: dict[str, int] = {}
         self._all_reads = 0
         self._all_writes = 0
 
-    def event(self, pod: str, actor: str, action: str, footprint: Footprint) -> int:
+    def event(self, actor: str, action: str, footprint: Footprint) -> int:
         """The hash that this event would have if it came next."""
-        depends = self._pods.get(pod, 0)
+        depends = self._actors.get(actor, 0)
         writes, reads = self._writes, self._reads
         for key in footprint.reads:
             depends = depends * 31 + (self._all_writes if key == EVERYTHING else writes.get(key, 0))
@@ -145,32 +157,32 @@ class Trace:
             else:
                 depends = depends * 37 + writes.get(key, 0) + 3 * reads.get(key, 0) + 5 * self._all_reads
         # Of a text, not of a tuple: sums of tuples' hashes meet where two events exchange an action.
-        return hash(f"{actor} {action} {depends & _MASK}")
+        return hash(f"{actor} {action} {depends & MASK}")
 
-    def add(self, pod: str, actor: str, action: str, footprint: Footprint) -> None:
+    def add(self, actor: str, action: str, footprint: Footprint) -> None:
         """Let this event be the next one."""
-        event = self.event(pod, actor, action, footprint)
-        self.value = (self.value + event) & _MASK
-        self._pods[pod] = event
+        event = self.event(actor, action, footprint)
+        self.value = (self.value + event) & MASK
+        self._actors[actor] = event
         for key in footprint.reads:
             if key == EVERYTHING:
-                self._all_reads = (self._all_reads + event) & _MASK
+                self._all_reads = (self._all_reads + event) & MASK
             else:
-                self._reads[key] = (self._reads.get(key, 0) + event) & _MASK
+                self._reads[key] = (self._reads.get(key, 0) + event) & MASK
         for key in footprint.writes:
             if key == EVERYTHING:
                 # Everything after it depends on it: as if every key had been written by it alone.
-                self._writes, self._pods = _Everywhere(event), _Everywhere(event)
+                self._writes, self._actors = _Everywhere(event), _Everywhere(event)
                 self._reads.clear()
                 self._all_reads = 0
             else:
                 self._writes[key] = event
                 self._reads[key] = 0
-            self._all_writes = (self._all_writes + event) & _MASK
+            self._all_writes = (self._all_writes + event) & MASK
 
 
 class _Everywhere(dict[str, int]):
-    """Last events after one that concerned every key, or every pod, those never named before included."""
+    """Last events after one that concerned every key, or every actor, those never named before included."""
 
     def __init__(self, event: int) -> None:
         super().__init__()
@@ -178,6 +190,3 @@ class _Everywhere(dict[str, int]):
 
     def get(self, key: str, default: int = 0) -> int:  # type: ignore[override]
         return super().get(key, self._event)
-
-
-_MASK = (1 << 61) - 1

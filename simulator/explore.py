@@ -19,7 +19,7 @@ from heapq import heappop, heappush
 from typing import Any
 
 from simulator.checks import HOLDS, INCONCLUSIVE, KINDS, VIOLATED, Judgement, judge
-from simulator.commands import ALL_OF_IT, EVERYTHING, NOTHING
+from simulator.commands import ALL_OF_IT, EVERYTHING, MASK, NOTHING, in_memory
 from simulator.errors import TargetError
 from simulator.faults import KILL, PAUSE
 from simulator.history import Event
@@ -91,7 +91,9 @@ class _Branch:
     prefix: tuple[Decision, ...]
     taken: tuple[tuple[str, str, tuple[Any, ...]], ...]
     decision: Decision
-    state: int
+    event: int
+    states: tuple[int, int]
+    """What it would lead to: where the step leaves its pod's memory as it is, and where it does not."""
     in_hand: str
     last_pod: str
     """Whose step it would be; empty for a strike."""
@@ -106,6 +108,8 @@ class _Search:
     visited: dict[tuple[int, str], list[tuple[int, int]]] = field(default_factory=dict)
     apart: dict[tuple[str, str], list[tuple[int, int, int, _Branch | None]]] = field(default_factory=dict)
     footprints: dict[str, tuple[set[str], set[str]]] = field(default_factory=dict)
+    changes: dict[int, bool] = field(default_factory=dict)
+    """By event, whether it changes its pod's memory."""
     sequence: int = 0
     run: int = 0
     pruned: int = 0
@@ -134,6 +138,14 @@ class _Search:
         if note:
             costs.append(cost)
         return False
+
+    def reached(self, branch: _Branch, cost: tuple[int, int]) -> bool:
+        """Whether what a branch would lead to was reached at no higher cost; False where that is not known yet."""
+        changes = self.changes.get(branch.event)
+        if changes is None:
+            return False
+        hands = (branch.decision[0], self.in_hand(None, branch.last_pod))
+        return any(self.seen(branch.states[changes], hand, cost, note=False) for hand in hands)
 
     def learn(self, footprints: dict[str, tuple[set[str], set[str]]]) -> None:
         """Remember what each pod has touched; branches skipped because two pods shared nothing may come back."""
@@ -243,10 +255,7 @@ class Explorer:
             entry = heappop(search.heap)
             faults, preemptions, _, branch = entry
             if self._bounds.reduce and branch is not None:
-                cost = (faults, preemptions)
-                actor = branch.decision[0]
-                hands = (actor, search.in_hand(None, branch.last_pod))
-                if any(search.seen(branch.state, hand, cost, note=False) for hand in hands):
+                if search.reached(branch, (faults, preemptions)):
                     search.pruned += 1
                     continue
                 if search.skip_apart(entry):
@@ -269,6 +278,7 @@ class Explorer:
     def _run_branch(self, search: _Search, branch: _Branch | None, faults: int, preemptions: int, retries: int) -> None:
         search.run += 1
         play = self._make_play(retries)
+        play.changes = search.changes if self._bounds.reduce else None
         prefix = (*branch.prefix, branch.decision) if branch else ()
         taken = branch.taken if branch else ()
         chooser = _Chooser(search, self._scenario, prefix, taken, (faults, preemptions))
@@ -373,17 +383,34 @@ class _Chooser:
                     self._push_strike(play, action, faults + 1, preemptions, in_hand)
 
     def _push(self, play: Play, step: Step, action: str, faults: int, preemptions: int, in_hand: str) -> None:
-        event = play.trace.event(step.pod, step.actor, action, play.footprint(step, action))
-        state = (play.trace.value + event) & _MASK
-        branch = _Branch(tuple(play.decisions), tuple(play.taken), (step.actor, action), state, in_hand, step.pod)
-        self._search.push(faults, preemptions, branch)
+        footprint, pod = play.footprint(step, action), step.pod
+        event, changed = (
+            play.trace.event(step.actor, action, in_memory(pod, footprint, changes=changes))
+            for changes in (False, True)
+        )
+        self._branch(play, (step.actor, action), (event, changed), faults, preemptions, in_hand, pod)
 
     def _push_strike(self, play: Play, action: str, faults: int, preemptions: int, in_hand: str) -> None:
         assert play.last_step is not None
         pod = play.last_step.pod
-        event = play.trace.event(pod, pod, action, NOTHING if action == KILL else ALL_OF_IT)
-        state = (play.trace.value + event) & _MASK
-        branch = _Branch(tuple(play.decisions), tuple(play.taken), (pod, action), state, in_hand, "")
+        footprint = in_memory(pod, NOTHING, changes=True) if action == KILL else ALL_OF_IT
+        event = play.trace.event(pod, action, footprint)
+        self._search.changes[event] = True
+        self._branch(play, (pod, action), (event, event), faults, preemptions, in_hand, "")
+
+    def _branch(
+        self,
+        play: Play,
+        decision: Decision,
+        events: tuple[int, int],
+        faults: int,
+        preemptions: int,
+        in_hand: str,
+        last_pod: str,
+    ) -> None:
+        states = ((play.trace.value + events[0]) & MASK, (play.trace.value + events[1]) & MASK)
+        decisions, taken = tuple(play.decisions), tuple(play.taken)
+        branch = _Branch(decisions, taken, decision, events[0], states, in_hand, last_pod)
         self._search.push(faults, preemptions, branch)
 
 
@@ -408,6 +435,3 @@ def _short(value: object) -> str:
     from simulator.history import shorten
 
     return shorten(str(value), 120)
-
-
-_MASK = (1 << 61) - 1

@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 
 import greenlet
 
+from simulator import heap
 from simulator.errors import TargetError
 from simulator.outcome import Result, outcome
 from simulator.target import Pod, PodEnv, Target, make_pod
@@ -73,6 +74,7 @@ class InlineFleet:
         self._starting: list[_Actor] = []
         self._gates: dict[str, _InlineGate] = {}
         self._pods: dict[str, Pod] = {}
+        self._envs: dict[str, PodEnv] = {}
         self.done: list[tuple[Step, str, Any]] = []
         """Steps taken since last looked at: (step, action, reply)."""
         self.results: list[tuple[int, Result]] = []
@@ -140,8 +142,21 @@ class InlineFleet:
         for pod in self._gates:
             self.kill(pod)
 
+    def look(self, but: str) -> bytes | None:
+        """What an actor shares with the others of its pod, to be compared; None where it cannot be told."""
+        name = but.partition(".")[0]
+        gate = self._gates.get(name)
+        if gate is None:
+            return b"there is no pod yet"
+        env = self._envs.get(name)
+        roots = (gate.clock_s, gate.spawned, self._pods.get(name), env and (env.rng, env.options))
+        outside = (gate, env.redis, env.gemini, env.memory) if env else ()
+        others = [actor for key, actor in self._actors.items() if key != but and key.partition(".")[0] == name]
+        return heap.look(roots, [actor.gr_frame for actor in others], outside)
+
     def _add(self, name: str) -> Pod:
-        pod = self._pods[name] = make_pod(self._target, self._make_env(name, self._gates[name]))
+        env = self._envs[name] = self._make_env(name, self._gates[name])
+        pod = self._pods[name] = make_pod(self._target, env)
         return pod
 
     def _begin(self, name: str, function: Callable[[], None]) -> None:
@@ -178,7 +193,7 @@ class _InlineGate:
     def __init__(self, fleet: InlineFleet, pod: str) -> None:
         self._fleet = fleet
         self._pod = pod
-        self._spawned: dict[str, int] = {}
+        self.spawned: dict[str, int] = {}
         self.clock_s = EPOCH_S
         self.dead = False
 
@@ -230,7 +245,7 @@ class _InlineGate:
     def spawn(self, name: str, function: Callable[[], None]) -> None:
         if threading.get_ident() != self._fleet.thread:
             self._expel()
-        number = self._spawned[name] = self._spawned.get(name, 0) + 1
+        number = self.spawned[name] = self.spawned.get(name, 0) + 1
         self._fleet._begin(f"{self._pod}.{name}-{number}", function)
 
     def lock(self) -> AbstractContextManager[Any]:
@@ -247,25 +262,26 @@ class _BlockedError(BaseException):
 
 
 @contextmanager
-def watchdog() -> Iterator[Callable[[], None]]:
-    """Turns a target that never comes back into a TargetError. Yields what is to be called at each step.
+def watchdog(moves: Callable[[], object]) -> Iterator[None]:
+    """Turns a target that never comes back into a TargetError: `moves` tells something else after every step.
 
     Works in the main thread, where signals arrive; elsewhere it does nothing.
     """
     if threading.current_thread() is not threading.main_thread():
-        yield lambda: None
+        yield
         return
+    seen: object = None
 
-    def expire(*_: object) -> None:
-        raise _BlockedError
+    def look(*_: object) -> None:
+        nonlocal seen
+        before, seen = seen, moves()
+        if seen == before:
+            raise _BlockedError
 
-    def wind() -> None:
-        signal.setitimer(signal.ITIMER_REAL, STEP_WITHIN_S, 0.5)
-
-    before = signal.signal(signal.SIGALRM, expire)
-    wind()
+    before = signal.signal(signal.SIGALRM, look)
+    signal.setitimer(signal.ITIMER_REAL, STEP_WITHIN_S, STEP_WITHIN_S)
     try:
-        yield wind
+        yield
     except _BlockedError:
         raise TargetError(
             f"the target did not come back within {STEP_WITHIN_S:g} s: it blocks, or loops, outside its environment"

@@ -57,6 +57,8 @@ class Lab:
         self.seed = seed
         self.options = {**OPTIONS, **scenario.options}
         self._stack = ExitStack()
+        self._plays = 0
+        self._current: Play | None = None
 
     def __enter__(self) -> Self:
         self.folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="podrace-images-")))
@@ -71,6 +73,10 @@ class Lab:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stack.close()
+
+    def moves(self) -> object:
+        """Something else after every step of every play."""
+        return self._plays, self._current and len(self._current.decisions)
 
     def readable(self, events: Sequence[Event]) -> list[Event]:
         """A play's events as a history file holds them."""
@@ -92,7 +98,8 @@ class Lab:
             self.probe.forget_scripts()
 
     def _play(self, fleet: Any, memory: Any, files: FilesApi | InProcessFiles) -> Play:
-        return Play(
+        self._plays += 1
+        self._current = Play(
             self.scenario,
             fleet,
             self.probe,
@@ -102,6 +109,7 @@ class Lab:
             images=lambda: {record.uri: record.mark for record in files.files().values() if record.mark},
             prefix=self.server.prefix,
         )
+        return self._current
 
 
 class InlineLab(Lab):
@@ -159,13 +167,11 @@ class ProcessLab(Lab):
         super().__init__(server, scenario, seed=seed)
         self._target_path = target_path
         self._parts = parts
-        self._runs = 0
 
     def play(self, retries: int) -> Play:
         """A fresh run: new processes, an empty ledger, a Files API of its own."""
-        self._runs += 1
         self._run = ExitStack()
-        path = self.folder / f"ledger-{self._runs}.sqlite"
+        path = self.folder / f"ledger-{self._plays}.sqlite"
         memory = load_object(self._parts["memory"], what="memory agent")(path)
         self._run.callback(memory.close)
         files = self._run.enter_context(FilesApi(identify=self.contents.get))

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from simulator.commands import ALL_OF_IT, NOTHING, CommandTable, Footprint, Trace
+from simulator.commands import ALL_OF_IT, NOTHING, CommandTable, Footprint, Trace, in_memory
 from simulator.errors import TargetError
 from simulator.faults import CORRUPT, EXPIRE, KILL, PAUSE, PAUSE_S
 from simulator.history import Event, describe, plain, shorten
@@ -52,6 +52,7 @@ class Fleet(Protocol):
     def pause(self, pod: str) -> None: ...
     def resume(self, pod: str) -> None: ...
     def advance(self, pod: str, seconds: float) -> None: ...
+    def look(self, but: str) -> bytes | None: ...
 
 
 Chooser = Callable[["Play", list[Step], Step], Decision]
@@ -83,6 +84,8 @@ class Play:
         self.deciding_event: int | None = None
         """Where in the history the deciding decision stands."""
         self.trace = Trace()
+        self.changes: dict[int, bool] | None = None
+        """By event, whether it changes its pod's memory; learnt over many plays. None: nobody wants to know."""
         self.last: str | None = None
         """The actor that switching away from would preempt."""
         self.last_step: Step | None = None
@@ -239,40 +242,57 @@ class Play:
             done.add(plain(step.args[0]))
             if step.args[0] == "WATCH":
                 self._watched.setdefault(pod, {}).update(dict.fromkeys(footprint.reads))
-        self.trace.add(pod, step.actor, action, footprint)
         if footprint is not NOTHING:
             self.touched.update(dict.fromkeys(footprint.writes) if step.kind == "redis" else {})
             reads, writes = self.footprints.setdefault(pod, (set(), set()))
             reads.update(footprint.reads)
             writes.update(footprint.writes)
-        if step.kind == "op":
-            self._begin(step)
+        if self.changes is None:
+            self._go(step, action)
         else:
-            if action.startswith(EXPIRE):
-                self._expire_one(action.removeprefix(EXPIRE), step.actor)
-                action = GO
-            elif action.startswith(CORRUPT):
-                key = action.removeprefix(CORRUPT)
-                self.probe.corrupt(key)
-                self._fault(step.actor, f"damage {self._short(key)}")
-                action = GO
-            self._fleet.let_go(step.actor, action)
+            self._go_watched(step, action, footprint, self.changes)
         self.last_step = step
         self._collect()
         now = self._fleet.step_of(step.actor)
         self.last = None if now is None or now.kind in WAITING else step.actor
 
+    def _go_watched(self, step: Step, action: str, footprint: Footprint, changes: dict[int, bool]) -> None:
+        """Go, see whether that changes the pod's memory, and enter the event into the trace."""
+        event = self.trace.event(step.actor, action, in_memory(step.pod, footprint, changes=False))
+        known = changes.get(event)
+        if known is None:
+            before = self._fleet.look(step.actor)
+            self._go(step, action)
+            known = changes[event] = _disturbs(step, action) or before is None or before != self._fleet.look(step.actor)
+        else:
+            self._go(step, action)
+        self.trace.add(step.actor, action, in_memory(step.pod, footprint, changes=known))
+
+    def _go(self, step: Step, action: str) -> None:
+        if step.kind == "op":
+            self._begin(step)
+            return
+        if action.startswith(EXPIRE):
+            self._expire_one(action.removeprefix(EXPIRE), step.actor)
+            action = GO
+        elif action.startswith(CORRUPT):
+            key = action.removeprefix(CORRUPT)
+            self.probe.corrupt(key)
+            self._fault(step.actor, f"damage {self._short(key)}")
+            action = GO
+        self._fleet.let_go(step.actor, action)
+
     def _strike_pod(self, pod: str, action: str) -> None:
         self.struck += 1
         if action == KILL:
-            self.trace.add(pod, pod, KILL, NOTHING)
+            self.trace.add(pod, KILL, in_memory(pod, NOTHING, changes=True))
             self._fleet.kill(pod)
             self._dead.add(pod)
             self._collect()
             self._fault(pod, "killed")
         else:
             lapsed = self.probe.lapse(list(self.touched), PAUSE_S * 1000)
-            self.trace.add(pod, pod, PAUSE, ALL_OF_IT)
+            self.trace.add(pod, PAUSE, ALL_OF_IT)
             self._fleet.pause(pod)
             self._paused = sorted([*self._paused, pod])  # they go on in an order that history does not change
             for other in {actor.partition(".")[0] for actor in self._lines}:
@@ -418,6 +438,11 @@ class Play:
             texts = [add.text or f"text of {add.name}" for add in waiting]
             final["held"] = [text for text in texts if any(text in value for value in values)]
         self.events.append(final)
+
+
+def _disturbs(step: Step, action: str) -> bool:
+    """Whether a step does something to the connection that its pod's actors share."""
+    return step.kind == "redis" and (action != GO or step.args[0] in ("BATCH", "WATCH", "UNWATCH"))
 
 
 def _told(reply: Any) -> Any:

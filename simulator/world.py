@@ -113,12 +113,12 @@ class VirtualLock:
     def __init__(self, gate: Gate, me: Callable[[], Any]) -> None:
         self._gate = gate
         self._me = me
-        self._owner: Any = None
-        self._depth = 0
+        self.owner: Any = None
+        self.depth = 0
 
     @property
     def free(self) -> bool:
-        return self._owner is None
+        return self.owner is None
 
     def __eq__(self, other: object) -> bool:
         """Any other: steps of two runs that wait for a lock are the same step."""
@@ -128,17 +128,17 @@ class VirtualLock:
 
     def acquire(self) -> bool:
         me = self._me()
-        while self._owner is not None and self._owner != me:
+        while self.owner is not None and self.owner != me:
             self._gate.before("lock", (self,))
             self._gate.after("free")
-        self._owner = me
-        self._depth += 1
+        self.owner = me
+        self.depth += 1
         return True
 
     def release(self) -> None:
-        self._depth -= 1
-        if not self._depth:
-            self._owner = None
+        self.depth -= 1
+        if not self.depth:
+            self.owner = None
 
     def __enter__(self) -> bool:
         return self.acquire()

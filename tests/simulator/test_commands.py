@@ -111,8 +111,8 @@ Labelled = tuple[str, Footprint, str]
 def value(order: list[Labelled]) -> int:
     trace = Trace()
     for pod, footprint, label in order:
-        predicted = (trace.value + trace.event(pod, pod, label, footprint)) & ((1 << 61) - 1)
-        trace.add(pod, pod, label, footprint)
+        predicted = (trace.value + trace.event(pod, label, footprint)) & ((1 << 61) - 1)
+        trace.add(pod, label, footprint)
         assert trace.value == predicted
     return trace.value
 
@@ -146,7 +146,7 @@ def test_what_befell_one_is_not_what_befell_another(pods: list[str], key: str) -
     for struck in pods:
         trace = Trace()
         for pod in pods:
-            trace.add(pod, f"{pod}.{key}", "drop-request" if pod == struck else "go", Footprint(reads=(key,)))
+            trace.add(f"{pod}.{key}", "drop-request" if pod == struck else "go", Footprint(reads=(key,)))
         values.add(trace.value)
     assert len(values) == len(pods)
 
@@ -156,6 +156,6 @@ def test_what_becomes_of_a_step_is_part_of_the_trace(touches: Footprint) -> None
     values = set()
     for actor, action in (("A", "go"), ("A", "drop-reply"), ("A.2", "go")):
         trace = Trace()
-        trace.add("A", actor, action, touches)
+        trace.add(actor, action, touches)
         values.add(trace.value)
     assert len(values) == 3
