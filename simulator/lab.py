@@ -64,7 +64,7 @@ class Lab:
         self.folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="podrace-images-")))
         self.files, self.contents = write_images(self.scenario, self.folder)
         self._stack.enter_context(one_core(self.server))
-        self.probe = Probe(connect(self.server.url))
+        self.probe = Probe(connect(self.server.url, socket_timeout=None))
         self._stack.callback(self.probe.close)
         self.table = self.probe.table()
         return self
@@ -152,7 +152,9 @@ class InlineLab(Lab):
     def _client(self, name: str, retries: int) -> Any:
         """One client a pod, with one connection: greenlets never talk on it at the same time."""
         if (name, retries) not in self._clients:
-            client = gated_client(connect(self.server.url, retries=retries), _NoGate(), one_connection=True)
+            # no timeout: it costs two polls a command, and the watchdog sees whoever does not come back
+            client = connect(self.server.url, retries=retries, socket_timeout=None)
+            client = gated_client(client, _NoGate(), one_connection=True)
             self._stack.callback(client.close)
             self._clients[name, retries] = client
         return self._clients[name, retries]

@@ -13,6 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+import hiredis
+
 from simulator.errors import TargetError
 from simulator.history import plain
 from simulator.target import FilesService, MemoryAgent, PodEnv
@@ -196,14 +198,14 @@ class _DirectRedis:
 
     connection: Any
 
-    def _execute_command(self, *args: Any, **options: Any) -> Any:
+    def execute_command(self, *args: Any, **options: Any) -> Any:
         connection = self.connection
         if args[0].startswith("HIMPORT"):
-            return super()._execute_command(*args, **options)  # type: ignore[misc]
+            return super().execute_command(*args, **options)  # type: ignore[misc]
         action = connection.gate.before("redis", args)
         if action != GO:
             connection.decided = action
-            return super()._execute_command(*args, **options)  # type: ignore[misc]
+            return super().execute_command(*args, **options)  # type: ignore[misc]
         if connection._sock is None:  # new, or broken by what befell another actor while this one waited
             connection.connect()
         connection.send_passed(args)
@@ -246,8 +248,11 @@ class _GatedConnection:
     def send_passed(self, args: tuple[Any, ...]) -> None:
         """Send a command that has passed the gate."""
         self._action, self._replies_due = GO, 1
-        for chunk in self._command_packer.pack(*args):  # type: ignore[attr-defined]
-            self._sock.sendall(chunk)  # type: ignore[attr-defined]
+        try:
+            packed = hiredis.pack_command(args) if " " not in args[0] else None
+        except TypeError:  # redis-py converts some that hiredis refuses
+            packed = None
+        self._sock.sendall(packed or b"".join(self._command_packer.pack(*args)))  # type: ignore[attr-defined]
 
     def send_packed_command(self, command: Any, check_health: bool = True) -> None:
         if self._batch and not self._connecting:
