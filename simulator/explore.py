@@ -22,6 +22,7 @@ from simulator.checks import HOLDS, INCONCLUSIVE, KINDS, VIOLATED, Judgement, ju
 from simulator.commands import ALL_OF_IT, EVERYTHING, MASK, NOTHING, in_memory
 from simulator.errors import TargetError
 from simulator.faults import KILL, PAUSE
+from simulator.heap import Changes, TangledError
 from simulator.history import Event
 from simulator.play import Decision, Play, Stop
 from simulator.scenarios import Add, Scenario
@@ -108,8 +109,7 @@ class _Search:
     visited: dict[tuple[int, str], list[tuple[int, int]]] = field(default_factory=dict)
     apart: dict[tuple[str, str], list[tuple[int, int, int, _Branch | None]]] = field(default_factory=dict)
     footprints: dict[str, tuple[set[str], set[str]]] = field(default_factory=dict)
-    changes: dict[int, bool] = field(default_factory=dict)
-    """By event, whether it changes its pod's memory."""
+    changes: Changes = field(default_factory=Changes)
     sequence: int = 0
     run: int = 0
     pruned: int = 0
@@ -141,7 +141,7 @@ class _Search:
 
     def reached(self, branch: _Branch, cost: tuple[int, int]) -> bool:
         """Whether what a branch would lead to was reached at no higher cost; False where that is not known yet."""
-        changes = self.changes.get(branch.event)
+        changes = self.changes.known(branch.event)
         if changes is None:
             return False
         hands = (branch.decision[0], self.in_hand(None, branch.last_pod))
@@ -247,10 +247,21 @@ class Explorer:
             applies=bool(self._struck) or not complete or not self._scenario.needs_fault,
         )
 
-    def _search(self, retries: int) -> bool:
+    def _search(self, retries: int, changes: Changes | None = None) -> bool:
         """All branches of one setting of the client's retries. Returns whether the whole space was covered."""
         search = _Search(self._bounds, any(fault.name == PAUSE for fault in self._scenario.faults))
+        search.changes = changes or Changes()
         search.push(0, 0, None)
+        try:
+            self._go_through(search, retries)
+        except TangledError:
+            return self._search(retries, Changes(always=True))
+        finally:
+            self._run, self._pruned = self._run + search.run, self._pruned + search.pruned
+            self._best = _worse(self._best, search.best)
+        return not search.heap
+
+    def _go_through(self, search: _Search, retries: int) -> None:
         while search.heap and not self._enough(search):
             entry = heappop(search.heap)
             faults, preemptions, _, branch = entry
@@ -262,9 +273,6 @@ class Explorer:
                     continue
             self._run_branch(search, branch, faults, preemptions, retries)
             self._progress(self._run + search.run)
-        self._run, self._pruned = self._run + search.run, self._pruned + search.pruned
-        self._best = _worse(self._best, search.best)
-        return not search.heap
 
     def _enough(self, search: _Search) -> bool:
         """Whether the budget is spent, or the worst was found and nothing as cheap could have fewer steps."""
@@ -278,8 +286,9 @@ class Explorer:
     def _run_branch(self, search: _Search, branch: _Branch | None, faults: int, preemptions: int, retries: int) -> None:
         search.run += 1
         play = self._make_play(retries)
-        play.changes = search.changes if self._bounds.reduce else None
         prefix = (*branch.prefix, branch.decision) if branch else ()
+        if self._bounds.reduce:
+            play.changes, play.watch_from = search.changes, len(prefix) - 1
         taken = branch.taken if branch else ()
         chooser = _Chooser(search, self._scenario, prefix, taken, (faults, preemptions))
         try:
@@ -395,7 +404,7 @@ class _Chooser:
         pod = play.last_step.pod
         footprint = in_memory(pod, NOTHING, changes=True) if action == KILL else ALL_OF_IT
         event = play.trace.event(pod, action, footprint)
-        self._search.changes[event] = True
+        self._search.changes.learn(event, True)
         self._branch(play, (pod, action), (event, event), faults, preemptions, in_hand, "")
 
     def _branch(

@@ -13,8 +13,8 @@ from typing import Any, NoReturn
 
 import greenlet
 
-from simulator import heap
 from simulator.errors import TargetError
+from simulator.heap import Heap
 from simulator.outcome import Result, outcome
 from simulator.target import Pod, PodEnv, Target, make_pod
 from simulator.world import Gate, PodKilledError, Step, VirtualLock, foreign_thread, plain_reply
@@ -74,6 +74,7 @@ class InlineFleet:
         self._starting: list[_Actor] = []
         self._gates: dict[str, _InlineGate] = {}
         self._pods: dict[str, Pod] = {}
+        self._heap = Heap()
         self._envs: dict[str, PodEnv] = {}
         self.done: list[tuple[Step, str, Any]] = []
         """Steps taken since last looked at: (step, action, reply)."""
@@ -152,7 +153,7 @@ class InlineFleet:
         roots = (gate.clock_s, gate.spawned, self._pods.get(name), env and (env.rng, env.options))
         outside = (gate, env.redis, env.gemini, env.memory) if env else ()
         others = [actor for key, actor in self._actors.items() if key != but and key.partition(".")[0] == name]
-        return heap.look(roots, [actor.gr_frame for actor in others], outside)
+        return self._heap.look(roots, [actor.gr_frame for actor in others], outside)
 
     def _add(self, name: str) -> Pod:
         env = self._envs[name] = self._make_env(name, self._gates[name])

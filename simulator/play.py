@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from simulator.commands import ALL_OF_IT, NOTHING, CommandTable, Footprint, Trace, in_memory
 from simulator.errors import TargetError
 from simulator.faults import CORRUPT, EXPIRE, KILL, PAUSE, PAUSE_S
+from simulator.heap import Changes
 from simulator.history import Event, describe, plain, shorten
 from simulator.outcome import Result
 from simulator.probe import Probe
@@ -84,8 +85,10 @@ class Play:
         self.deciding_event: int | None = None
         """Where in the history the deciding decision stands."""
         self.trace = Trace()
-        self.changes: dict[int, bool] | None = None
-        """By event, whether it changes its pod's memory; learnt over many plays. None: nobody wants to know."""
+        self.changes: Changes | None = None
+        """What is known of events that change their pod's memory; None: nobody wants to know, nor the trace."""
+        self.watch_from = 0
+        """The first decision whose step is looked at: the steps before have been."""
         self.last: str | None = None
         """The actor that switching away from would preempt."""
         self.last_step: Step | None = None
@@ -256,17 +259,18 @@ class Play:
         now = self._fleet.step_of(step.actor)
         self.last = None if now is None or now.kind in WAITING else step.actor
 
-    def _go_watched(self, step: Step, action: str, footprint: Footprint, changes: dict[int, bool]) -> None:
+    def _go_watched(self, step: Step, action: str, footprint: Footprint, changes: Changes) -> None:
         """Go, see whether that changes the pod's memory, and enter the event into the trace."""
         event = self.trace.event(step.actor, action, in_memory(step.pod, footprint, changes=False))
-        known = changes.get(event)
-        if known is None:
+        known = changes.known(event)
+        if changes.always or (known is not None and len(self.decisions) <= self.watch_from):
+            self._go(step, action)
+        else:
             before = self._fleet.look(step.actor)
             self._go(step, action)
-            known = changes[event] = _disturbs(step, action) or before is None or before != self._fleet.look(step.actor)
-        else:
-            self._go(step, action)
-        self.trace.add(step.actor, action, in_memory(step.pod, footprint, changes=known))
+            known = _disturbs(step, action) or before is None or before != self._fleet.look(step.actor)
+            changes.learn(event, known)
+        self.trace.add(step.actor, action, in_memory(step.pod, footprint, changes=bool(known)))
 
     def _go(self, step: Step, action: str) -> None:
         if step.kind == "op":
@@ -396,6 +400,7 @@ class Play:
         Returns the keys that are left.
         """
         left: list[str] | None = None
+        self.changes = None
         self._lines.clear()
         self._busy.clear()
         for stage, passes_s in (("soon", 0.0), ("lease", LEASE_S), ("ttl", LONGER_THAN_ANY_TTL_S)):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,8 @@ PEER_TIMES = 30
 ROW_WITHIN_S = 5.0
 MATRIX_WITHIN_S = 60.0
 REDUCED_TO = 0.1
-FULL_WITHIN_S = 2.0
+FULL_WITHIN_S = 60.0
+ANY_NUMBER = 1000
 ROWS = [scenario for scenario in SCENARIOS if scenario.row <= 20]
 RACE = Scenario("race", 0, {"A": (Absorb("a"),), "B": (Absorb("b"),)}, "two pods GET, check and SET one key")
 ALL = Bounds(preemptions=4, faults=2, budget_s=4.0, reduce=False)
@@ -202,28 +203,42 @@ def test_matrix(benchmark: Any, bench_server: Server, tmp_path: Path, quick: boo
 
 
 def test_reduction(benchmark: Any, bench_server: Server, quick: bool) -> None:
-    """Schedules with and without reduction, default bounds, where both finish."""
-    table: dict[str, tuple[int, int]] = {}
+    """Schedules with the reduction and without it, one fault, where both finish.
+
+    Full enumeration knows no bound on preemptions. Within the default one most orders are out of reach
+    already, and less is left to leave out: that is told beside it.
+    """
     benchmark.pedantic(lambda: None)
-    for scenario in ROWS[:1] if quick else ROWS:
-        for name, factory in (("local", targets.local), ("shared", targets.shared)):
-            with InlineLab(bench_server, factory, scenario, seed=7) as lab, quiet_collector():
-                reduced = explore(lab, scenario, Bounds(budget_s=FULL_WITHIN_S))
-                full = explore(lab, scenario, Bounds(budget_s=FULL_WITHIN_S, reduce=False))
-            if reduced.complete and full.complete:
-                table[f"{name} {scenario.name}"] = reduced.run, full.run
+    for figure, preemptions, must in (("any order", ANY_NUMBER, True), ("at most 2 preemptions", 2, False)):
+        table = reductions(bench_server, ROWS[:1] if quick else ROWS, preemptions, 0.5 if quick else FULL_WITHIN_S)
+        assert table
+        if quick:
+            continue
+        runs, needed = (sum(column) for column in zip(*table.values(), strict=True))
+        within = sum(run <= REDUCED_TO * of for run, of in table.values())
+        benchmark.extra_info[f"schedules, {figure}"] = table
+        check(
+            benchmark,
+            f"reduction, where both finish, {figure}",
+            asked="<= 0.1 of the schedules",
+            got=f"{runs / needed:.3f} in all ({runs:,} of {needed:,}); {within} of {len(table)} cells each",
+            holds=runs <= REDUCED_TO * needed,
+            must=must,
+        )
+
+
+def reductions(
+    server: Server, rows: Sequence[Scenario], preemptions: int, within_s: float
+) -> dict[str, tuple[int, int]]:
+    """Schedules that were run, reduced and in full, by cell; those cells alone where both finished in time."""
+    table = {}
+    for scenario in rows:
+        with InlineLab(server, targets.shared, scenario, seed=7) as lab, quiet_collector():
+            reduced = explore(lab, scenario, Bounds(preemptions=preemptions, budget_s=within_s))
+            if not reduced.complete:
+                continue
+            full = explore(lab, scenario, Bounds(preemptions=preemptions, budget_s=within_s, reduce=False))
+            if full.complete:
+                table[scenario.name] = reduced.run, full.run
                 assert reduced.outcomes == full.outcomes
-    assert table
-    if quick:
-        return
-    runs, needed = (sum(column) for column in zip(*table.values(), strict=True))
-    within = sum(run <= REDUCED_TO * of for run, of in table.values())
-    benchmark.extra_info["schedules"] = table
-    check(
-        benchmark,
-        "reduction, where both finish",
-        asked="<= 0.1 of the schedules",
-        got=f"{runs / needed:.3f} in all ({runs:,} of {needed:,}); {within} of {len(table)} cells each",
-        holds=runs <= REDUCED_TO * needed,
-        must=False,
-    )
+    return table

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -32,6 +32,17 @@ ADD = "return redis.call('INCRBY', KEYS[1], 2) + (redis.call('GET', KEYS[2]) or 
 NEVER = "no kind of finding: the search goes on to its end"
 
 
+def counter() -> Callable[[], str]:
+    """What it counts, only the function itself knows."""
+    calls: list[None] = []
+
+    def count() -> str:
+        calls.append(None)
+        return f"call {len(calls)}"
+
+    return count
+
+
 class Runner:
     """The smallest target: `absorb` runs the program that goes by the user's name."""
 
@@ -39,6 +50,7 @@ class Runner:
         self._env = env
         self._memory: dict[str, Any] = {}
         self._lock = env.runtime.lock()
+        self._count = counter()
 
     def absorb(self, user_id: str) -> list[Any]:
         replies: list[Any] = []
@@ -65,6 +77,8 @@ class Runner:
             return self._memory.update({args[0]: args[1]})
         if name == "READ":
             return str(self._memory.get(args[0]))
+        if name == "COUNT":
+            return self._count()
         if name == "LOCKED":  # a command while no other actor of the pod has the lock
             with self._lock:
                 return self._run("APPEND", args)
@@ -295,12 +309,18 @@ def test_every_order_with_timers_children_and_transactions(
 in_memory = st.one_of(
     st.tuples(st.just("PUT"), st.just("m"), values),
     st.just(("READ", "m")),
+    st.just(("COUNT",)),
     st.tuples(st.just("LOCKED"), keys, st.just("<")),
     st.tuples(st.just("HAND"), keys),
     st.just(("HANDED",)),
 )
 a_command_then_memory = st.tuples(st.sampled_from([("GET", "x"), ("GET", "y"), ("INCR", "z")]), in_memory)
 memory_program = st.lists(a_command_then_memory, min_size=1, max_size=2).map(lambda pairs: sum(pairs, ()))
+
+
+def twice(one: tuple[Any, ...], other: tuple[Any, ...]) -> dict[str, Program]:
+    """Two actors of one pod, each a command and its way with memory, two times."""
+    return {"A": (("GET", "x"), one, ("GET", "x"), one), "A.2": (("GET", "y"), other, ("GET", "y"), other)}
 
 
 @settings(hypothesis_settings, max_examples=40)
@@ -310,9 +330,17 @@ memory_program = st.lists(a_command_then_memory, min_size=1, max_size=2).map(lam
     ),
     preemptions=st.sampled_from([0, 1, 2]),
 )
-@example(lines={"A": (("GET", "x"), ("PUT", "m", "1")), "A.2": (("GET", "y"), ("READ", "m"))}, preemptions=1)
-@example(lines={"A": (("GET", "x"), ("LOCKED", "z", "<")), "A.2": (("GET", "y"), ("LOCKED", "z", "<"))}, preemptions=2)
-@example(lines={"A": (("HAND", "x"), ("GET", "y"), ("HANDED",), ("GET", "z"))}, preemptions=2)
+@example(lines=twice(("PUT", "m", "<"), ("READ", "m")), preemptions=2)
+@example(lines=twice(("COUNT",), ("COUNT",)), preemptions=2)
+@example(lines=dict.fromkeys(("A", "A.2", "A.3"), (("GET", "y"), ("LOCKED", "z", "<"))), preemptions=1)
+@example(
+    lines={"A": (("HAND", "x"), ("HAND", "y"), ("GET", "x"), ("HANDED",), ("GET", "x"), ("HANDED",))}, preemptions=1
+)
+@example(  # whom a child tells has ended in one order, and not in the other
+    lines={"A": (("GET", "x"), ("PUT", "m", "<")), "A.2": (("GET", "x"), ("READ", "m"))}
+    | {"B": (("GET", "x"), ("HAND", "x"), ("GET", "x"), ("HANDED",))},
+    preemptions=1,
+)
 def test_every_order_of_actors_that_share_memory(tiny: Tiny, lines: dict[str, Program], preemptions: int) -> None:
     same_outcomes(tiny, lines, Bounds(preemptions=preemptions, faults=0))
 
