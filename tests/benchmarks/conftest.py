@@ -6,7 +6,6 @@ server stand on one core: they take turns, and waking another core costs more th
 
 from __future__ import annotations
 
-import json
 import random
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -130,12 +129,9 @@ def _cores() -> int:
 
 
 def pytest_benchmark_update_json(config: pytest.Config, output_json: dict[str, Any]) -> None:
-    """The claims also stand in benchmark.json, and in claims.json beside it."""
+    """The claims also stand in benchmark.json."""
     output_json["claims"] = CLAIMS
     output_json["command"] = "make bench"
-    file = config.getoption("benchmark_json")
-    if file is not None and CLAIMS:
-        Path(file.name).with_name("claims.json").write_text(json.dumps(CLAIMS, indent=2) + "\n", encoding="utf-8")
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
