@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+from reports.words import DAMAGE
 
 
 @dataclass(frozen=True)
@@ -29,12 +32,16 @@ class Ratio:
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim of the specification, what was measured, and what follows."""
+    """A claim of the specification, or a figure that was asked for; what was measured, and what follows.
+
+    `must`: whether the run fails where it does not hold; others are told and no more.
+    """
 
     claim: str
     measured: str
     verdict: str
     holds: bool = True
+    must: bool = False
 
 
 @dataclass
@@ -53,24 +60,28 @@ def benchmarks(document: Mapping[str, Any], *, name: str) -> tuple[Benchmarks, l
     for number, item in enumerate(document.get("benchmarks") or (), 1):
         try:
             _add(found, item)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except DAMAGE as error:
             damaged.append(f"benchmark {number}: damaged: {error!r}")
     ratios = document.get("ratios")
     for key, value in ratios.items() if isinstance(ratios, dict) else ():
-        target, _, operation = str(key).partition(" " if " " in str(key) else "/")
+        target, _, operation = str(key).partition(" ")
         try:
             details = value if isinstance(value, dict) else {"ratio": value}
             found.ratios.append(_ratio(details, target if operation else "", operation or target))
-        except (KeyError, TypeError, ValueError) as error:
+        except DAMAGE as error:
             damaged.append(f"ratio {key!r}: damaged: {error!r}")
-    for item in document.get("claims") or ():
-        _claim(found, item)
+    for number, item in enumerate(document.get("claims") or (), 1):
+        try:
+            _claim(found, item)
+        except DAMAGE as error:
+            damaged.append(f"claim {number}: damaged: {error!r}")
     return found, damaged
 
 
 def _add(found: Benchmarks, item: Mapping[str, Any]) -> None:
     extra = item.get("extra_info") or {}
-    _claim(found, extra)
+    for figure in extra.get("figures") or ():
+        _figure(found, figure)
     if extra.get("ratio") is not None:
         target = str(extra.get("target") or item.get("group") or "")
         found.ratios.append(_ratio(extra, target, str(extra.get("operation") or item["name"])))
@@ -78,35 +89,38 @@ def _add(found: Benchmarks, item: Mapping[str, Any]) -> None:
 
 def _ratio(details: Mapping[str, Any], target: str, operation: str) -> Ratio:
     def number(*names: str) -> float | None:
-        return next((float(details[name]) for name in names if details.get(name) is not None), None)
+        value = next((float(details[name]) for name in names if details.get(name) is not None), None)
+        if value is not None and not (math.isfinite(value) and value > 0):
+            raise ValueError(f"{operation}: expected a number above 0, got {value}")
+        return value
 
+    ratio = number("ratio")
+    if ratio is None:
+        raise ValueError(f"{operation}: expected a ratio")
     floor = details.get("floor", "")
     return Ratio(
         target,
         operation,
-        float(details["ratio"]),
+        ratio,
         number("ratio_low", "low"),
         number("ratio_high", "high"),
         floor if isinstance(floor, str) else "",
-        number("limit", "ratio_limit"),
+        number("limit"),
         number("p50_us"),
         number("p99_us"),
     )
 
 
-def _claim(found: Benchmarks, item: Any) -> None:
-    """A claim in its own words, or a figure that was asked for beside what came."""
-    if not isinstance(item, dict):
-        return
-    if item.get("figure"):
-        holds = item.get("holds") is True
-        claim = f"{item['figure']}: {item.get('asked', '')}".removesuffix(": ")
-        found.claims.append(Claim(claim, str(item.get("got", "")), "holds" if holds else "does not hold", holds))
-    elif item.get("claim"):
-        holds = item.get("holds") is not False
-        found.claims.append(
-            Claim(str(item["claim"]), str(item.get("measured", "")), str(item.get("verdict", "")), holds)
-        )
+def _claim(found: Benchmarks, item: Mapping[str, Any]) -> None:
+    verdict = str(item["verdict"])
+    found.claims.append(Claim(str(item["claim"]), str(item["measured"]), verdict, verdict.startswith("holds")))
+
+
+def _figure(found: Benchmarks, item: Mapping[str, Any]) -> None:
+    holds = item["holds"] is True
+    verdict = "holds" if holds else "does not hold"
+    claim = f"{item['figure']}: {item['asked']}"
+    found.claims.append(Claim(claim, str(item["got"]), verdict, holds, item.get("must") is True))
 
 
 def _machine(info: Any) -> str:

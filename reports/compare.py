@@ -132,9 +132,6 @@ def _read(path: Path) -> tuple[dict[str, _Measured], list[str]]:
     blocks = _blocks(document)
     measured = {}
     for one in found.ratios:
-        if not (math.isfinite(one.ratio) and one.ratio > 0):
-            damaged.append(f"{one.target} {one.operation}: expected a ratio above 0, got {one.ratio}")
-            continue
         key = f"{one.target} {one.operation}"
         measured[key] = _Measured(one, blocks.get(key, ()))
     if not measured:

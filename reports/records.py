@@ -55,10 +55,11 @@ class Operation:
     errors: int
     curves: Mapping[str, Sequence[tuple[float, float]]]
 
-    def p99_us(self) -> float | None:
+    def at_us(self, percentile: float) -> float | None:
+        """The latency that so many per cent stay within, corrected where that is known."""
         for kind in ("corrected", "raw"):
-            for percentile, value in self.curves.get(kind, ()):
-                if percentile >= 99:
+            for at, value in self.curves.get(kind, ()):
+                if at >= percentile:
                     return value
         return None
 
@@ -90,6 +91,11 @@ class Report:
     @property
     def cells(self) -> list[Cell]:
         return [cell for run in self.runs for cell in run.cells]
+
+    @property
+    def modes(self) -> list[Cell]:
+        """The cells of the matrix: a load test's workloads are no failure modes."""
+        return [cell for run in self.runs if not run.operations for cell in run.cells]
 
     @property
     def baseline(self) -> Benchmarks | None:

@@ -7,7 +7,6 @@ A further kind of run joins by one entry in KINDS. What is damaged, half-written
 from __future__ import annotations
 
 import json
-import re
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from typing import Any
 
 from reports.benchmarks import benchmarks
 from reports.records import Cell, Operation, Report, Run
-from reports.words import Event
+from reports.words import DAMAGE, Event
 
 COUNTEREXAMPLE = ".podrace.json"
 HISTORY = ".history.jsonl"
@@ -35,15 +34,13 @@ def read_result(run: Run, path: Path, document: Mapping[str, Any], report: Repor
     slo = document.get("slo")
     run.breaches = [str(line) for line in slo.get("breaches") or ()] if isinstance(slo, dict) else []
     run.rates = _searched(document.get("search"))
-    numbers = _row_numbers(path.with_name("matrix.md"))
     shared = _histories(path.with_name("history.jsonl"), report)
     for number, item in enumerate(document["cells"], 1):
         try:
             cell = _cell(item)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except DAMAGE as error:
             report.skip(path, f"cell {number}: damaged: {error!r}")
             continue
-        cell.row = cell.row if cell.row is not None else numbers.get(cell.scenario)
         cell.history = shared.get(cell.target) or (shared.get("", []) if len(document["cells"]) == 1 else [])
         if item.get("counterexample"):
             _counterexample(cell, path.parent, Path(str(item["counterexample"])), report)
@@ -57,12 +54,12 @@ def read_latency(run: Run, path: Path, document: Mapping[str, Any], report: Repo
             curves = {}
             for kind in ("corrected", "raw"):
                 points = item.get(kind, {}).get("curve", ())
-                curves[kind] = [(float(percentile), float(value)) for percentile, value in points]
+                curves[kind] = [(finite(percentile), finite(value)) for percentile, value in points]
             errors = item.get("errors") or {}
             failed = sum(errors.values()) if isinstance(errors, dict) else int(errors)
-            rate = float(item.get("rate_per_s", 0))
+            rate = finite(item.get("rate_per_s", 0))
             run.operations.append(Operation(str(item["name"]), int(item.get("count", 0)), rate, failed, curves))
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except DAMAGE as error:
             report.skip(path, f"operation {number}: damaged: {error!r}")
     describe(run, document)
 
@@ -140,6 +137,14 @@ def describe(run: Run, document: Mapping[str, Any]) -> None:
             setattr(run, name, str(value))
 
 
+def finite(value: Any) -> float:
+    """A number that can be drawn; JSON as Python writes it may hold NaN and Infinity."""
+    number = float(value)
+    if not 0 <= number < 1e300:
+        raise ValueError(f"expected a number from 0 up, got {value!r}")
+    return number
+
+
 def _read(run: Run, path: Path, report: Report) -> None:
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
@@ -150,7 +155,7 @@ def _read(run: Run, path: Path, report: Report) -> None:
             names = ", ".join(kind.name for kind in KINDS)
             raise DamagedError(f"is none of the kinds that are known: {names}")
         kind.read(run, path, document, report)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except DAMAGE as error:
         strerror = getattr(error, "strerror", None)
         named = error if isinstance(error, ValueError) else f"damaged: {error!r}"
         report.skip(path, str(strerror or named))
@@ -187,7 +192,7 @@ def _cell(item: Mapping[str, Any]) -> Cell:
         setattr(cell, name, str(item.get(name) or ""))
     cell.words = cell.words or {"holds": "ok"}.get(cell.verdict, cell.verdict)
     cell.counts, cell.schedules = dict(item.get("counts") or {}), dict(item.get("schedules") or {})
-    cell.elapsed_s = float(item.get("elapsed_s") or 0)
+    cell.elapsed_s = finite(item.get("elapsed_s") or 0)
     cell.row = int(item["row"]) if item.get("row") else None
     return cell
 
@@ -196,8 +201,8 @@ def _searched(search: Any) -> list[tuple[float, float]]:
     """The steps of a search for the highest rate, in tasks a second; none where one user's rate is unknown."""
     if not isinstance(search, dict) or not search.get("users") or not search.get("tasks_per_s"):
         return []
-    each_per_s = float(search["tasks_per_s"]) / float(search["users"])
-    return [(float(step["users"]) * each_per_s, float(step["p99_us"])) for step in search["steps"] if step["p99_us"]]
+    each_per_s = finite(search["tasks_per_s"]) / finite(search["users"])
+    return [(finite(step["users"]) * each_per_s, finite(step["p99_us"])) for step in search["steps"] if step["p99_us"]]
 
 
 def _counterexample(cell: Cell, folder: Path, recorded: Path, report: Report) -> None:
@@ -210,7 +215,7 @@ def _counterexample(cell: Cell, folder: Path, recorded: Path, report: Report) ->
     cell.again = shlex.join(["podrace", "replay", str(path)])
     try:
         cell.sentence = str(json.loads(path.read_text(encoding="utf-8"))["sentence"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except DAMAGE as error:
         report.skip(path, f"the counterexample of {cell.target} {cell.scenario} cannot be read: {error}")
     beside = path.with_name(path.name.removesuffix(COUNTEREXAMPLE) + HISTORY)
     if not cell.history and beside.exists():
@@ -234,7 +239,7 @@ def _events(path: Path, report: Report) -> Iterator[Event]:
                 event = json.loads(line)
             except (ValueError, RecursionError):
                 event = None
-            if isinstance(event, dict) and "type" in event:
+            if isinstance(event, dict) and _is_event(event):
                 yield event
             elif line.strip():
                 damaged.append(number)
@@ -243,9 +248,6 @@ def _events(path: Path, report: Report) -> Iterator[Event]:
         report.skip(path, f"damaged line {lines}; the other lines are shown")
 
 
-def _row_numbers(path: Path) -> dict[str, int]:
-    """The failure modes' numbers, by name, from the run's matrix.md."""
-    if not path.exists():
-        return {}
-    text = path.read_text(encoding="utf-8", errors="replace")
-    return {name: int(number) for number, name in re.findall(r"^\| *(\d+) *\| *([^|]+?) *\|", text, re.MULTILINE)}
+def _is_event(event: Event) -> bool:
+    kind, call, images = event.get("type"), event.get("call", 0), event.get("images", [])
+    return isinstance(kind, str) and isinstance(call, int | str) and (kind != "invoke" or isinstance(images, list))

@@ -10,6 +10,9 @@ from typing import Any
 
 Event = Mapping[str, Any]
 
+DAMAGE = (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
+"""What reading a file, or a document of another shape, may end in."""
+
 FULL_CHARS = 400
 """A tooltip holds no more than this."""
 
@@ -22,7 +25,8 @@ STAGES = {
 SHOWN = frozenset({"invoke", "ok", "fail", "info", "step", "fault", "died", "drain"})
 """Types of events that make a row; others (`final`, `snapshot`) show nothing."""
 
-_UUID = re.compile(r"([0-9a-f]{4})[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+UUID = r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
+_UUID = re.compile(rf"\b(?={UUID})([0-9a-f]{{4}})[0-9a-f-]{{32}}")
 _STATUS = re.compile(r'\{"status": "(\w+)".*?"result": (?:null|\{.*?\})\}')
 _MESSAGE = re.compile(r'\{"message_id": "([^"]*)".*?"timestamp": [\d.]+\}')
 _URI = re.compile(r"https?://\S+/(files/[0-9a-z]{4})[0-9a-z]*(?:-(\d+))?")
