@@ -6,6 +6,7 @@ Actors of a pod have lines of their own within its lane, side by side by what th
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -13,9 +14,10 @@ from dataclasses import dataclass, field
 from markupsafe import Markup
 
 from reports.drawing import draw, svg_css
-from reports.words import SHOWN, Event, Row, row, shorten
+from reports.words import SHOWN, UUID, Event, Row, row, shorten
 
-MOST_ROWS = 150
+MOST_ROWS = 80
+"""What a printed page still holds."""
 MOST_PODS = 8
 MOST_LINES = 4
 """Lines within one pod's lane; what comes after shares the last."""
@@ -65,10 +67,13 @@ class Placed:
 
 
 def timeline(
-    history: Iterable[Event], *, title: str, sentence: str = "", name: str = "timeline", alone: bool = False
+    history: Sequence[Event], *, title: str, sentence: str = "", name: str = "timeline", alone: bool = False
 ) -> Markup:
     """The SVG. `name` is unique in the page; `alone`: with its style, title and sentence in the picture."""
-    rows = rows_of(history)
+    kept = about(history, sentence)
+    rows = rows_of(kept)
+    if others := sum(one.get("type") in SHOWN for one in history) - sum(one.get("type") in SHOWN for one in kept):
+        rows.append(Row("", "more", text=f"{others:,} more, of other messages"))
     lanes, line_of = lanes_of(rows)
     tops = {number: HEAD_PX + ROW_PX * (number + 0.75) for number in range(len(rows))}
     bottom = HEAD_PX + ROW_PX * (len(rows) + 0.5)
@@ -96,6 +101,34 @@ def timeline(
         who_x=who_x,
         text_x=text_x,
     )
+
+
+def about(history: Sequence[Event], sentence: str) -> Sequence[Event]:
+    """The events of one message, where there are too many others for one picture: the one that the sentence
+    names, or the first where there is no sentence.
+
+    They are the calls that name it, its image or its user, and steps that name one of those or an id that
+    such a call has answered with.
+    """
+    named = re.search(r"\bmessage (m\d+)\b", sentence)
+    adds = (one for one in history if one.get("op") == "add" and one.get("message"))
+    add = next((one for one in adds if not sentence or (named and one["message"] == named[1])), None)
+    if add is None or sum(one.get("type") in SHOWN for one in history) <= MOST_ROWS:
+        return history
+    answer = next((one for one in history if one.get("type") == "ok" and one.get("call") == add.get("call")), {})
+    names = [str(add["message"]), str(add.get("user")), *map(str, add.get("images") or ())]
+    names += re.findall(UUID, str(answer.get("result")))
+    wanted = re.compile("|".join(rf"(?<![\w-]){re.escape(name)}(?![\d])" for name in names))
+    calls = {
+        one.get("call") for one in history if one.get("type") == "invoke" and wanted.search(str(list(one.values())))
+    }
+    return [
+        one
+        for one in history
+        if one.get("deciding")
+        or one.get("type") in ("drain", "fault", "died")
+        or (one.get("call") in calls if "call" in one else wanted.search(f"{one.get('what')} {one.get('reply')}"))
+    ]
 
 
 def rows_of(history: Iterable[Event]) -> list[Row]:
@@ -126,7 +159,7 @@ def capped(shown: Sequence[tuple[str, Event]]) -> list[tuple[str, Event] | int]:
     """At most MOST_ROWS: the first, those around the deciding step, the last; how many more in between."""
     if len(shown) <= MOST_ROWS:
         return list(shown)
-    head, tail = 30, 20
+    head, tail = 20, 15
     middle = MOST_ROWS - head - tail - 2
     deciding = next((number for number, (_, event) in enumerate(shown) if event.get("deciding") is True), 0)
     begin = min(max(head, deciding - middle // 2), len(shown) - tail - middle)

@@ -85,6 +85,22 @@ def test_alone_it_carries_its_style_and_its_sentence(history: list[dict[str, Any
     assert "B read <pending>." in texts(svg)
 
 
+def test_of_many_messages_the_one_that_the_sentence_names_is_drawn_and_the_others_are_counted() -> None:
+    events: list[dict[str, Any]] = []
+    for n in range(1, 31):
+        events += [
+            {"type": "invoke", "actor": "A", "call": n, "op": "add", "message": f"m{n}", "user": f"user-{n}"},
+            {"type": "step", "actor": "A", "kind": "redis", "what": f"RPUSH temp_messages:user-{n} x", "reply": "1"},
+            {"type": "ok", "call": n, "result": []},
+        ]
+    svg = drawn(events, sentence="image-1 of message m2 arrived 0 of 1 times")
+    assert [text for one in of_class(svg, "step") for text in texts(one) if "RPUSH" in text] == [
+        "RPUSH temp_messages:user-2 x → 1"
+    ]
+    assert [text for one in of_class(svg, "more") for text in texts(one)] == ["87 more, of other messages"]
+    assert len(of_class(drawn(events[:60], sentence="message m2"), "step")) == 20, "few enough: all of them"
+
+
 def test_a_long_text_is_cut_and_whole_in_its_tooltip() -> None:
     svg = drawn([{"type": "step", "actor": "A", "kind": "redis", "what": "SET " + "x" * 300, "reply": "OK"}])
     (shown,) = of_class(svg, "what")
