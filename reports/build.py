@@ -2,86 +2,59 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from markupsafe import Markup
 
 from reports import charts, matrix, text
 from reports.drawing import draw, svg_css
-from reports.records import Cell, Report
+from reports.records import Cell, Report, Run
 from reports.results import read_results
 from reports.timeline import timeline
 
 MOST_BYTES = 950_000
 """A page stays under 1 MB: pictures that would make it longer are left out, and it says so."""
 FEW_PICTURES = 4
-"""So many counterexamples stand open; more are closed until somebody opens them."""
-
-
+"""So many counterexamples stand open; of more only the first does, until somebody opens them."""
 MOST_CURVES = 24
 """Operations of one load test that are drawn."""
-
-
-@dataclass(frozen=True)
-class Shown:
-    """A cell with its picture, or without where the page is full."""
-
-    cell: Cell
-    svg: Markup | None
+MOST_ITEMS = 200
+"""Rows of any one table, or items of a list."""
+RATES = "rate-against-p99"
 
 
 def build(paths: Sequence[Path], *, out: Path, format: str = "html") -> Report:  # noqa: A002 - as the option is called
     """Read what the paths hold and write the report to `out`: a file; for `svg` a folder. Returns what was read."""
     report = read_results(paths)
     matrix.name_anchors(report.cells)
-    FORMATS[format](report, out)
+    made = FORMATS[format](report)
+    files = {out: made} if isinstance(made, str) else {out / name: svg for name, svg in made.items()}
+    for path, content in files.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content, encoding="utf-8")
     return report
 
 
-def write_html(report: Report, out: Path) -> None:
-    _write(out, page(report))
-
-
-def write_markdown(report: Report, out: Path) -> None:
-    _write(out, text.markdown(report))
-
-
-def write_junit(report: Report, out: Path) -> None:
-    _write(out, text.junit(report))
-
-
-def write_svg(report: Report, out: Path) -> None:
+def pictures(report: Report) -> dict[str, str]:
     """Each picture as a file of its own, named by what it shows."""
-    for cell in _pictured(report):
-        _write(out / f"{cell.anchor}.svg", _timeline(cell, alone=True))
-    charts_alone = [pair for _, pairs in _load_charts(report, alone=True) for pair in pairs]
-    for stem, svg in charts_alone + _ratio_charts(report, alone=True):
-        _write(out / f"{stem}.svg", svg)
-
-
-FORMATS: dict[str, Callable[[Report, Path], None]] = {
-    "html": write_html,
-    "markdown": write_markdown,
-    "junit": write_junit,
-    "svg": write_svg,
-}
-"""Every form of a report."""
+    drawn: list[tuple[str, str]] = [(cell.anchor, _timeline(cell, alone=True)) for cell in report.cells if cell.history]
+    drawn += [pair for _, pairs in _load_charts(report, alone=True) for pair in pairs]
+    drawn += [*_rate_chart(report, alone=True), *_ratio_charts(report, alone=True)]
+    if report.modes:
+        drawn.append(("matrix", matrix.picture(report.modes, name="matrix")))
+    return {f"{stem}.svg": svg for stem, svg in drawn}
 
 
 def page(report: Report) -> str:
     """The whole report as one HTML page that needs nothing else."""
     tone, line = matrix.verdict(report)
     found = sorted((cell for cell in report.cells if cell.anchor), key=_by_importance)
-    load, ratios = _load_charts(report), _ratio_charts(report)
-    left = (
-        MOST_BYTES
-        - _size(*(svg for _, pairs in [*load, ("", ratios)] for _, svg in pairs))
-        - 600 * len(report.cells)
-        - 40_000
-    )
-    shown = []
+    load, rates, ratios = _load_charts(report), _rate_chart(report), _ratio_charts(report)
+    drawn = [*rates, *ratios, *(pair for _, pairs in load for pair in pairs)]
+    left = MOST_BYTES - _size(*(svg for _, svg in drawn)) - 600 * len(report.cells) - 40_000
+    shown: list[tuple[Cell, Markup | None]] = []
     for cell in found:
         svg = _timeline(cell) if cell.history else None
         if svg is not None and _size(svg) > left:
@@ -89,7 +62,7 @@ def page(report: Report) -> str:
         left -= _size(svg or "") + 1500
         if left < 0:
             break
-        shown.append(Shown(cell, svg))
+        shown.append((cell, svg))
     for cell in found[len(shown) :]:
         cell.anchor = ""
     return str(
@@ -98,34 +71,33 @@ def page(report: Report) -> str:
             css=svg_css(),
             report=report,
             tone=tone,
-            facts=_facts(report),
+            common=_common(report),
             verdict=line,
-            targets=matrix.targets(report.cells),
-            rows=matrix.rows(report.cells),
+            targets=[(target, matrix.held(report.modes, target)) for target in matrix.targets(report.modes)],
+            rows=matrix.rows(report.modes),
             tone_of=matrix.tone,
+            signs=matrix.SIGNS,
+            microseconds=charts.microseconds,
             shown=shown,
-            more=len(found) - len(shown),
-            all_open=len(shown) <= FEW_PICTURES,
+            left_out=len(found) - len(shown),
+            most=MOST_ITEMS,
+            few=len(shown) <= FEW_PICTURES,
             breaches=[line for run in report.runs for line in run.breaches],
-            load=[(heading, [svg for _, svg in pairs]) for heading, pairs in load],
+            loads=[(run, [svg for _, svg in pairs]) for run, pairs in load],
+            rates=[svg for _, svg in rates],
             ratios=[svg for _, svg in ratios],
             claims=[claim for one in report.measured for claim in one.claims],
         )
     )
 
 
-def _facts(report: Report) -> list[tuple[str, str]]:
-    """What the page's head says of the runs: every seed and server that there was."""
-    found = []
-    for name, values in (("seed", [run.seed for run in report.runs]), ("", [run.server for run in report.runs])):
-        known = list(dict.fromkeys(value for value in values if value))
-        if known:
-            found.append((name, ", ".join(known[:3])))
-    return found
+FACTS = ("seed", "server", "machine", "versions")
 
 
-def _pictured(report: Report) -> list[Cell]:
-    return [cell for cell in report.cells if cell.anchor and cell.history]
+def _common(report: Report) -> dict[str, str]:
+    """What most runs say alike: told once, in the page's head; at a run stands what it says otherwise."""
+    said = {name: Counter(value for run in report.runs if (value := getattr(run, name))) for name in FACTS}
+    return {name: values.most_common(1)[0][0] for name, values in said.items() if values}
 
 
 def _by_importance(cell: Cell) -> tuple[bool, bool]:
@@ -133,28 +105,28 @@ def _by_importance(cell: Cell) -> tuple[bool, bool]:
 
 
 def _timeline(cell: Cell, *, alone: bool = False) -> Markup:
-    title = f"{cell.target}: {cell.scenario}"
-    said = cell.sentence or f"{cell.verdict}: {cell.words}"
-    return timeline(cell.history, title=title, sentence=said, name=f"picture-{cell.anchor}", alone=alone)
+    title = f"{cell.target}: {cell.scenario}" + ("" if cell.sentence else f", {cell.words}")
+    return timeline(cell.history, title=title, sentence=cell.sentence, name=f"picture-{cell.anchor}", alone=alone)
 
 
-def _load_charts(report: Report, *, alone: bool = False) -> list[tuple[str, list[tuple[str, Markup]]]]:
-    """By heading: each load test's percentile curves by operation; all rates against p99."""
+def _load_charts(report: Report, *, alone: bool = False) -> list[tuple[Run, list[tuple[str, Markup]]]]:
+    """Each load test's percentile curves by operation."""
+    return [
+        (
+            run,
+            [
+                (name, charts.percentiles(operation, name=name, alone=alone))
+                for position, operation in enumerate(run.operations[:MOST_CURVES], 1)
+                if (name := f"load-{number}-{position}") and any(operation.curves.values())
+            ],
+        )
+        for number, run in enumerate((run for run in report.runs if run.operations), 1)
+    ]
+
+
+def _rate_chart(report: Report, *, alone: bool = False) -> list[tuple[str, Markup]]:
     loads = [run for run in report.runs if run.operations]
-    found = []
-    for number, run in enumerate(loads, 1):
-        drawn = []
-        for position, operation in enumerate(run.operations[:MOST_CURVES], 1):
-            if any(operation.curves.values()):
-                name = f"load-{number}-{position}"
-                drawn.append((name, charts.percentiles(operation, name=name, alone=alone)))
-        more = len(run.operations) - MOST_CURVES
-        found.append((run.path + (f", {more} operations more" if more > 0 else ""), drawn))
-    if loads:
-        name = "rate-against-p99"
-        svg = charts.rate_against_p99(loads, name=name, alone=alone)
-        found.append(("", [(name, svg)]))
-    return found
+    return [(RATES, charts.rate_against_p99(loads, name=RATES, alone=alone))] if loads else []
 
 
 def _ratio_charts(report: Report, *, alone: bool = False) -> list[tuple[str, Markup]]:
@@ -170,6 +142,10 @@ def _size(*parts: str) -> int:
     return sum(len(part.encode("utf-8", "backslashreplace")) for part in parts)
 
 
-def _write(path: Path, content: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(content, encoding="utf-8")
+FORMATS: dict[str, Callable[[Report], str | dict[str, str]]] = {
+    "html": page,
+    "markdown": text.markdown,
+    "junit": text.junit,
+    "svg": pictures,
+}
+"""Every form of a report: one text, or the texts of several files."""

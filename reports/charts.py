@@ -99,7 +99,7 @@ def rate_against_p99(runs: Sequence[Run], *, name: str, alone: bool = False) -> 
         if run.rates:
             found.setdefault("all, searched", []).extend(run.rates)
         for operation in run.operations:
-            p99_us = operation.p99_us()
+            p99_us = operation.at_us(99)
             if p99_us and operation.rate_per_s > 0:
                 found.setdefault(operation.name, []).append((operation.rate_per_s, p99_us))
     busiest = sorted(found, key=lambda key: -max(found[key])[1])[:MOST_OPERATIONS]
@@ -107,7 +107,7 @@ def rate_against_p99(runs: Sequence[Run], *, name: str, alone: bool = False) -> 
     scale_y, ticks_y = _log_axis([p99 for key in busiest for _, p99 in found[key]], 300, TOP, microseconds)
     scale_x, ticks_x = _log_axis(rates, LEFT, 560, lambda rate: f"{rate:,.10g}")
     ends = {key: [(scale_x(rate), scale_y(p99)) for rate, p99 in sorted(found[key])] for key in busiest}
-    label_y = _apart({key: points[-1][1] for key, points in ends.items()})
+    label_y = _apart({key: points[-1][1] for key, points in ends.items()}, most=296)
     more = f"; {len(found) - len(busiest)} more operations are not shown" if len(found) > len(busiest) else ""
     return _chart(
         name,
@@ -118,7 +118,7 @@ def rate_against_p99(runs: Sequence[Run], *, name: str, alone: bool = False) -> 
         ticks_y=ticks_y,
         under="operations per second",
         curves=[
-            Curve(shorten(key, 24), ends[key], number % 4, 574, label_y[key] + 3.5, dots=True)
+            Curve(shorten(key, 24), ends[key], number % 3, 594, label_y[key] + 3.5, dots=True)
             for number, key in enumerate(busiest)
         ],
         right=560,
@@ -135,22 +135,15 @@ def ratios(found: Sequence[Ratio], baseline: Sequence[Ratio] = (), *, name: str,
     before = {(ratio.target, ratio.operation): ratio.ratio for ratio in baseline}
     every = [1.0, *(value for one in shown for value in (one.low, one.high, one.ratio, one.limit) if value)]
     every += [before[key] for one in shown if (key := (one.target, one.operation)) in before]
-    least, most = min(every), max(every)
-    step = next((s for s in (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 50, 100) if (most - least) / s <= 8), most)
-    least, most = math.floor(least / step - 0.2) * step, math.ceil(most / step + 0.2) * step
-    left, right = 280, 620
-
-    def at(value: float) -> float:
-        return left + (value - least) / (most - least) * (right - left)
-
-    steps = range(round((most - least) / step) + 1)
+    left, right = 330, 850
+    at, ticks_x = _log_axis(every, left, right, lambda value: f"{value:.4g}")
     bars = []
     for number, one in enumerate(shown):
         whole = f"{one.target} {one.operation}".strip()
         low, high = one.low or one.ratio, one.high or one.ratio
         was = before.get((one.target, one.operation))
         interval = f"  ({low:.2f}–{high:.2f})" if low != high else ""
-        label = shorten(whole, 34)
+        label = shorten(whole, 44)
         full = whole + (f", floor: {one.floor}" if one.floor else "")
         bars.append(
             Bar(
@@ -176,11 +169,11 @@ def ratios(found: Sequence[Ratio], baseline: Sequence[Ratio] = (), *, name: str,
         + ("; red tick: limit" if any(bar.limit for bar in bars) else "")
         + more,
         desc="; ".join(f"{bar.full or bar.label} {bar.said}" for bar in bars[:12]),
-        ticks_x=[(at(least + step * number), f"{least + step * number:.4g}") for number in steps],
+        ticks_x=ticks_x,
         bars=bars,
         left=left,
         right=right,
-        width=780,
+        width=1040,
         height=bottom + 36,
         bottom=bottom,
         alone=alone,
@@ -238,10 +231,14 @@ def _log_axis(values: Sequence[float], begin: float, end: float, say: Any) -> tu
     return scale, [(scale(tick), say(tick)) for tick in shown]
 
 
-def _apart(wanted: dict[str, float], gap: float = 13.0) -> dict[str, float]:
-    """The labels' places, moved down until none lies on another."""
+def _apart(wanted: dict[str, float], *, most: float, gap: float = 14.0) -> dict[str, float]:
+    """The labels' places, moved down until none lies on another, and up again where the last would be too low."""
     placed: dict[str, float] = {}
+    order = sorted(wanted, key=lambda key: wanted[key])
     last = -math.inf
-    for key in sorted(wanted, key=lambda key: wanted[key]):
+    for key in order:
         last = placed[key] = max(wanted[key], last + gap)
+    below = most + gap
+    for key in reversed(order):
+        below = placed[key] = min(placed[key], below - gap)
     return placed

@@ -9,9 +9,10 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from reports.words import presentable
+from reports.words import presentable, shorten
 
 HERE = Path(__file__).parent
+MOST_CHARS = 1200
 
 
 @cache
@@ -21,8 +22,15 @@ def _environment() -> Environment:
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
-        finalize=lambda value: f"{value:.1f}".removesuffix(".0") if isinstance(value, float) else value,
+        finalize=_shown,
     )
+
+
+def _shown(value: Any) -> Any:
+    """Numbers to a tenth of a pixel; no text from a file is so long that a page is too."""
+    if isinstance(value, float):
+        return f"{value:.1f}".removesuffix(".0")
+    return shorten(value, MOST_CHARS) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 @cache

@@ -6,9 +6,16 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from markupsafe import Markup
+
+from reports.drawing import draw, svg_css
 from reports.records import Cell, Report
+from reports.words import shorten
 
 SEVERE = ("lost", "duplicated")
+SIGNS = {"severe": "✗", "bad": "!", "fine": "✓", "none": "", "unknown": "?"}
+"""Beside the colour, for who cannot tell the colours apart."""
+LEFT_PX, COLUMN_PX, ROW_PX = 300, 168, 26
 
 
 @dataclass(frozen=True)
@@ -64,12 +71,53 @@ def _outcomes(cells: Sequence[Cell]) -> tuple[Cell, ...]:
 
 
 def tone(cell: Cell) -> str:
-    """How a cell is coloured: severe, bad, fine, none (does not apply) or unknown."""
+    """How a cell is coloured and signed: severe, bad, fine, none (does not apply) or unknown."""
     if cell.verdict == "inconclusive":
         return "unknown"
     if cell.verdict == "violated":
         return "severe" if any(word in cell.words for word in SEVERE) else "bad"
     return "none" if cell.words in ("–", "-") else "fine"
+
+
+def held(cells: Sequence[Cell], target: str) -> str:
+    """`5 of 20 hold`: of the target's failure modes, those that apply."""
+    outcomes: dict[str, list[str]] = {}
+    for cell in cells:
+        if cell.target == target and tone(cell) != "none":
+            outcomes.setdefault(cell.scenario, []).append(cell.verdict)
+    return f"{sum(set(those) == {'holds'} for those in outcomes.values())} of {len(outcomes)} hold"
+
+
+def picture(cells: Sequence[Cell], *, name: str) -> Markup:
+    """The matrix as an SVG that stands alone: a row a failure mode, a column a target."""
+    found, columns = rows(cells), targets(cells)
+    width = LEFT_PX + COLUMN_PX * len(columns) + 16
+    said = "; ".join(f"{target}: {held(cells, target)}" for target in columns)
+    tiles = [
+        (LEFT_PX + COLUMN_PX * column, 66 + ROW_PX * number, outcomes)
+        for number, row in enumerate(found)
+        for column, outcomes in enumerate(row.cells)
+        if outcomes
+    ]
+    return draw(
+        "matrix.svg.j2",
+        id=name,
+        title="Failure modes by target",
+        desc=said,
+        css=svg_css(),
+        width=width,
+        height=66 + ROW_PX * len(found) + 12,
+        heads=[
+            (LEFT_PX + COLUMN_PX * number, shorten(target, 24), held(cells, target))
+            for number, target in enumerate(columns)
+        ],
+        names=[(66 + ROW_PX * number, row.number, shorten(row.scenario, 34)) for number, row in enumerate(found)],
+        tiles=[
+            (x, y, tone(outcomes[0]), shorten(" / ".join(one.words for one in outcomes), 20))
+            for x, y, outcomes in tiles
+        ],
+        signs=SIGNS,
+    )
 
 
 def _some(count: int, noun: str) -> str:
@@ -80,11 +128,12 @@ def verdict(report: Report) -> tuple[str, str]:
     """(tone, one line): what came of all of it."""
     cells = report.cells
     ratios = [ratio for found in report.measured for ratio in found.ratios]
+    claims = [claim for found in report.measured for claim in found.claims]
     unknown = [cell for cell in cells if cell.verdict == "inconclusive" and not cell.is_expected]
     wrong = [cell for cell in cells if not cell.is_expected and cell not in unknown]
     past = [ratio for ratio in ratios if ratio.past]
     broken = [line for run in report.runs for line in run.breaches]
-    false = [claim for found in report.measured for claim in found.claims if not claim.holds]
+    false = sorted((claim for claim in claims if not claim.holds), key=lambda claim: not claim.must)
     words = []
     if wrong:
         named = ", ".join(f"{cell.target} {cell.scenario}" for cell in wrong[:3])
@@ -96,10 +145,10 @@ def verdict(report: Report) -> tuple[str, str]:
         words.append(f"{len(past)} of {_some(len(ratios), 'ratio')} past the limit")
     if broken:
         words.append(f"{_some(len(broken), 'limit')} of a load test exceeded: {broken[0]}")
-    if false:
-        words.append(f"{_some(len(false), 'claim')} refuted: {false[0].claim}")
     if cells and not wrong and not unknown:
         words.append(_all_expected(cells))
+    if false:
+        words.append(f"{len(false)} of {_some(len(claims), 'claim')} do not hold: {false[0].claim}")
     if ratios and not past:
         words.append(f"{_some(len(ratios), 'benchmark ratio')}, none past its limit")
     operations = sum(len(run.operations) for run in report.runs)
@@ -107,8 +156,8 @@ def verdict(report: Report) -> tuple[str, str]:
         words.append(f"{_some(operations, 'operation')} under load")
     if not words:
         return "unknown", "Nothing could be read, so nothing is known"
-    kind = "severe" if wrong or past or broken or false else "unknown" if unknown else "fine"
-    return kind, "; ".join(words)
+    severe = wrong or past or broken or any(claim.must for claim in false)
+    return "severe" if severe else "unknown" if unknown else "fine", "; ".join(words)
 
 
 def _all_expected(cells: Sequence[Cell]) -> str:
@@ -116,4 +165,4 @@ def _all_expected(cells: Sequence[Cell]) -> str:
         return f"{cells[0].target} {cells[0].scenario}: {cells[0].words}, as expected"
     counts = {word: sum(cell.verdict == word for cell in cells) for word in ("violated", "holds", "inconclusive")}
     said = ", ".join(f"{count} {word.replace('holds', 'hold')}" for word, count in counts.items() if count)
-    return f"all {len(cells)} cells as expected: {said}"
+    return f"all {len(cells)} cells as expected ({said})"

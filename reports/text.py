@@ -6,20 +6,20 @@ import re
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 
-from reports.matrix import rows, targets, verdict
+from reports.matrix import rows, targets, tone, verdict
 from reports.records import Cell, Report, Run
 from reports.words import presentable
 
 MOST_BYTES = 900_000
 """A job's summary on GitHub holds 1 MiB."""
 MOST_SAID = 60
+MARKS = {"severe": "❌", "bad": "⚠️", "fine": "✅", "none": "", "unknown": "❔"}
 
 
 def markdown(report: Report) -> str:
     """The verdict, the matrix, what was found and how to repeat it; cut with "n more" before it is too long."""
-    tone, line = verdict(report)
-    mark = {"fine": "✅", "severe": "❌"}.get(tone, "⚠️")
-    lines = ["# podrace", "", f"{mark} **{_md(line)}**", ""]
+    how, line = verdict(report)
+    lines = ["# podrace", "", f"{MARKS[how]} **{_md(line)}**", ""]
     for part in (
         _matrix(report),
         _found(report),
@@ -60,17 +60,20 @@ def _table(heads: tuple[str, ...], body: Iterator[tuple[object, ...]]) -> list[s
 
 
 def _matrix(report: Report) -> list[str]:
-    if not report.cells:
+    if not report.modes:
         return []
 
     def said(cells: tuple[Cell, ...]) -> str:
-        return "<br>".join(_md(one.words) + ("" if one.is_expected else " **(unexpected)**") for one in cells)
+        return "<br>".join(
+            f"{MARKS[tone(one)]} {_md(one.words)}".strip() + ("" if one.is_expected else " **(unexpected)**")
+            for one in cells
+        )
 
     body = (
         (row.number if row.number is not None else "", _md(row.scenario), *map(said, row.cells))
-        for row in rows(report.cells)
+        for row in rows(report.modes)
     )
-    return ["## Failure modes", "", *_table(("#", "failure mode", *map(_md, targets(report.cells))), body)]
+    return ["## Failure modes", "", *_table(("#", "failure mode", *map(_md, targets(report.modes))), body)]
 
 
 def _found(report: Report) -> list[str]:
@@ -92,10 +95,13 @@ def _load(report: Report) -> list[str]:
         lines += [*(f"- ❌ limit exceeded: {_md(line)}" for line in run.breaches), ""] if run.breaches else []
         if run.operations:
             body = (
-                (_md(one.name), f"{one.count:,}", f"{one.rate_per_s:,.0f}", f"{one.p99_us() or 0:,.0f}", one.errors)
+                (_md(one.name), f"{one.count:,}", f"{one.rate_per_s:,.0f}", f"{one.at_us(99) or 0:,.0f}", one.errors)
                 for one in run.operations
             )
             lines += [f"## Load: {_md(run.path)}", ""]
+            lines += [
+                f"{MARKS[tone(one)]} {_md(f'{one.target} {one.scenario}: {one.words}')}  " for one in run.cells
+            ] + [""]
             lines += _table(("operation", "count", "per second", "p99 µs, corrected", "failed"), body)
     return lines
 
@@ -198,7 +204,8 @@ def _other_cases(run: Run, report: Report) -> list[ET.Element]:
     for claim in found.claims if found else ():
         case = ET.Element("testcase", classname="podrace.claims", name=claim.claim, time="0")
         if not claim.holds:
-            ET.SubElement(case, "failure", message=f"measured {claim.measured}: {claim.verdict}")
+            kind = "failure" if claim.must else "skipped"
+            ET.SubElement(case, kind, message=f"measured {claim.measured}: {claim.verdict}")
         cases.append(case)
     for one in found.ratios if found else ():
         if one.limit is not None:

@@ -307,6 +307,7 @@ def report(runs: tuple[Path, ...], out: Path | None, form: str) -> None:
     Of several benchmark files the first is the baseline. Exits 3 where nothing could be read.
     """
     from reports.build import build
+    from reports.matrix import verdict
     from simulator.errors import UsageError
 
     defaults = {"html": "report.html", "markdown": "report.md", "junit": "report.xml", "svg": "report-svg"}
@@ -317,7 +318,7 @@ def report(runs: tuple[Path, ...], out: Path | None, form: str) -> None:
         raise UsageError(f"report {out}: expected a place that can be written: {error.strerror or error}") from error
     for skipped in made.skipped:
         click.echo(f"podrace: left out: {skipped.path}: {skipped.reason}", err=True)
-    click.echo(f"report: {out}")
+    click.echo(f"{verdict(made)[1]}\nreport: {out}")
     raise SystemExit(0 if made.runs else 3)
 
 
