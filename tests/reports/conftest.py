@@ -38,7 +38,7 @@ def history() -> list[Event]:
         step("B", "send to alice: 'text'", "recorded", kind="memory"),
         {"type": "drain", "stage": "lease"},
         {"type": "fail", "call": 2, "error": "JSONDecodeError"},
-        {"type": "final", "ledger": []},
+        {"type": "final", "ledger": [], "images": {"files/1": "i1"}, "keys": []},
     ]
     return [{"n": number, **event} for number, event in enumerate(events)]
 

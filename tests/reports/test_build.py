@@ -17,6 +17,7 @@ from reports.build import FORMATS, build
 from reports.results import KINDS
 
 Write = Callable[..., Path]
+CELL = '{"version": 1, "cells": [{"target": "x", "scenario": "y", "verdict": "holds", "expected": "holds", '
 HOSTILE = "<script>alert('&')</script>\x00\u202e\ud800"
 
 
@@ -41,10 +42,12 @@ class Page(HTMLParser):
 
 
 @pytest.fixture
-def page(tmp_path: Path) -> Callable[..., Page]:
+def page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Page]:
+    monkeypatch.chdir(tmp_path)
+
     def make(*paths: Path) -> Page:
-        build(paths, out=tmp_path / "report.html")
-        return Page(tmp_path / "report.html")
+        build(paths, out=Path("report.html"))
+        return Page(Path("report.html"))
 
     return make
 
@@ -52,6 +55,7 @@ def page(tmp_path: Path) -> Callable[..., Page]:
 def test_the_page_says_the_verdict_first_and_how_to_repeat_it(page: Callable[..., Page], write_run: Write) -> None:
     text = page(write_run()).text
     assert "shared paused-pod: lost, as expected" in text
+    assert "Not in this report" not in text
     for said in ("podrace matrix --budget 5", "seed", "valkey 9.1.2, embedded", "podrace replay"):
         assert said in text
 
@@ -127,6 +131,12 @@ def test_a_counterexample_by_itself_is_drawn(page: Callable[..., Page], write_ru
         ('{"operations": [{"name": "x", "raw": {"curve": [[1]]}}]}', "operation 1: damaged"),
         ('{"benchmarks": [{"extra_info": {"ratio": "fast"}, "name": "x"}]}', "benchmark 1: damaged"),
         ("[" * 100_000, "damaged"),
+        (CELL + '"row": 1e400}]}', "cell 1: damaged"),
+        (CELL + '"elapsed_s": NaN}]}', "cell 1: damaged"),
+        ('{"operations": [{"name": "x", "raw": {"curve": [[50, 1e400]]}}]}', "operation 1: damaged"),
+        ('{"operations": [{"name": "x", "rate_per_s": 1' + "0" * 400 + "}]}", "operation 1: damaged"),
+        ('{"benchmarks": [{"extra_info": {"ratio": NaN}, "name": "x"}]}', "benchmark 1: damaged"),
+        ('{"benchmarks": [], "claims": [3]}', "claim 1: damaged"),
     ],
 )
 def test_a_damaged_or_foreign_file_is_named_and_the_others_are_shown(
@@ -144,9 +154,10 @@ def test_a_damaged_or_foreign_file_is_named_and_the_others_are_shown(
 def test_half_a_history_is_shown_and_named(page: Callable[..., Page], write_run: Write) -> None:
     folder = write_run()
     path = folder / "counterexample-0.history.jsonl"
-    path.write_text(path.read_text()[:-200] + '{"type": "st')
+    foreign = ['{"type": ["step"]}', '{"type": "ok", "call": []}', '{"type": "invoke", "op": "add", "images": 1.5}']
+    path.write_text("\n".join([*foreign, path.read_text()[:-200] + '{"type": "st']))
     text = page(folder).text
-    assert "damaged line" in text
+    assert "damaged line 1, 2, 3, " in text
     assert "add_message m1" in text
 
 
@@ -260,7 +271,7 @@ def test_a_run_of_100_000_events_is_reported_in_five_seconds(page: Callable[...,
     event = {"type": "step", "actor": "A", "kind": "redis", "what": "GET upload_status:x", "reply": "nil"}
     folder = write_run(events=[event] * 100_000)
     began_s = time.monotonic()
-    assert "99,852 more" in page(folder).text
+    assert "99,922 more" in page(folder).text
     assert time.monotonic() - began_s < 5
 
 
@@ -270,13 +281,13 @@ def test_svgs_alone_are_one_file_a_picture(
     build([write_run(), write_load(), write_benchmark()], out=tmp_path / "svgs", format="svg")
     names = sorted(path.name for path in (tmp_path / "svgs").iterdir())
     loads = ["load-1-1.svg", "load-1-2.svg", "load-1-3.svg"]
-    assert names == [*loads, "rate-against-p99.svg", "ratios-1.svg", "shared-paused-pod.svg"]
+    assert names == [*loads, "matrix.svg", "rate-against-p99.svg", "ratios-1.svg", "shared-paused-pod.svg"]
 
 
 def test_a_file_of_ratios_is_a_baseline(tmp_path: Path, page: Callable[..., Page], write_benchmark: Write) -> None:
     path = tmp_path / "reference.json"
     path.write_text(
-        json.dumps({"ratios": {"shared/get": 1.01, "shared/push": {"ratio": 1.2, "low": 1.1, "high": 1.3}}})
+        json.dumps({"ratios": {"shared get": 1.01, "shared push": {"ratio": 1.2, "low": 1.1, "high": 1.3}}})
     )
     assert page(path, write_benchmark()).values("class").count("was") == 1
 
@@ -289,15 +300,37 @@ def test_every_kind_is_told_by_what_it_has() -> None:
 def test_an_exceeded_limit_and_a_refuted_claim_are_in_the_verdict(
     tmp_path: Path, page: Callable[..., Page], write_load: Write
 ) -> None:
-    extra = {"figure": "get beside bare redis-py", "asked": "at most 1.15", "got": "1.31", "holds": False}
+    figure = {"figure": "get beside bare redis-py", "asked": "at most 1.15", "got": "1.31", "holds": False}
+    extra = {"figures": [figure | {"must": True}, figure | {"figure": "set", "must": False}]}
+    claims = [{"claim": "no effect", "measured": "-20 %", "verdict": "does not hold"}]
     path = tmp_path / "claims.json"
-    path.write_text(json.dumps({"benchmarks": [{"name": "x", "extra_info": extra}]}))
+    path.write_text(json.dumps({"benchmarks": [{"name": "x", "extra_info": extra}], "claims": claims}))
     folder = write_load(breaches=["absorb: p99 900 µs > 5 µs"])
     text = page(folder, path).text
-    assert "1 limit of a load test exceeded: absorb: p99 900 µs > 5 µs; 1 claim refuted: get beside bare" in text
+    assert (
+        "1 limit of a load test exceeded: absorb: p99 900 µs > 5 µs; 3 of 3 claims do not hold: get beside bare" in text
+    )
     assert "locust --rate 20" in text
     build([folder, path], out=tmp_path / "junit.xml", format="junit")
-    assert ET.parse(tmp_path / "junit.xml").getroot().get("failures") == "2"
+    root = ET.parse(tmp_path / "junit.xml").getroot()
+    assert (root.get("failures"), root.get("skipped")) == ("2", "2"), "what need not hold is told, and fails nothing"
+
+
+def test_what_a_colour_says_can_be_read_on_its_ground_in_both_schemes() -> None:
+    for scheme in (Path(build.__code__.co_filename).parent / "svg.css").read_text().split("@media screen"):
+        colours = dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6})", scheme))
+        light = {name: _luminance(value) for name, value in colours.items()}
+        for name in ("blue", "vermilion", "green", "amber"):
+            for ground in ("paper", f"{name}-tint"):
+                low, high = sorted((light[name], light[ground]))
+                assert (high + 0.05) / (low + 0.05) >= 4.5, f"{name} on {ground}"
+
+
+def _luminance(colour: str) -> float:
+    """As WCAG 2 defines it."""
+    parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+    red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
 
 def test_a_search_for_the_highest_rate_is_a_curve(page: Callable[..., Page], write_load: Write) -> None:

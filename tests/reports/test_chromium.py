@@ -1,6 +1,8 @@
 """The page in a real browser, at 1280 and 400 px, light and dark: nothing overflows, no text lies on another.
 
-Screenshots stay in pytest's folder of the test, or in the folder that PODRACE_SCREENSHOTS names.
+One start of the browser sees them all, as frames side by side: a window without a screen is never narrower
+than 500 px, a frame is, and it takes the colour scheme that it is given. Screenshots stay in pytest's folder
+of the test, or in the folder that PODRACE_SCREENSHOTS names.
 """
 
 from __future__ import annotations
@@ -16,75 +18,66 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from reports.build import build
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="needs Debian's chromium: apt-get install chromium")
 
+WIDTHS, SCHEMES, HEIGHT = (1280, 400), ("light", "dark"), 4000
+ANCHOR = "#shared-timeout"
 MEASURE = """<script>addEventListener("load", () => setTimeout(() => {
-  const found = {wide: [], overlaps: [], texts: 0, width: innerWidth, target: null, outside: []};
+  const found = {name: window.name, wide: [], overlaps: [], texts: 0, outside: []};
   const target = location.hash && document.getElementById(location.hash.slice(1));
-  found.target = target ? target.getBoundingClientRect().height : null;
+  if (target) found.target = target.getBoundingClientRect().height;
   document.querySelectorAll("details").forEach(one => one.open = true);
   found.page = document.documentElement.scrollWidth;
   for (const one of document.querySelectorAll("main *")) {
     if (one.closest(".wide") && !one.matches(".wide")) continue;
     if (one.getBoundingClientRect().right > innerWidth + 0.5) found.wide.push(one.outerHTML.slice(0, 120));
   }
-  for (const svg of document.querySelectorAll("svg")) {
-    const edge = svg.getBoundingClientRect();
-    const boxes = [...svg.querySelectorAll("text")].filter(one => one.textContent.trim())
+  const scopes = [...document.querySelectorAll("svg")].map(svg => [svg, [...svg.querySelectorAll("text")]]);
+  scopes.push([document.querySelector("main"), [...document.querySelectorAll(".cell, .mode, th, td.n")]]);
+  for (const [scope, all] of scopes) {
+    const edge = scope.getBoundingClientRect();
+    const boxes = all.filter(one => one.textContent.trim() && !one.querySelector(".cell"))
       .map(one => [one.getBoundingClientRect(), one.textContent]);
     found.texts += boxes.length;
     boxes.forEach(([a, said], i) => {
-      if (a.right > edge.right + 1 || a.left < edge.left - 1 || a.bottom > edge.bottom + 1) found.outside.push(said);
+      if (scope.matches("svg") && (a.right > edge.right + 1 || a.left < edge.left - 1 || a.bottom > edge.bottom + 1))
+        found.outside.push(said);
       for (const [b, other] of boxes.slice(i + 1))
         if (a.left < b.right - 1 && b.left < a.right - 1 && a.top < b.bottom - 3 && b.top < a.bottom - 3)
           found.overlaps.push([said, other]);
     });
   }
-  const result = document.createElement("pre");
-  result.id = "measured"; result.textContent = JSON.stringify(found); document.body.append(result);
-  if (parent !== window) parent.postMessage(result.textContent, "*");
+  document.querySelectorAll(".matrix .cell").forEach(one => {
+    if (one.scrollWidth > one.clientWidth + 1) found.outside.push(one.textContent); });
+  parent.postMessage(JSON.stringify(found), "*");
 }, 0));</script>"""
-FRAME = """<!doctype html><meta name="color-scheme" content="light dark"><style>body { margin: 0 }
-iframe { border: 0; width: %dpx; height: 4000px }</style><iframe src="%s"></iframe>
+FRAMES = """<!doctype html><meta name="color-scheme" content="light">
+<style>body { margin: 0; display: flex; background: #888 } iframe { border: 0; height: %dpx; flex: none }</style>%s
 <script>addEventListener("message", event => {
   const result = document.createElement("pre");
-  result.id = "measured"; result.textContent = event.data; document.body.append(result); })</script>"""
-"""A window of a browser without a screen is never narrower than 500 px: a frame is."""
+  result.className = "measured"; result.textContent = event.data; document.body.append(result); })</script>"""
 
 
-def browse(tmp_path: Path, url: str, *options: str) -> str:
+def browse(folder: Path, frames: dict[str, tuple[str, int, str]]) -> dict[str, dict[str, Any]]:
+    """One start for all frames, which are (address, width, scheme) by name; `frames.png` is their picture."""
+    tags = "".join(
+        f'<iframe name="{name}" src="{html.escape(url)}" style="width: {width}px; color-scheme: {scheme}"></iframe>'
+        for name, (url, width, scheme) in frames.items()
+    )
+    (folder / "frames.html").write_text(FRAMES % (HEIGHT, tags), encoding="utf-8")
+    window = f"--window-size={sum(width for _, width, _ in frames.values())},{HEIGHT}"
     command = [str(BROWSER), "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--hide-scrollbars"]
-    command += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
-    command += [f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=3000", *options, url]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
-
-
-def measured(tmp_path: Path, page: Path, *, width: int, anchor: str = "") -> dict[str, Any]:
-    copy = tmp_path / "copy.html"
-    copy.write_text(page.read_text(encoding="utf-8").replace("</body>", MEASURE + "</body>"), encoding="utf-8")
-    frame = tmp_path / f"frame-{width}.html"
-    frame.write_text(FRAME % (width, copy.name + anchor), encoding="utf-8")
-    dom = browse(tmp_path, frame.as_uri(), f"--window-size={max(width, 600)},4000", "--dump-dom")
-    found = re.search(r'<pre id="measured">(.*?)</pre>', dom, re.DOTALL)
-    assert found, dom[-2000:]
-    result: dict[str, Any] = json.loads(html.unescape(found[1]))
-    return result
-
-
-def shoot(tmp_path: Path, page: Path, name: str, *, width: int, dark: bool = False) -> Path:
-    folder = Path(os.environ.get("PODRACE_SCREENSHOTS") or tmp_path)
-    folder.mkdir(parents=True, exist_ok=True)
-    frame = tmp_path / "shot.html"
-    frame.write_text(FRAME % (width, page.name), encoding="utf-8")
-    dark_option = ["--blink-settings=preferredColorScheme=0"] if dark else []
-    picture = folder / f"{name}.png"
-    size = f"--window-size={width},4000"
-    browse(tmp_path, frame.as_uri(), size, f"--screenshot={picture}", *dark_option)
-    return picture
+    command += ["--disable-background-networking", "--disable-component-update", "--disable-sync", window]
+    command += [f"--user-data-dir={folder / 'profile'}", "--virtual-time-budget=3000", "--dump-dom"]
+    command += [f"--screenshot={folder / 'frames.png'}", (folder / "frames.html").as_uri()]
+    dom = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+    measured = [json.loads(html.unescape(one)) for one in re.findall(r'<pre class="measured">(.*?)</pre>', dom, re.S)]
+    return {one["name"]: one for one in measured}
 
 
 @pytest.fixture
@@ -94,13 +87,13 @@ def full_page(
     write_load: Callable[..., Path],
     write_benchmark: Callable[..., Path],
     cell: Callable[..., dict[str, Any]],
-    history: list[dict[str, Any]],
 ) -> Path:
-    """One of everything, with names that are too long and pods that are too many."""
+    """One of everything, with names that are too long, pods that are too many and a third target."""
     cells = [cell("local"), cell("shared", expected="holds"), cell("durable", verdict="holds")]
+    cells += [cell(target, "same", words="misreported, duplicated") for target in ("local", "shared", "durable")]
     cells += [
         cell("shared", "a-scenario-with-a-name-that-goes-on-" * 4),
-        cell("my.module:factory" * 3, "foreign-pod"),
+        cell("shared", "timeout"),
     ]
     pods = [
         {"type": "step", "actor": f"pod-{n % 14}.worker-{n % 5}-of-a-long-name", "kind": "redis"}
@@ -115,31 +108,38 @@ def full_page(
     return page
 
 
-@pytest.mark.parametrize("width", [1280, 400])
-def test_nothing_overflows_and_no_text_lies_on_another(tmp_path: Path, full_page: Path, width: int) -> None:
-    found = measured(tmp_path, full_page, width=width)
-    assert found["width"] == width
-    assert found["page"] <= width
-    assert found["wide"] == []
-    assert found["outside"] == []
-    assert found["overlaps"] == []
-    assert found["texts"] > 100
+def test_nothing_overflows_no_text_lies_on_another_and_a_link_opens_what_it_links_to(
+    tmp_path: Path, full_page: Path
+) -> None:
+    text = full_page.read_text(encoding="utf-8")
+    (tmp_path / "copy.html").write_text(text.replace("</body>", MEASURE + "</body>"), encoding="utf-8")
+    frames = {f"report-{width}-{scheme}": ("copy.html", width, scheme) for scheme in SCHEMES for width in WIDTHS} | {
+        "linked": ("copy.html" + ANCHOR, 1280, "light")
+    }
+    found = browse(tmp_path, frames)
+    assert set(found) == set(frames)
+    for name, (_, width, _) in frames.items():
+        problems = {key: found[name][key] for key in ("wide", "outside", "overlaps") if found[name][key]}
+        assert problems == {}, name
+        assert found[name]["page"] <= width, name
+        assert found[name]["texts"] > 100, name
+    assert found["linked"]["target"] > 200
+    keep_screenshots(tmp_path, frames)
 
 
-def test_a_link_opens_what_it_links_to(tmp_path: Path, full_page: Path) -> None:
-    assert measured(tmp_path, full_page, width=1280, anchor="#local-paused-pod")["target"] > 200
-
-
-@pytest.mark.parametrize("dark", [False, True])
-@pytest.mark.parametrize("width", [1280, 400])
-def test_screenshots_are_kept(tmp_path: Path, full_page: Path, width: int, dark: bool) -> None:
-    from PIL import Image
-
-    name = f"report-{width}-{'dark' if dark else 'light'}"
-    with Image.open(shoot(tmp_path, full_page, name, width=width, dark=dark)) as picture:
-        corner = picture.convert("RGB").getpixel((2, 2))
-        assert isinstance(corner, tuple)
-        assert (sum(corner) < 200) is dark
-        colors = picture.convert("RGB").getcolors(1 << 20)
-        assert colors is not None
-        assert len(colors) > 50, "something is drawn"
+def keep_screenshots(folder: Path, frames: dict[str, tuple[str, int, str]]) -> None:
+    """Cut the picture of all frames; each is drawn, and in its scheme."""
+    kept = Path(os.environ.get("PODRACE_SCREENSHOTS") or folder)
+    kept.mkdir(parents=True, exist_ok=True)
+    left = 0
+    with Image.open(folder / "frames.png") as picture:
+        for name, (_, width, scheme) in frames.items():
+            frame = picture.convert("RGB").crop((left, 0, left + width, HEIGHT))
+            left += width
+            frame.save(kept / f"{name}.png")
+            corner = frame.getpixel((2, 2))
+            assert isinstance(corner, tuple)
+            assert (sum(corner) < 200) is (scheme == "dark"), name
+            colors = frame.getcolors(1 << 20)
+            assert colors is not None
+            assert len(colors) > 50, f"{name}: something is drawn"
