@@ -3,9 +3,10 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+LOCUST := $(BIN)/locust -f loadtests/locustfile.py --headless --spawn-rate 20 --only-summary --loglevel WARNING
 SOURCES := $(wildcard reference simulator loadtests reports tests)
 
-.PHONY: demo test test-slow lint format bench load upgrade clean
+.PHONY: demo test test-slow lint format bench load report pictures upgrade clean
 
 demo: $(VENV)/.installed  ## the bug and its fix on real processes
 	$(BIN)/podrace reproduce
@@ -33,8 +34,27 @@ bench: $(VENV)/.installed-peers  ## the figures, as ratios, beside those of the 
 	$(BIN)/podrace bench-compare tests/benchmarks/reference-ratios.json $(BENCH)/benchmark.json
 
 load: $(VENV)/.installed-load  ## 30 s of the mixed workload, with a summary and a run folder
-	$(BIN)/locust -f loadtests/locustfile.py --headless --users 20 --spawn-rate 20 --run-time 30s \
-	  --only-summary --loglevel WARNING
+	$(LOCUST) --users 20 --run-time 30s
+
+report: REPORT := runs/$(shell date +%Y%m%d-%H%M%S)-report
+report: $(VENV)/.installed-dev  ## a small run of everything, and its report in every form; what fails is in the report
+	mkdir -p $(REPORT)/bench
+	-$(BIN)/podrace reproduce --pods 4 --uploads 8 --run-dir $(REPORT)/reproduce
+	-$(BIN)/podrace matrix --run-dir $(REPORT)/matrix
+	-for users in 5 20; do $(LOCUST) --users $$users --run-time 6s --run-folder $(REPORT)/load-$$users; done
+	-$(BIN)/python -m pytest tests/benchmarks -k "set or get or delete or cost or life" --benchmark-enable \
+	  --benchmark-only --benchmark-columns=median,iqr,rounds --benchmark-json=$(REPORT)/bench/benchmark.json
+	for form in html:report.html markdown:report.md junit:report.xml svg:svg; do \
+	  $(BIN)/podrace report $(addprefix $(REPORT)/,matrix reproduce load-5 load-20) \
+	    tests/benchmarks/reference-ratios.json $(REPORT)/bench \
+	    --format $${form%%:*} --out $(REPORT)/$${form#*:} || exit; \
+	done
+
+pictures: RUN := runs/$(shell date +%Y%m%d-%H%M%S)-pictures
+pictures: $(VENV)/.installed  ## the README's pictures, made anew
+	$(BIN)/podrace matrix --run-dir $(RUN)
+	$(BIN)/podrace report $(RUN) --format svg --out $(RUN)/svg
+	cp $(RUN)/svg/matrix.svg $(RUN)/svg/local-foreign-pod.svg reports/pictures/
 
 upgrade:  ## renew the pinned versions
 	$(PYTHON) -m venv $(VENV)-upgrade
