@@ -15,9 +15,11 @@ import pytest
 
 from reports.build import FORMATS, build
 from reports.results import KINDS
+from simulator.cli import main
 
 Write = Callable[..., Path]
 CELL = '{"version": 1, "cells": [{"target": "x", "scenario": "y", "verdict": "holds", "expected": "holds", '
+SVG = "{http://www.w3.org/2000/svg}"
 HOSTILE = "<script>alert('&')</script>\x00\u202e\ud800"
 
 
@@ -282,6 +284,48 @@ def test_svgs_alone_are_one_file_a_picture(
     names = sorted(path.name for path in (tmp_path / "svgs").iterdir())
     loads = ["load-1-1.svg", "load-1-2.svg", "load-1-3.svg"]
     assert names == [*loads, "matrix.svg", "rate-against-p99.svg", "ratios-1.svg", "shared-paused-pod.svg"]
+    for path in (tmp_path / "svgs").iterdir():
+        svg = ET.parse(path).getroot()
+        assert svg.get("role") == "img"
+        labels = {one.get("id"): one.text for one in svg if one.tag in (SVG + "title", SVG + "desc")}
+        assert all(labels.get(name) for name in svg.get("aria-labelledby", "").split())
+        assert len(labels) == 2
+
+
+def test_the_pictures_of_the_readme_are_there_and_say_what_they_show() -> None:
+    root = Path(build.__code__.co_filename).parents[1]
+    shown = re.findall(r"!\[(.+?)\]\((\S+\.svg)\)", (root / "README.md").read_text(encoding="utf-8"))
+    assert len(shown) == 2
+    for _, path in shown:
+        assert ET.parse(root / path).getroot().findtext(SVG + "title")
+
+
+@pytest.mark.parametrize(
+    ("paths", "out", "code", "says"),
+    [
+        (["run", "gone"], "report.html", 0, "shared paused-pod: lost, as expected\nreport: report.html"),
+        (["gone"], "report.html", 3, "Nothing could be read"),
+        (["run"], "run/result.json/report.html", 2, "expected a place that can be written"),
+    ],
+)
+def test_the_command_says_the_verdict_and_what_is_left_out(
+    tmp_path: Path,
+    write_run: Write,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    paths: list[str],
+    out: str,
+    code: int,
+    says: str,
+) -> None:
+    write_run("run")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        main(["report", *paths, "--out", out])
+    told = capsys.readouterr()
+    assert ended.value.code == code
+    assert says in told.out + told.err
+    assert ("left out: gone: there is no such file or folder" in told.err) is ("gone" in paths)
 
 
 def test_a_file_of_ratios_is_a_baseline(tmp_path: Path, page: Callable[..., Page], write_benchmark: Write) -> None:
