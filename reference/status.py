@@ -6,8 +6,9 @@ import json
 import re
 import uuid
 from datetime import datetime
-from json.encoder import encode_basestring_ascii as json_text
 from typing import Any
+
+import orjson
 
 PENDING = "pending"
 COMPLETED = "completed"
@@ -26,8 +27,6 @@ Placeholder = dict[str, Any]
 
 # uuid.UUID() also takes braces, "urn:uuid:" and white space among the digits; and every status access pays for this.
 _is_uuid = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}").fullmatch
-
-_parse = json.JSONDecoder().raw_decode
 
 
 class InvalidUploadIdError(ValueError):
@@ -68,23 +67,23 @@ def file_reference(result: Any) -> dict[str, Any] | None:
     }
 
 
-def encode(status: str, *, result: Any, filename: str | None, timestamp: float) -> str:
+def encode(status: str, *, result: Any, filename: str | None, timestamp: float) -> bytes:
     """The stored JSON. `timestamp` is in seconds since the epoch."""
-    reference = file_reference(result)
-    # What json.dumps makes of the whole, put together by hand: it is most of what a write costs beyond redis-py.
-    name = "null" if filename is None else json_text(filename)
-    file = "null" if reference is None else json.dumps(reference)
-    return f'{{"status": {json_text(status)}, "filename": {name}, "timestamp": {timestamp!r}, "result": {file}}}'
+    stored = {"status": status, "filename": filename, "timestamp": timestamp, "result": file_reference(result)}
+    try:
+        return orjson.dumps(stored)
+    except TypeError:  # a file name that is no UTF-8: only json has a form for that
+        return json.dumps(stored).encode()
 
 
 def decode(value: bytes | str | None) -> Status:
     """What a stored value says; None (no value) is `unknown`. Raises ValueError where the JSON is damaged."""
     if value is None:
         return unknown()
-    text = value if isinstance(value, str) else value.decode()
-    stored, end = _parse(text)
-    if end != len(text):  # what follows is white space, or damage: json.loads knows
-        stored = json.loads(text)
+    try:
+        stored = orjson.loads(value)
+    except ValueError:
+        stored = json.loads(value)
     return {"status": stored["status"], "result": stored.get("result"), "filename": stored.get("filename")}
 
 

@@ -27,7 +27,7 @@ SHOWN = frozenset({"invoke", "ok", "fail", "info", "step", "fault", "died", "dra
 
 UUID = r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
 _UUID = re.compile(rf"\b(?={UUID})([0-9a-f]{{4}})[0-9a-f-]{{32}}")
-_STATUS = re.compile(r'\{"status": "(\w+)".*?"result": (?:null|\{.*?\})\}')
+_STATUS = re.compile(r'\{"status": ?"(\w+)".*?"result": ?(?:null|\{.*?\})\}')
 _MESSAGE = re.compile(r'\{"message_id": "([^"]*)".*?"timestamp": [\d.]+\}')
 _URI = re.compile(r"https?://\S+/(files/[0-9a-z]{4})[0-9a-z]*(?:-(\d+))?")
 _SECRET = re.compile(r"(://[^/\s:@\"'<>]*):[^/\s@\"'<>]+@")

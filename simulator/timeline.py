@@ -13,7 +13,7 @@ DECIDING = "▶"
 REDIS = "Redis"
 
 _UUID = re.compile(r"([0-9a-f]{4})[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
-_STATUS = re.compile(r'\{"status": "(\w+)".*?"result": (?:null|\{.*?\})\}')
+_STATUS = re.compile(r'\{"status": ?"(\w+)".*?"result": ?(?:null|\{.*?\})\}')
 _MESSAGE = re.compile(r'\{"message_id": "([^"]*)".*?"timestamp": [\d.]+\}')
 
 
