@@ -24,7 +24,7 @@ from simulator.errors import TargetError
 from simulator.faults import KILL, PAUSE
 from simulator.heap import Changes, TangledError
 from simulator.history import Event
-from simulator.play import Decision, Play, Stop
+from simulator.play import END, Decision, Play, Stop
 from simulator.scenarios import Add, Scenario
 from simulator.world import GO, Step
 
@@ -379,7 +379,8 @@ class _Chooser:
             cost = preemptions + play.preempts(step.actor)
             if cost > bounds.preemptions:
                 continue
-            if step is not default and step.kind != "timer":
+            due = step.kind != "timer" or (default.kind == "timer" and step.args[0] == default.args[0])
+            if step is not default and due:
                 self._push(play, step, GO, faults, cost, in_hand)
             if faults < bounds.faults and step.kind != "op":
                 footprint = play.footprint(step)
@@ -428,7 +429,8 @@ def follow(decisions: Sequence[Decision]) -> Callable[[Play, list[Step], Step], 
 
     def choose(play: Play, steps: list[Step], default: Step) -> Decision:
         position = len(play.decisions)
-        return decisions[position] if position < len(decisions) else (default.actor, GO)
+        decision = decisions[position] if position < len(decisions) else (default.actor, GO)
+        return decision if steps or decision[1] in (KILL, PAUSE) else (END.actor, GO)
 
     return choose
 

@@ -124,7 +124,7 @@ class InlineFleet:
         for name, actor in list(self._actors.items()):
             if name.partition(".")[0] == pod:
                 actor.step = None
-                if not actor.dead:
+                if not actor.dead and actor not in _UNENDED:
                     actor.switch("")  # raises PodKilledError in it
                 del self._actors[name]
 
@@ -259,15 +259,17 @@ class _InlineGate:
 
 
 class _BlockedError(BaseException):
-    """Raised wherever the main thread stands when a step takes too long."""
+    """Raised in the harness when a step takes too long."""
 
 
 @contextmanager
 def watchdog(moves: Callable[[], object]) -> Iterator[None]:
     """Turns a target that never comes back into a TargetError: `moves` tells something else after every step.
 
-    Works in the main thread, where signals arrive; elsewhere it does nothing.
+    An actor that catches even that is left where it stands. Works in the main thread, where signals
+    arrive; elsewhere it does nothing.
     """
+    hub = greenlet.getcurrent()
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -276,8 +278,13 @@ def watchdog(moves: Callable[[], object]) -> Iterator[None]:
     def look(*_: object) -> None:
         nonlocal seen
         before, seen = seen, moves()
-        if seen == before:
+        if seen != before:
+            return
+        actor = greenlet.getcurrent()
+        if actor is hub:
             raise _BlockedError
+        _UNENDED.append(actor)
+        hub.throw(_BlockedError)
 
     before = signal.signal(signal.SIGALRM, look)
     signal.setitimer(signal.ITIMER_REAL, STEP_WITHIN_S, STEP_WITHIN_S)

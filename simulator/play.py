@@ -29,6 +29,8 @@ WAITING = frozenset({"timer", "op", "lock"})
 MOST_STEPS = 3000
 LEASE_S = PAUSE_S
 LONGER_THAN_ANY_TTL_S = 400 * 24 * 3600.0
+END = Step("", "end", ())
+"""Stands for the next step where there is none: a pod may still die after its last."""
 REST_POD = "Z"
 """The pod that comes after all others have died."""
 
@@ -170,15 +172,15 @@ class Play:
     def _loop(self, choose: Chooser) -> None:
         while True:
             steps = self._enabled()
-            if not steps:
-                if not self._paused:
-                    return
+            if not steps and self._paused:
                 self._resume(self._paused.pop(0))
                 continue
             if len(self.decisions) >= MOST_STEPS:
                 raise TargetError(f"the target takes no end: more than {MOST_STEPS} steps in one run")
-            default = self._default(steps)
+            default = self._default(steps) if steps else END
             decision = choose(self, steps, default)
+            if decision == (END.actor, GO):
+                return
             if decision != (default.actor, GO):
                 self.deciding = len(self.decisions)
             self._apply(decision, steps, len(self.events))

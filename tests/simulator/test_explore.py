@@ -18,11 +18,12 @@ from simulator.campaign import NamedTarget, explore_cell, lab_for, replay
 from simulator.connection import Server
 from simulator.counterexample import load
 from simulator.explore import Bounds, Explorer
+from simulator.faults import Kill
 from simulator.history import write_history
 from simulator.lab import InlineLab
 from simulator.play import Play
 from simulator.runs import Cell
-from simulator.scenarios import find
+from simulator.scenarios import Absorb, Add, Scenario, find
 from simulator.server import EmbeddedServer
 from simulator.target import load_target
 
@@ -60,6 +61,7 @@ UNFIT = (
     ("Spawner", "foreign-pod", "a thread of its own"),
     ("Blocks", "foreign-pod", "did not come back"),
     ("Spins", "foreign-pod", "did not come back"),
+    ("SpinsAndSwallowsAll", "foreign-pod", "did not come back"),
     ("Polls", "foreign-pod", "takes no end"),
     ("PollsAsleep", "foreign-pod", "takes no end"),
     ("SwallowsAll", "foreign-pod", "takes no end"),
@@ -115,6 +117,26 @@ def test_the_first_counterexample_is_a_smallest(run_server: Server) -> None:
         for fewer in (Bounds(preemptions=0, faults=1), Bounds(preemptions=2, faults=0)):
             less = Explorer(scenario, lab.play, lab.finish, fewer).explore()
             assert (less.verdict, less.complete) == ("holds", True)
+
+
+def test_a_pod_may_die_after_its_last_step(run_server: Server) -> None:
+    scenario = Scenario("late", 0, {"A": (Add("m1"),)}, "", faults=(Kill(),), needs_fault=True)
+    with InlineLab(run_server, load_target("planted.broken:AcceptInMemory"), scenario, seed=7) as lab:
+        found = Explorer(scenario, lab.play, lab.finish, Bounds()).explore()
+    assert (found.words, found.complete) == ("lost", True)
+
+
+def test_timers_that_are_due_at_once_fire_in_any_order(run_server: Server) -> None:
+    scenario = Scenario("due", 0, {"A": (Absorb("a"),), "B": (Absorb("b"),)}, "")
+    first = set()
+    with InlineLab(run_server, load_target("planted.unfit:Sleeps"), scenario, seed=7) as lab:
+
+        def finish(play: Play) -> None:
+            first.update([event["actor"] for event in play.events if event["type"] == "step"][:1])
+            lab.finish(play)
+
+        Explorer(scenario, lab.play, finish, Bounds(preemptions=0, faults=0)).explore()
+    assert first == {"A", "B"}
 
 
 def test_no_bound_of_zero_leaves_the_default_order_out(run_server: Server) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from planted.correct import ACCEPT, ACK, LEASE_MS, REMEMBER_MS, Correct
-from simulator.target import Placeholder
+from simulator.target import Placeholder, PodEnv
 
 CLAIM_FOR_EVER = """
 local owner = redis.call('GET', KEYS[3])
@@ -48,6 +48,22 @@ class PopBeforeDelivery(Correct):
 
     def ack(self, user_id: str, token: str, message_id: str) -> None:
         """Popped already."""
+
+
+class AcceptInMemory(Correct):
+    """Promises what its own memory alone knows, until it absorbs."""
+
+    def __init__(self, env: PodEnv) -> None:
+        super().__init__(env)
+        self.kept: list[tuple[str, str, list[dict[str, Any]]]] = []
+
+    def accept(self, user_id: str, message_id: str, parts: list[dict[str, Any]]) -> None:
+        self.kept.append((user_id, message_id, parts))
+
+    def absorb(self, user_id: str) -> int:
+        while self.kept:
+            super().accept(*self.kept.pop(0))
+        return super().absorb(user_id)
 
 
 class CleanUpBeforeSend(Correct):

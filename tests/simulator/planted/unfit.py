@@ -96,6 +96,27 @@ class SwallowsAll(Correct):
                 pass
 
 
+class Sleeps(Correct):
+    """Looks away for a second before it absorbs, and then counts."""
+
+    def absorb(self, user_id: str) -> int:
+        self.env.runtime.sleep(1)
+        self.env.redis.incr(f"{self.env.prefix}count")
+        return super().absorb(user_id)
+
+
+class SpinsAndSwallowsAll(Correct):
+    """Reaches no gate, and no error ends it."""
+
+    def absorb(self, user_id: str) -> int:
+        while True:
+            try:
+                while True:
+                    pass
+            except BaseException:
+                pass
+
+
 class SwallowsAWhile(Correct):
     """Takes its pod's death for one more error of Redis, some times."""
 
