@@ -114,7 +114,7 @@ class InlineFleet:
             gate.clock_s = max(gate.clock_s, step.args[0])
             self.done.append((step, action, None))
         current.switch(action)
-        self._settle()
+        self._settle(current)
 
     def kill(self, pod: str) -> None:
         """The pod's actors end where they stand; nothing of theirs reaches the world any more."""
@@ -178,12 +178,16 @@ class InlineFleet:
         self._actors[name] = actor
         self._starting.append(actor)
 
-    def _settle(self) -> None:
+    def _settle(self, *moved: _Actor) -> None:
         """Run new actors to their first gate, in order, and forget those that ended."""
+        for actor in moved:
+            if actor.dead:
+                del self._actors[actor.name]
         while self._starting:
-            self._starting.pop(0).switch("")
-        for name in [name for name, actor in self._actors.items() if actor.dead]:
-            del self._actors[name]
+            actor = self._starting.pop(0)
+            actor.switch("")
+            if actor.dead:
+                del self._actors[actor.name]
         if self.broken is not None:
             raise self.broken
 

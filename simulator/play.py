@@ -82,10 +82,8 @@ class Play:
         self.decisions: list[Decision] = []
         self.taken: list[tuple[str, str, tuple[Any, ...]]] = []
         """For each decision the step it was about: (actor, kind, args)."""
-        self.deciding: int | None = None
-        """The last decision that was not the default: from there on nothing else had to go wrong."""
         self.deciding_event: int | None = None
-        """Where in the history the deciding decision stands."""
+        """Where in the history the last decision stands that was not the default: then nothing else had to go wrong."""
         self.trace = Trace()
         self.changes: Changes | None = None
         """What is known of events that change their pod's memory; None: nobody wants to know, nor the trace."""
@@ -181,9 +179,12 @@ class Play:
             decision = choose(self, steps, default)
             if decision == (END.actor, GO):
                 return
-            if decision != (default.actor, GO):
-                self.deciding = len(self.decisions)
-            self._apply(decision, steps, len(self.events))
+            if decision == (default.actor, GO):
+                self.decisions.append(decision)
+                self.taken.append((default.actor, default.kind, default.args))
+                self._take(default, GO)
+            else:
+                self._apply(decision, steps)
 
     def _enabled(self) -> list[Step]:
         steps = self._fleet.steps()
@@ -221,10 +222,10 @@ class Play:
         assert chosen is not None
         return chosen
 
-    def _apply(self, decision: Decision, steps: list[Step], begins: int) -> None:
+    def _apply(self, decision: Decision, steps: list[Step]) -> None:
+        """Do what is not the default."""
         actor, action = decision
-        if self.deciding == len(self.decisions):
-            self.deciding_event = begins
+        self.deciding_event = len(self.events)
         self.decisions.append(decision)
         if action in (KILL, PAUSE):
             self.taken.append((actor, action, ()))

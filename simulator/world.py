@@ -227,7 +227,12 @@ class _DirectRedis:
         if connection._sock is None:  # new, or broken by what befell another actor while this one waited
             connection.connect()
         connection.send_passed(args)
-        return self.parse_response(connection, args[0], **options)  # type: ignore[attr-defined]
+        options.pop("keys", None)  # of a cache that we have not
+        if options:
+            return self.parse_response(connection, args[0], **options)  # type: ignore[attr-defined]
+        reply = connection.read_response()
+        understand = self.response_callbacks.get(args[0])  # type: ignore[attr-defined]
+        return understand(reply) if understand else reply
 
 
 class _GatedConnection:
