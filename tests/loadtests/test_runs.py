@@ -15,8 +15,6 @@ import yaml
 from simulator.connection import connect
 from simulator.server import EmbeddedServer
 
-pytestmark = pytest.mark.slow
-
 Start = Callable[..., "subprocess.Popen[str]"]
 HEADLESS = ("--headless", "--users", "12", "--spawn-rate", "12", "--only-summary", "--run-folder", "run")
 WITHIN_S = 50

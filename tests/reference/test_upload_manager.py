@@ -283,7 +283,7 @@ def test_completion_between_the_timeouts_look_and_its_write(
         {"pending": True},
         "https://files.test/9",
         None,
-        object(),
+        pytest.param(object(), id="an object"),  # whose address would be in its name
     ],
     ids=lambda value: repr(value)[:24],
 )

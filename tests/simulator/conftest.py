@@ -18,6 +18,28 @@ import pytest
 from google import genai
 from google.genai import types
 
+from simulator.connection import Server
+from simulator.server import EmbeddedServer
+
+
+@pytest.fixture(scope="module")
+def own_core() -> Iterator[None]:
+    """Of the two that `make test` runs side by side, each explores on cores of its own: `one_core` takes the last."""
+    worker, workers = os.environ.get("PYTEST_XDIST_WORKER", ""), int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    if not worker or not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, sorted(allowed)[int(worker.removeprefix("gw")) % len(allowed) :: workers])
+    yield
+    os.sched_setaffinity(0, allowed)
+
+
+@pytest.fixture
+def run_server(server: EmbeddedServer, own_core: None) -> Server:
+    """The session's server, as explorations get it."""
+    return Server(url=server.url, info=server.info(), prefix="mirix:", embedded=server)
+
 
 @pytest.fixture
 def until() -> Callable[..., bool]:
@@ -105,6 +127,7 @@ class Podrace:
         self.folder = folder
         self.temporary = folder / "tmp"
         self.temporary.mkdir()
+        self._started: list[subprocess.Popen[str]] = []
         self._mark = os.urandom(8).hex()
         self._environment = {
             "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
@@ -124,7 +147,7 @@ class Podrace:
         left_out = "PODRACE_" if measured else ("PODRACE_", "COV")
         interruptible = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
         command = [sys.executable, "-c", f"{interruptible}from simulator.cli import main; main()", *arguments]
-        return subprocess.Popen(
+        process = subprocess.Popen(
             command,
             cwd=self.folder,
             env={key: value for key, value in os.environ.items() if not key.startswith(left_out)}
@@ -136,6 +159,16 @@ class Podrace:
             text=True,
             start_new_session=True,
         )
+        self._started.append(process)
+        return process
+
+    def end(self) -> None:
+        """Kill what still runs, where a test failed."""
+        for processes in self.processes().values():
+            for process in processes:
+                process.kill()
+        for started in self._started:
+            started.communicate()
 
     def processes(self) -> dict[str, list[psutil.Process]]:
         """Every living process that descends from a command of ours, by what it is; `other` are the pods too."""
@@ -162,15 +195,15 @@ class Podrace:
 
 
 @pytest.fixture
-def podrace(tmp_path: Path) -> Iterator[Podrace]:
-    command = Podrace(tmp_path)
+def podrace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Podrace]:
+    command = Podrace(tmp_path_factory.mktemp("p"))  # a short name: a server's socket has to fit below it
     yield command
-    for processes in command.processes().values():
-        for process in processes:
-            process.kill()
+    command.end()
 
 
 @pytest.fixture(scope="module")
-def podrace_once(tmp_path_factory: pytest.TempPathFactory) -> Podrace:
+def podrace_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Podrace]:
     """For a run that several tests look at."""
-    return Podrace(tmp_path_factory.mktemp("podrace"))
+    command = Podrace(tmp_path_factory.mktemp("p"))
+    yield command
+    command.end()

@@ -15,14 +15,8 @@ from simulator.history import read_history
 from simulator.lab import InlineLab, ProcessLab
 from simulator.runs import Cell
 from simulator.scenarios import find
-from simulator.server import EmbeddedServer
 
 SHARED = NamedTarget("shared", "reference.targets:shared")
-
-
-@pytest.fixture
-def run_server(server: EmbeddedServer) -> Server:
-    return Server(url=server.url, info=server.info(), prefix="mirix:", embedded=server)
 
 
 def explore(server: Server, scenario: str, folder: Path, **bounds: float) -> Cell:

@@ -14,16 +14,18 @@ import pytest
 ROWS_1_TO_20 = 20
 
 
-def podrace(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+def podrace(*arguments: str, cwd: Path, measured: bool = True, **environment: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", "from simulator.cli import main; main()", *arguments]
-    env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)} | environment
+    env = {key: value for key, value in os.environ.items() if measured or not key.startswith("COV")}
+    env |= {"PYTHONPATH": os.pathsep.join(sys.path)} | environment
     return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=120, check=False)
 
 
 @pytest.fixture(scope="module")
-def matrix(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+def matrix(tmp_path_factory: pytest.TempPathFactory, own_core: None) -> tuple[Path, dict[str, Any]]:
     folder = tmp_path_factory.mktemp("matrix")
-    done = podrace("matrix", "--json", "--run-dir", "run", cwd=folder)
+    # not measured: every cell is explored by test_scenarios too, and the tracer takes several times as long as the rest
+    done = podrace("matrix", "--json", "--run-dir", "run", cwd=folder, measured=False)
     assert done.returncode == 0, done.stderr
     return folder, json.loads(done.stdout)
 

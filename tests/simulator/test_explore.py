@@ -24,7 +24,6 @@ from simulator.lab import InlineLab
 from simulator.play import Play
 from simulator.runs import Cell
 from simulator.scenarios import Absorb, Add, Scenario, find
-from simulator.server import EmbeddedServer
 from simulator.target import load_target
 
 SHARED = NamedTarget("shared", "reference.targets:shared")
@@ -35,11 +34,6 @@ SECONDS = 1.0
 def _planted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(Path(__file__).parent)
     monkeypatch.setattr(inline, "STEP_WITHIN_S", SECONDS)
-
-
-@pytest.fixture
-def run_server(server: EmbeddedServer) -> Server:
-    return Server(url=server.url, info=server.info(), prefix="mirix:", embedded=server)
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import textwrap
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -56,7 +57,9 @@ NOT_CALLABLE = 3
 
 
 @pytest.fixture
-def spec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: EmbeddedServer) -> PodSpec:
+def spec(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: EmbeddedServer, open_client: Callable[..., Any]
+) -> PodSpec:  # open_client: what the pods write is removed after the test
     (tmp_path / "pods_under_test.py").write_text(TARGET)
     monkeypatch.syspath_prepend(tmp_path)
     return PodSpec(

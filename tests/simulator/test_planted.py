@@ -13,7 +13,6 @@ from simulator.connection import Server
 from simulator.explore import Bounds
 from simulator.runs import Cell
 from simulator.scenarios import SCENARIOS, find
-from simulator.server import EmbeddedServer
 
 PLANTED = (
     ("PopBeforeDelivery", "crash-before-send", "lost"),
@@ -41,11 +40,6 @@ def _planted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(Path(__file__).parent)
 
 
-@pytest.fixture
-def run_server(server: EmbeddedServer) -> Server:
-    return Server(url=server.url, info=server.info(), prefix="mirix:", embedded=server)
-
-
 def explore(server: Server, target: str, scenario: str, folder: Path, **bounds: Any) -> Cell:
     named = NamedTarget(target, target)
     return explore_cell(server, named, find(scenario), Bounds(**bounds), seed=7, folder=folder)
@@ -67,7 +61,7 @@ def test_a_planted_bug_is_caught(run_server: Server, tmp_path: Path, bug: str, s
 
 @pytest.mark.parametrize("scenario", [scenario.name for scenario in SCENARIOS])
 def test_a_correct_target_is_left_alone(run_server: Server, tmp_path: Path, scenario: str) -> None:
-    cell = explore(run_server, "planted.correct:correct", scenario, tmp_path, preemptions=1, budget_s=20.0)
+    cell = explore(run_server, "planted.correct:correct", scenario, tmp_path, preemptions=1)
     assert (cell.verdict, cell.counterexample) == ("holds", None), (cell.words, cell.note)
     assert cell.schedules["complete"]
 

@@ -17,7 +17,6 @@ from simulator.faults import KILL, PAUSE
 from simulator.lab import InlineLab
 from simulator.play import Play
 from simulator.scenarios import Absorb, Add, Call, Scenario
-from simulator.server import EmbeddedServer
 from simulator.target import load_target
 
 Events = list[dict[str, Any]]
@@ -26,10 +25,9 @@ Run = Callable[..., Events]
 
 @pytest.fixture
 def run(
-    server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+    run_server: Server, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> Iterator[Callable[..., Events]]:
     monkeypatch.syspath_prepend(Path(__file__).parent)
-    run_server = Server(url=server.url, info=server.info(), prefix="mirix:", embedded=server)
 
     def run_one(target: str, decisions: Any = (), retries: int = 0, **lines: tuple[Call, ...]) -> Events:
         scenario = Scenario("tiny", 0, lines, "")

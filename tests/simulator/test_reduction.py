@@ -230,7 +230,7 @@ class _NoGate:
 
 
 @pytest.fixture(scope="module")
-def tiny(server: EmbeddedServer) -> Iterator[Tiny]:
+def tiny(server: EmbeddedServer, own_core: None) -> Iterator[Tiny]:
     probe = Probe(connect(server.url))
     made = Tiny(server, probe, probe.table())
     with one_core(Server(url=server.url, info=server.info(), prefix="", embedded=server)):
@@ -297,7 +297,6 @@ def test_every_order_of_small_programs_ends_as_some_order_that_is_run(
     same_outcomes(tiny, lines, Bounds(preemptions=preemptions, faults=0))
 
 
-@pytest.mark.slow  # minutes on a loaded machine
 @settings(hypothesis_settings, max_examples=12)
 @given(lines=programs(most=5, size=3, kinds=commands | waits | rare), preemptions=st.sampled_from([0, 1, 2, 8]))
 def test_every_order_with_timers_children_and_transactions(
@@ -370,7 +369,6 @@ faults = st.sampled_from(
 )
 
 
-@pytest.mark.slow  # minutes on a loaded machine
 @settings(hypothesis_settings, max_examples=8)
 @given(
     lines=programs(most=4, size=2, kinds=commands | waits | rare),

@@ -17,7 +17,6 @@ from simulator.errors import TargetError, UsageError
 from simulator.explore import Bounds
 from simulator.history import Event
 from simulator.scenarios import SCENARIOS, find
-from simulator.server import EmbeddedServer
 
 PARTS = {"memory": "reference.memory:MemoryLedger", "gemini": "reference.gemini:GeminiFiles"}
 VIOLATED = [(scenario.name, target) for scenario in SCENARIOS for target in sorted(scenario.violates)]
@@ -38,14 +37,9 @@ def named(target: str) -> NamedTarget:
 
 
 @pytest.fixture
-def run_server(server: EmbeddedServer) -> Server:
-    return Server(url=server.url, info=server.info(), prefix="mirix:", embedded=server)
-
-
-@pytest.fixture
 def found(run_server: Server, tmp_path: Path) -> Find:
     def find_one(scenario: str, target: str) -> tuple[SavedSchedule, list[Event]]:
-        bounds = Bounds(preemptions=2 if scenario == "foreign-unlock" else 1, budget_s=20.0)
+        bounds = Bounds(preemptions=2 if scenario == "foreign-unlock" else 1)
         cell = explore_cell(run_server, named(target), find(scenario), bounds, seed=7, folder=tmp_path)
         path = Path(str(cell.counterexample))
         history = path.parent / f"{target}-{scenario}.history.jsonl"

@@ -12,7 +12,6 @@ from simulator.errors import UsageError
 from simulator.explore import Bounds
 from simulator.runs import Cell
 from simulator.scenarios import SCENARIOS, Absorb, Add, Ask, Scenario, find
-from simulator.server import EmbeddedServer
 
 CELLS = [(scenario, target) for scenario in SCENARIOS for target in ("local", "shared")]
 WORDS = {
@@ -69,14 +68,12 @@ def test_a_name_finds_its_entry() -> None:
 
 
 @pytest.mark.parametrize(("scenario", "target"), CELLS, ids=[f"{s.name}-{t}" for s, t in CELLS])
-def test_every_cell_is_as_expected(server: EmbeddedServer, tmp_path: Path, scenario: Scenario, target: str) -> None:
-    run_server = Server(url=server.url, info=server.info(), prefix="mirix:", embedded=server)
+def test_every_cell_is_as_expected(run_server: Server, tmp_path: Path, scenario: Scenario, target: str) -> None:
     named = NamedTarget(target, f"reference.targets:{target}")
-    cell = explore_cell(run_server, named, scenario, Bounds(budget_s=20.0), seed=7, folder=tmp_path)
+    cell = explore_cell(run_server, named, scenario, Bounds(), seed=7, folder=tmp_path)
     assert (cell.verdict, cell.expected) == (scenario.expected(target), scenario.expected(target)), cell.note
     assert cell.words == WORDS.get((scenario.name, target), cell.words)
     assert (cell.counterexample is not None) == (cell.verdict == "violated")
-    assert cell.elapsed_s < 15.0
 
 
 def test_the_matrix_marks_what_was_not_expected() -> None:

@@ -14,7 +14,6 @@ from simulator.counterexample import load
 from simulator.explore import Bounds
 from simulator.history import read_history
 from simulator.scenarios import find
-from simulator.server import EmbeddedServer
 from simulator.timeline import DECIDING, brief, draw, rows, sentence
 
 SHOWN = (
@@ -26,11 +25,6 @@ SHOWN = (
     ("crash-between-status-and-push", "shared", "key upload_status:", "left behind"),
     ("cleanup-while-resolving", "shared", "was told", "unknown"),
 )
-
-
-@pytest.fixture
-def run_server(server: EmbeddedServer) -> Server:
-    return Server(url=server.url, info=server.info(), prefix="mirix:", embedded=server)
 
 
 @pytest.mark.parametrize(("scenario", "target", "what", "why"), SHOWN, ids=[s for s, *_ in SHOWN])
