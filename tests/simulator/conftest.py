@@ -171,13 +171,19 @@ class Podrace:
             started.communicate()
 
     def processes(self) -> dict[str, list[psutil.Process]]:
-        """Every living process that descends from a command of ours, by what it is; `other` are the pods too."""
+        """Every living process that descends from a command of ours, by what it is; `other` are the pods too.
+
+        A server overwrites its environment with its title: it is known by the folder in which it runs.
+        """
         found: dict[str, list[psutil.Process]] = {"server": [], "fork server": [], "other": []}
         for process in psutil.process_iter():
             try:
-                if process.status() == psutil.STATUS_ZOMBIE or self._mark not in process.environ().values():
+                if process.status() == psutil.STATUS_ZOMBIE:
                     continue
                 words = " ".join(process.cmdline())
+                served = "valkey-server" in words and process.cwd().startswith(f"{self.temporary}/")
+                if not served and self._mark not in process.environ().values():
+                    continue
             except psutil.Error:
                 continue
             kind = "server" if "valkey-server" in words else "fork server" if "forkserver" in words else "other"
