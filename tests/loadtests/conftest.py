@@ -17,7 +17,10 @@ ROOT = Path(__file__).parent.parent.parent
 
 @pytest.fixture
 def locust(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """Starts `locust -f loadtests/locustfile.py …` with its output piped; what still runs at the end is killed."""
+    """Starts `locust -f loadtests/locustfile.py …` with its output piped; what still runs at the end is ended.
+
+    Nothing may be left of it then: no process of its session, no temporary file.
+    """
     started: list[subprocess.Popen[str]] = []
 
     def start(*arguments: str) -> subprocess.Popen[str]:

@@ -142,6 +142,8 @@ def test_options_reach_their_parts(
     assert files.active_max == 1
     assert files.started[0].suffix == ".jpg"
     assert pod.absorb("ann") == 3
+    runtime.sleep(1)
+    assert not any(path.exists() for path in files.started)  # what is compressed is there for the upload alone
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -158,6 +160,7 @@ def test_options_may_all_be_left_out(
     assert files.active_max == 4
     assert [pod.upload_status(p)["status"] for p in placeholders] == ["completed"] * 4 + ["failed"]
     assert files.started[0].suffix == ".jpg"
+    runtime.sleep(10)  # to the last upload's end: its compressed image goes with it
 
 
 @pytest.mark.parametrize("target", TARGETS)
