@@ -10,6 +10,7 @@ from __future__ import annotations
 import atexit
 import inspect
 import logging
+import signal
 import sys
 import time
 from contextlib import ExitStack
@@ -18,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import gevent
+import psutil
+from gevent.lock import RLock
 from locust import runners
 
 from loadtests import page, shapes, verdict
@@ -58,13 +61,26 @@ def _on_init(environment: Any, runner: Any, web_ui: Any, **_: Any) -> None:
     session: Worker | Lead = Worker(environment) if is_worker else Lead(environment)
     environment.podrace = session
     environment.stop_timeout = max(environment.stop_timeout, STOP_TIMEOUT_S)
+    # Locust prints its tables, in whole milliseconds, even where --loglevel asks for silence
+    logging.getLogger("locust.stats_logger").setLevel(environment.parsed_options.loglevel.upper())
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        # else it is raised in whichever user runs just then, in the middle of an operation
+        gevent.signal_handler(signal.SIGINT, gevent.get_hub().handle_system_error, KeyboardInterrupt, None)
     try:
         session.start()
     except PodraceError as error:
         print(f"error: {str(error).replace('--redis-url or PODRACE_REDIS_URL', '--host')}", file=sys.stderr)
+        if environment.parsed_options.processes and not is_worker:
+            _end_children()
         raise SystemExit(error.exit_code) from None
     if web_ui:
         page.add_tab(web_ui, session.rows)
+
+
+def _end_children() -> None:
+    """The workers of --processes, which would go on looking for this master for minutes."""
+    for process in psutil.Process().children():
+        process.kill()  # nothing has begun that could be ended in order
 
 
 class Worker:
@@ -77,6 +93,7 @@ class Worker:
         self.recorder = Recorder()
         self.fleet: Fleet | None = None
         self._own_url: str | None = self.options.host
+        self._stopping = RLock()
 
     def start(self) -> None:
         events = self.environment.events
@@ -116,10 +133,11 @@ class Worker:
             self.fleet.drain()
 
     def _stop(self) -> None:
-        """Stop the users, drain, hand in the rest."""
-        self.runner.stop()
-        self.environment.stop_timeout = 0.0  # Locust would sleep for so long before it is ready again
-        self.runner.send_message(DONE, self.report())
+        """Stop the users, drain, hand in the rest. Ctrl-C reaches worker and master alike: the second call waits."""
+        with self._stopping:
+            self.runner.stop()
+            self.environment.stop_timeout = 0.0  # Locust would sleep for so long before it is ready again
+            self.runner.send_message(DONE, self.report())
 
 
 class Lead(Worker):
@@ -149,6 +167,8 @@ class Lead(Worker):
             child("simulator.files_api", "--latency-ms", str(options.files_latency_ms))
         )
         check_files_api(self.files_url)
+        with run_folder(Path(options.run_folder or "runs"), "load"):
+            pass  # one that cannot be written is told now, not when the users are about to start
         self._choose_shape()
         events.test_start.add_listener(lambda **_: self._on_test_start())
         events.test_stop.add_listener(lambda **_: self._on_test_stop())

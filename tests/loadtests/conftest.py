@@ -7,8 +7,8 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
+import psutil
 import pytest
 
 os.environ["LOCUST_SKIP_MONKEY_PATCH"] = "1"  # for what is imported here: the pure parts
@@ -16,28 +16,43 @@ ROOT = Path(__file__).parent.parent.parent
 
 
 @pytest.fixture
-def locust(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """Starts `locust -f loadtests/locustfile.py …` with its output piped; what still runs at the end is ended.
+def locust(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Starts `locust -f loadtests/locustfile.py …` with its output piped; what still runs at the end is told to end.
 
-    Nothing may be left of it then: no process of its session, no temporary file.
+    Then no process and no temporary file may be left of any.
     """
     started: list[subprocess.Popen[str]] = []
+    temporary = tmp_path_factory.mktemp("t")
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("LOCUST", "COV"))}
 
     def start(*arguments: str) -> subprocess.Popen[str]:
-        environment: dict[str, Any] = {k: v for k, v in os.environ.items() if not k.startswith("LOCUST")}
         process = subprocess.Popen(
             [sys.executable, "-m", "locust", "-f", str(ROOT / "loadtests/locustfile.py"), *arguments],
             cwd=tmp_path,
-            env=environment | {"PYTHONPATH": str(ROOT)},
+            env=environment | {"PYTHONPATH": str(ROOT), "TMPDIR": str(temporary)},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            start_new_session=True,
         )
         started.append(process)
         return process
 
     yield start
     for process in started:
-        process.kill()
-        process.communicate()
+        process.terminate()
+        process.communicate(timeout=60)
+    left = {process: " ".join(process.cmdline()) for process in psutil.process_iter() if is_below(temporary, process)}
+    for each in left:
+        each.kill()
+    assert left == {}
+    assert list(temporary.iterdir()) == []
+
+
+def is_below(folder: Path, process: psutil.Process) -> bool:
+    """Whether it keeps its temporary files there, or runs there, as a server does."""
+    try:
+        return process.environ().get("TMPDIR") == str(folder) or process.cwd().startswith(f"{folder}/")
+    except psutil.Error:
+        return False

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import socket
 import subprocess
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -96,6 +99,8 @@ def test_master_and_two_workers_give_one_result(locust: Start, tmp_path: Path, l
         (["--slo", "missing.toml"], "No such file"),
         (["--pods", "1"], "--pods: expected a number of at least 2"),
         (["--files-url", "http://127.0.0.1:1"], "Connection refused"),
+        (["--run-folder", "/proc/nowhere"], "run folder /proc/nowhere: expected a folder that can be written"),
+        (["--processes", "2", "--host", "redis://127.0.0.1:1"], "Connection refused"),  # the workers end too
     ],
 )
 def test_bad_input_ends_before_any_load(locust: Start, tmp_path: Path, arguments: list[str], message: str) -> None:
@@ -150,3 +155,24 @@ def test_the_manifests_parse_and_name_every_part(name: str) -> None:
     assert all(isinstance(document, dict) for document in documents)
     for part in ("redis", "files-api", "master", "worker"):
         assert part in text
+
+
+def test_ctrl_c_ends_a_run_in_order(locust: Start, tmp_path: Path, lenient: tuple[str, str]) -> None:
+    """As a terminal sends it: to the master and to its workers."""
+    process = locust(*HEADLESS, *lenient, "--processes", "2")
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "All users spawned" in line:
+            break
+    until_measured(tmp_path / "run/latency.hlog", process)
+    os.killpg(process.pid, signal.SIGINT)
+    code, out, err = finish(process)
+    assert code == 0, out + err
+    assert "Traceback" not in err
+    assert {cell["verdict"] for cell in cells(tmp_path).values()} == {"holds"}
+
+
+def until_measured(log: Path, process: subprocess.Popen[str]) -> None:
+    """Until the log holds an operation of each kind of user."""
+    while process.poll() is None and not all(name in log.read_text() for name in ("GET_status", "absorb", "accept")):
+        threading.Event().wait(0.05)
