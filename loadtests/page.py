@@ -36,11 +36,15 @@ def add_tab(web_ui: Any, rows: Callable[[], list[dict[str, Any]]]) -> None:
 
 
 def table_rows(latencies: Any, counts: dict[str, Any]) -> list[dict[str, Any]]:
-    """One row for each scenario's losses, then one for each operation, corrected for coordinated omission."""
+    """A row for each scenario's losses, for what else went wrong, and for each operation, corrected for omission.
+
+    The page sorts by name: the brackets bring what was lost to the top.
+    """
     rows: list[dict[str, Any]] = []
     for scenario, counted in sorted(counts.items()):
         for kind in ("lost", "duplicated", "misreported"):
-            rows.append({"name": f"{kind} ({scenario})", "count": counted.get(kind, 0)})
+            if kind == "lost" or counted.get(kind):
+                rows.append({"name": f"({kind}) {scenario}", "count": counted.get(kind, 0)})
     for name in latencies.names:
         summary = latencies.summary(name, "corrected")
         rows.append(
