@@ -238,7 +238,7 @@ class Lead(Worker):
             missing = len(self._expected - self._done) if self.is_master else 0
             left, doubt = self._leftovers()
             doubts = [report["doubts"] for report in reports] + [doubt]
-            doubts.append(f"{missing} workers did not hand in their counts" if missing else "")
+            doubts.append(f"workers that did not hand in their counts: {missing}" if missing else "")
             self.environment.process_exit_code = verdict.conclude(
                 verdict.Outcome(
                     plan=self.plan,
@@ -247,7 +247,7 @@ class Lead(Worker):
                     latencies=self.latencies,
                     counts=self.counts(),
                     died=merged_counts({"died": report["died"]} for report in reports)["died"],
-                    leaked=left,
+                    leaked=0 if missing else left,  # a worker that died has left what it was about to use
                     doubts=[text for text in dict.fromkeys(doubts) if text],
                     duration_s=duration_s,
                     slo=self.slo,

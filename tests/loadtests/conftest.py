@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -47,7 +48,8 @@ def locust(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     for each in left:
         each.kill()
     assert left == {}
-    assert list(temporary.iterdir()) == []
+    if not any(process.returncode == -signal.SIGKILL for process in started):  # that one can remove nothing
+        assert list(temporary.iterdir()) == []
 
 
 def is_below(folder: Path, process: psutil.Process) -> bool:
