@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +31,16 @@ def add_arguments(parser: Any) -> None:
         action.include_in_web_ui = action.dest in ("target", "pods", "rate", "image_size")
 
 
-def check_numbers(options: Any) -> None:
-    """UsageError for a number out of its range."""
-    for name, least in (("pods", 2), ("image_size", 1), ("rate", 0), ("slo_p99_us", 1), ("files_latency_ms", 0)):
-        value = getattr(options, name)
-        if not least <= value < 1e9:
-            raise UsageError(f"--{name.replace('_', '-')}: expected a number of at least {least}, got {value:g}")
+LEAST = {"pods": 2, "image_size": 1, "rate": 0, "slo_p99_us": 1, "files_latency_ms": 0}
+
+
+def check_numbers(values: Mapping[str, Any]) -> None:
+    """UsageError for one of our numbers that is out of its range, or, from the page's form, no number."""
+    for name in LEAST.keys() & values.keys():
+        value = values[name]
+        try:
+            fits = LEAST[name] <= float(value) < 1e9
+        except ValueError:
+            fits = False
+        if not fits:
+            raise UsageError(f"--{name.replace('_', '-')}: expected a number of at least {LEAST[name]}, got {value}")

@@ -6,6 +6,9 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+from loadtests.arguments import check_numbers
+from simulator.errors import UsageError
+
 KEY = "podrace"
 COLUMNS = {
     "name": "Operation",
@@ -20,10 +23,23 @@ COLUMNS = {
 
 
 def add_tab(web_ui: Any, rows: Callable[[], list[dict[str, Any]]]) -> None:
-    """Add the tab; its rows come with Locust's own statistics, which the page asks for every two seconds."""
+    """Add the tab; its rows come with Locust's own statistics, which the page asks for every two seconds.
+
+    A number out of its range is refused where Locust refuses what it does not know itself.
+    """
     structure = [{"key": key, "title": title} for key, title in COLUMNS.items()]
     web_ui.template_args["extended_tabs"] = [{"title": "Microseconds and losses", "key": KEY}]
     web_ui.template_args["extended_tables"] = [{"key": KEY, "structure": structure}]
+
+    @web_ui.app.before_request  # type: ignore[untyped-decorator]
+    def refuse() -> Any:
+        from flask import jsonify, request
+
+        try:
+            check_numbers(request.form)
+        except UsageError as error:
+            return jsonify({"success": False, "message": str(error), "host": web_ui.environment.host})
+        return None
 
     @web_ui.app.after_request  # type: ignore[untyped-decorator]
     def extend(response: Any) -> Any:

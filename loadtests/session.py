@@ -159,7 +159,7 @@ class Lead(Worker):
         """Check all that was asked for and open what is needed. Raises PodraceError before any load starts."""
         options, events = self.options, self.environment.events
         self.slo = load_slo(Path(options.slo))
-        check_numbers(options)
+        check_numbers(vars(options))
         atexit.register(self._stack.close)
         self.server = self._stack.enter_context(serve(options.host or None))
         self.environment.host = redact(self.server.url)  # it stands on the page, and a URL may hold a password
@@ -215,7 +215,7 @@ class Lead(Worker):
             redis_url=self.server.url,
             prefix=self.server.prefix,
             files_url=self.files_url,
-            pods=max(2, options.pods),
+            pods=options.pods,
             image_size_bytes=options.image_size * 1000,
             rate_per_s=options.rate,
             seed=options.seed,

@@ -57,6 +57,8 @@ def fetch(url: str, **form: str) -> str:
 def test_the_tab_shows_microseconds_and_losses(locust: Start, tmp_path: Path) -> None:
     url, line = start_page(locust, free_port(), "--target", "local")
     assert "127.0.0.1" in line
+    refused = json.loads(fetch(f"{url}/swarm", user_count="12", spawn_rate="12", pods="1"))
+    assert (refused["success"], refused["message"]) == (False, "--pods: expected a number of at least 2, got 1")
     assert json.loads(fetch(f"{url}/swarm", user_count="12", spawn_rate="12"))["success"]
     rows: dict[str, int] = {}
     while not (rows.get("(lost) load-upload", 0) and rows.get("absorb")):
