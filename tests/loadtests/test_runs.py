@@ -70,7 +70,9 @@ def test_the_fix_keeps_everything(locust: Start, tmp_path: Path, lenient: tuple[
 def test_the_bug_loses_every_image_and_that_is_expected(
     locust: Start, tmp_path: Path, lenient: tuple[str, str]
 ) -> None:
-    code, out, err = finish(locust(*HEADLESS, *lenient, "--run-time", "3s", "--target", "local", "UploadLife"))
+    code, out, err = finish(
+        locust(*HEADLESS, *lenient, "--run-time", "3s", "--shape", "spike", "--target", "local", "UploadLife")
+    )
     assert code == 0, out + err
     counts = cells(tmp_path)["load-upload"]["counts"]
     assert counts["lost"] == counts["delivered"] == counts["accepted"] / 2 > 0
@@ -180,7 +182,7 @@ def test_the_manifests_parse_and_name_every_part(name: str) -> None:
 
 def test_ctrl_c_ends_a_run_in_order(locust: Start, tmp_path: Path, lenient: tuple[str, str]) -> None:
     """As a terminal sends it: to the master and to its workers."""
-    process = locust(*HEADLESS, *lenient, "--processes", "2")
+    process = locust(*HEADLESS, *lenient, "--run-time", "40s", "--processes", "2")
     until_measured(tmp_path / "run/latency.hlog", process)
     os.killpg(process.pid, signal.SIGINT)
     code, out, err = finish(process)
