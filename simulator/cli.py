@@ -19,9 +19,8 @@ from simulator.errors import PodraceError
 
 if TYPE_CHECKING:
     from simulator.campaign import NamedTarget
-    from simulator.checks import Judgement
     from simulator.explore import Bounds
-    from simulator.history import Event
+    from simulator.reproduce import Reproduced
     from simulator.scenarios import Scenario
     from simulator.server import ServerInfo
 
@@ -36,7 +35,9 @@ redis_url_option = click.option(
     metavar="URL",
     help="Use this Redis or Valkey (redis://, rediss://, unix://) instead of the embedded server.",
 )
-seed_option = click.option("--seed", type=click.IntRange(min=0), default=7, show_default=True)
+seed_option = click.option(
+    "--seed", type=click.IntRange(min=0), default=7, show_default=True, help="Of all randomness."
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document and nothing else.")
 run_dir_option = click.option(
     "--run-dir",
@@ -71,7 +72,7 @@ def cli() -> None:
 
 @cli.command()
 @click.option("--pods", type=click.IntRange(1, 64), default=2, show_default=True, help="Pods of each fleet.")
-@click.option("--uploads", type=click.IntRange(1, 100_000), default=1, show_default=True)
+@click.option("--uploads", type=click.IntRange(1, 100_000), default=1, show_default=True, help="One image each.")
 @click.option(
     "--images",
     type=click.Path(path_type=Path),
@@ -91,10 +92,10 @@ def reproduce(
     as_json: bool,
     run_dir: Path | None,
 ) -> None:
-    """Show the lost image and its fix on real processes, a real server and the real client.
+    """Show the lost image and its fix on real processes.
 
-    Pod A takes a message with an image, another pod absorbs it: `local` (status in the pod's memory)
-    loses the image, `shared` (status in Redis) keeps it.
+    With a real server and the real google-genai client. Pod A takes a message with an image, another pod
+    absorbs it: `local` (status in the pod's memory) loses the image, `shared` (status in Redis) keeps it.
     """
     from simulator import fleet, guarded, runs
     from simulator.connection import open_server
@@ -102,40 +103,26 @@ def reproduce(
     from simulator.images import identify, prepare
     from simulator.reproduce import Reproduction, Workload
 
-    began_s = time.monotonic()
     targets = {name: TARGETS[name] for name in ("local", "shared")}
     fleet.warm_up([*PARTS.values(), *targets.values()])
     with ExitStack() as stack:
         enter = stack.enter_context
         work = Path(enter(tempfile.TemporaryDirectory(prefix="podrace-images-", dir=guarded.folder())))
-        paths = prepare(work, uploads, source=images, rng=random.Random(seed))
         server = enter(open_server(redis_url))
         folder = enter(runs.run_folder(run_dir, "reproduce"))
+        with show.progress_bar("images", uploads) as advance:
+            paths = prepare(work, uploads, source=images, rng=random.Random(seed), progress=advance)
         files = enter(FilesApi(identify=identify))
         advance = enter(show.progress_bar("uploads", uploads * len(targets)))
+        workload = Workload(paths, pods, seed)
         found = {}
         for name, path in targets.items():
-            one = Reproduction(
-                path,
-                Workload(paths, pods, seed),
-                server=server,
-                files=files,
-                parts=PARTS,
-                folder=work,
-                progress=advance,
-            )
-            found[name] = (one.events, one.run())
-    raise SystemExit(_reproduced(found, folder, server.info, seed, time.monotonic() - began_s, as_json))
+            one = Reproduction(path, workload, server=server, files=files, parts=PARTS, folder=work, progress=advance)
+            found[name] = one.run()
+    raise SystemExit(_reproduced(found, folder, server.info, seed, as_json))
 
 
-def _reproduced(
-    found: dict[str, tuple[list[Event], Judgement]],
-    folder: Path,
-    server: ServerInfo,
-    seed: int,
-    elapsed_s: float,
-    as_json: bool,
-) -> int:
+def _reproduced(found: dict[str, Reproduced], folder: Path, server: ServerInfo, seed: int, as_json: bool) -> int:
     """Write the run's folder, show what was found, and return the exit code."""
     from rich.console import Console
 
@@ -147,24 +134,24 @@ def _reproduced(
             target=name,
             scenario="foreign-pod",
             fleet="processes",
-            verdict=judgement.verdict,
+            verdict=one.judgement.verdict,
             expected="violated" if name == "local" else "holds",
-            counts=judgement.counts,
-            elapsed_s=round(elapsed_s, 3),
-            words=", ".join(judgement.kinds) or "ok",
+            counts=one.judgement.counts,
+            elapsed_s=round(one.elapsed_s, 3),
+            words=", ".join(one.judgement.kinds) or "ok",
             row=1,
-            sentence=judgement.findings[0].sentence if judgement.findings else "",
+            sentence=one.judgement.findings[0].sentence if one.judgement.findings else "",
         )
-        for name, (_, judgement) in found.items()
+        for name, one in found.items()
     ]
     document = runs.result_document(command_line(), seed=seed, run=folder, server=server, cells=cells)
     runs.write_json(folder / "result.json", document)
     write_history(
         folder / "history.jsonl",
-        ({"target": name} | event for name, (events, _) in found.items() for event in events),
+        ({"target": name} | event for name, one in found.items() for event in one.events),
     )
-    timelines = {name: moments.moments(events) for name, (events, _) in found.items()}
-    judgements = {name: judgement for name, (_, judgement) in found.items()}
+    timelines = {name: moments.moments(one.events) for name, one in found.items()}
+    judgements = {name: one.judgement for name, one in found.items()}
     with (folder / "timelines.txt").open("w", encoding="utf-8") as file:
         moments.print_timelines(Console(file=file, width=100), timelines, judgements)
     if as_json:
@@ -194,9 +181,10 @@ def explore(
     as_json: bool,
     run_dir: Path | None,
 ) -> None:
-    """Run a scenario through all schedules within bounds: holds, violated (with the schedule), or inconclusive.
+    """Search all schedules of a scenario within bounds.
 
-    The counterexample has the fewest faults, then the fewest preemptions, then the fewest steps.
+    It holds, is violated (with the schedule), or is inconclusive. The counterexample has the fewest faults,
+    then the fewest preemptions, then the fewest steps.
     """
     from simulator.explore import Bounds
     from simulator.scenarios import find
@@ -225,7 +213,7 @@ def matrix(
     as_json: bool,
     run_dir: Path | None,
 ) -> None:
-    """Every failure mode against every target, each cell computed by exploring.
+    """Explore every failure mode against every target.
 
     `--budget` is for each cell. The run's folder gets matrix.md, result.json and every counterexample.
     """
@@ -245,9 +233,10 @@ def matrix(
 @json_option
 @run_dir_option
 def replay(file: Path, fleet: str, redis_url: str | None, as_json: bool, run_dir: Path | None) -> None:
-    """Run a counterexample's very schedule again and show it as a timeline.
+    """Run a counterexample's very schedule again.
 
-    On processes every step of real pods is let go by the scheduler; it exits 0 when the verdict is the same.
+    It is shown as a timeline. On processes every step of real pods is let go by the scheduler; it exits 0
+    when the verdict is the same.
     """
     from simulator import campaign, counterexample, runs, timeline
     from simulator.checks import HOLDS, INCONCLUSIVE
@@ -302,9 +291,10 @@ def replay(file: Path, fleet: str, redis_url: str | None, as_json: bool, run_dir
     "--format", "form", type=click.Choice(["html", "markdown", "junit", "svg"]), default="html", show_default=True
 )
 def report(runs: tuple[Path, ...], out: Path | None, form: str) -> None:
-    """One report of run folders, load tests and benchmark files: a page, Markdown, JUnit XML or the SVGs alone.
+    """Report on runs, load tests and benchmarks.
 
-    Of several benchmark files the first is the baseline. Exits 3 where nothing could be read.
+    In one file: a page, Markdown or JUnit XML; or the SVGs alone. Of several benchmark files the first is the
+    baseline. Exits 3 where nothing could be read.
     """
     from reports.build import build
     from reports.matrix import verdict
@@ -329,7 +319,10 @@ def report(runs: tuple[Path, ...], out: Path | None, form: str) -> None:
 @seed_option
 @click.option("--accept", is_flag=True, help="Write AFTER's ratios into BEFORE instead.")
 def bench_compare(before: Path, after: Path, limit: float, seed: int, accept: bool) -> None:
-    """Compare two benchmark files by their ratios to the floor; exits 1 past a limit."""
+    """Compare two benchmark files by their ratios.
+
+    Ratios are to the floor of the same run. Exits 1 past the limit.
+    """
     from reports import compare
     from simulator import runs
     from simulator.errors import UsageError
@@ -347,7 +340,10 @@ def bench_compare(before: Path, after: Path, limit: float, seed: int, accept: bo
 
 @cli.command()
 def scenarios() -> None:
-    """List the catalogue: what each scenario shows, and which targets are expected to violate it."""
+    """List the scenarios and who is expected to fail.
+
+    One line each: the failure mode's number, a name, the targets expected to violate it, what it shows.
+    """
     from simulator.scenarios import SCENARIOS
 
     for scenario in SCENARIOS:
@@ -436,7 +432,8 @@ def main(arguments: list[str] | None = None) -> Any:
         if "\n" in message:  # the help, where no command was named
             error.show()
         else:
-            click.echo(f"podrace: {message} Try podrace --help.", err=True)
+            command = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "podrace"
+            click.echo(f"podrace: {message} Try {command} --help.", err=True)
         code = 2
     except PodraceError as error:
         click.echo(f"podrace: {error}", err=True)

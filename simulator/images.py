@@ -11,6 +11,7 @@ import io
 import math
 import random
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,10 +29,17 @@ SMALLEST_PX = (384, 64)
 """Smaller images, and those much wider or higher than a screen, get a black margin: all keep a whole strip."""
 
 
-def prepare(folder: Path, count: int, *, source: Path | None, rng: random.Random) -> list[Path]:
+def prepare(
+    folder: Path,
+    count: int,
+    *,
+    source: Path | None,
+    rng: random.Random,
+    progress: Callable[[int], None] = lambda steps: None,
+) -> list[Path]:
     """Write `count` marked images into `folder`: copies of the source's in turn, or made-up screenshots.
 
-    Raises UsageError where the source holds no image or one that cannot be read.
+    `progress` hears of each. Raises UsageError where the source holds no image or one that cannot be read.
     """
     pictures = _load(source) if source else [(_screenshot(rng), ".png")]
     paths = []
@@ -44,6 +52,7 @@ def prepare(folder: Path, count: int, *, source: Path | None, rng: random.Random
         else:
             marked.save(path, quality=90)
         paths.append(path)
+        progress(1)
     return paths
 
 

@@ -172,4 +172,4 @@ def print_timelines(
     console.print()
     for target, judgement in judgements.items():
         line = summary_line(target, "foreign-pod", judgement)
-        console.print(line, style="red" if "LOST" in line else "green", highlight=False)
+        console.print(line, style="red" if "LOST" in line else "green", highlight=False, soft_wrap=True)

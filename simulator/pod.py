@@ -12,7 +12,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
-from simulator.errors import PodraceError, TargetError
+from simulator.errors import HarnessError, PodraceError, TargetError
 from simulator.fleet import PodSpec
 from simulator.history import describe, plain, shorten
 from simulator.outcome import outcome
@@ -44,6 +44,9 @@ def main(connection: Any, spec: PodSpec) -> None:
             maker.pod()
     except PodraceError as error:
         pipe.send("broken", error)
+        return
+    except Exception as error:  # for one, the temporary folder has gone with the parent
+        pipe.send("broken", HarnessError(f"pod {spec.name} cannot be made: {type(error).__name__}: {error}"))
         return
     pipe.send("ready")
     serve(pipe, maker, gate)

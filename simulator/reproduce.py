@@ -51,8 +51,17 @@ def pod_name(index: int) -> str:
     return name
 
 
+@dataclass(frozen=True)
+class Reproduced:
+    """What one target did with the workload: its history, the judgement of it, and how long the run took."""
+
+    events: Sequence[Event]
+    judgement: Judgement
+    elapsed_s: float
+
+
 class Reproduction:
-    """One target's run over one workload. Its `events` are the history."""
+    """One target's run over one workload. `folder` is for its ledger; `progress` hears of uploads done."""
 
     def __init__(
         self,
@@ -65,7 +74,7 @@ class Reproduction:
         folder: Path,
         progress: Callable[[int], None],
     ) -> None:
-        self.events: list[Event] = []
+        self._events: list[Event] = []
         self._target = target
         self._workload = workload
         self._server = server
@@ -75,7 +84,7 @@ class Reproduction:
         self._progress = progress
         self._calls = 0
 
-    def run(self) -> Judgement:
+    def run(self) -> Reproduced:
         """Run every upload through the fleet and judge the history. Raises HarnessError where a pod dies."""
         self._epoch_s = time.monotonic()
         spec = PodSpec(
@@ -95,7 +104,7 @@ class Reproduction:
         ledger = load_object(self._parts["memory"], what="memory agent")(self._ledger_path)
         client = connect(self._server.url)
         try:
-            with Fleet(specs, on_event=self.events.append) as fleet:
+            with Fleet(specs, on_event=self._events.append) as fleet:
                 self._drive(fleet, client)
                 held = self._keys(client)
             marks = {record.uri: record.mark for record in self._files.files().values() if record.mark}
@@ -105,8 +114,8 @@ class Reproduction:
             ledger.close()
             delete_prefix(client, self._server.prefix)
             client.close()
-        self.events.sort(key=lambda event: event["t_ms"])
-        return judge(self.events)
+        self._events.sort(key=lambda event: event["t_ms"])
+        return Reproduced(self._events, judge(self._events), time.monotonic() - self._epoch_s)
 
     def _drive(self, fleet: Fleet, client: redis.Redis) -> None:
         """In rounds of one message a pod: no upload waits behind another, so that only the bug is seen."""
@@ -187,4 +196,4 @@ class Reproduction:
 
     def _record(self, event: Event) -> None:
         t_ms = round((time.monotonic() - self._epoch_s) * 1000, 3)
-        self.events.append({"t_ms": t_ms} | event)
+        self._events.append({"t_ms": t_ms} | event)

@@ -43,6 +43,7 @@ def test_the_help_names_every_command_and_exit_code() -> None:
     assert {"reproduce", "explore", "replay", "matrix"} <= set(COMMANDS)
     assert all(name in done.stdout for name in COMMANDS)
     assert all(f"{code} " in done.stdout for code in range(5))
+    assert not any(line.endswith("...") for line in done.stdout.splitlines())  # no summary is cut
 
 
 def test_the_options_of_reproduce() -> None:
@@ -110,7 +111,8 @@ def test_wrong_usage_is_one_clear_line(capsys: pytest.CaptureFixture[str], argum
     assert (ended.value.code, out) == (2, "")
     assert err.startswith("podrace: ")
     assert err.count("\n") == 1
-    assert err.endswith("\n")
+    command = ["podrace", *arguments[:1]] if arguments[0] in COMMANDS else ["podrace"]
+    assert err.endswith(f" Try {' '.join(command)} --help.\n")
 
 
 @pytest.mark.parametrize(

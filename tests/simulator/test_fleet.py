@@ -199,6 +199,15 @@ def test_a_target_that_makes_no_pod_is_one_clear_line(
     assert fleet.names == []
 
 
+def test_a_part_that_cannot_be_built_is_one_clear_line(spec: PodSpec, capfd: pytest.CaptureFixture[str]) -> None:
+    """As where a pod starts while its parent is killed and the temporary folder goes."""
+    fleet = Fleet([replace(spec, memory="builtins:open", ledger_path="/no/such/ledger")], on_event=lambda event: None)
+    with pytest.raises(HarnessError, match="pod A cannot be made: FileNotFoundError") as caught, fleet:
+        pytest.fail("it cannot have started")
+    assert "\n" not in str(caught.value)
+    assert capfd.readouterr().err == ""
+
+
 def test_the_spec_shows_no_password(spec: PodSpec) -> None:
     assert "hunter2" not in repr(replace(spec, redis_url="redis://:hunter2@localhost"))
 
