@@ -1,7 +1,6 @@
 """The embedded server in a process of its own: `python -m loadtests.embedded`, until standard input ends.
 
-Not inside Locust: gevent's Popen forks in Python and so runs the embedded server's hook for forked children, which
-closes the very pipe that the child is about to use. Prints the URL, kind and version on one line.
+Not inside Locust, whose process gevent has patched. Prints the URL, kind and version on one line.
 """
 
 from __future__ import annotations

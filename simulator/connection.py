@@ -7,11 +7,10 @@ where it is used: that takes about 0.2 s.
 
 from __future__ import annotations
 
-import importlib
 import os
 import re
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -68,25 +67,17 @@ class Server:
 
 
 @contextmanager
-def open_server(url: str | None, *, config: Mapping[str, str] | None = None, tcp: bool = False) -> Iterator[Server]:
+def open_server(url: str | None, *, tcp: bool = False) -> Iterator[Server]:
     """A server for one run: an embedded one where `url` is None, else the one node that `url` names.
 
-    `config` and `tcp` are EmbeddedServer's. On a foreign server every key stands under a prefix of this
-    run alone, and what is there at the end is deleted, even when the body raised. Raises UsageError
-    within 2 s where the URL cannot be used, HarnessError where keys could not be deleted.
+    `tcp` is EmbeddedServer's. On a foreign server every key stands under a prefix of this run alone, and what
+    is there at the end is deleted, even when the body raised. Raises UsageError within 2 s where the URL
+    cannot be used, HarnessError where keys could not be deleted.
     """
     if url is None:
-        embedded = EmbeddedServer(config=config, tcp=tcp)
-        embedded.launch()
-        try:
-            importlib.import_module("redis")  # everybody needs it next, and the server is starting anyway
-            embedded.wait_ready()
+        with EmbeddedServer(tcp=tcp) as embedded:
             yield Server(url=embedded.url, info=embedded.info(), prefix="mirix:", embedded=embedded)
-        finally:
-            embedded.stop()
         return
-    if config:
-        raise UsageError(f"settings {', '.join(config)}: expected the embedded server; leave out --redis-url")
     run_prefix = f"podrace:{os.urandom(6).hex()}:"
     info = _first_contact(url, run_prefix)
     try:

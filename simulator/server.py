@@ -1,19 +1,14 @@
-"""The embedded server: a valkey-server of our own, which goes with this process however that ends.
-
-It is asked without redis-py: importing that takes about 0.2 s, and the server can start meanwhile.
-"""
+"""The embedded server: a valkey-server of our own, which goes with this process however that ends."""
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 import os
-import re
 import signal
 import socket
 import subprocess
+import tempfile
 import time
-import weakref
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,14 +16,14 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from simulator.errors import HarnessError, UsageError
+from simulator.errors import HarnessError
 
 if TYPE_CHECKING:
-    pass
+    import redis
 
+READY_WITHIN_S = 5.0
 SOCKET_PATH_BYTES_MAX = 100
 """The kernel takes 107 bytes on Linux and 103 on macOS."""
-BIND_ATTEMPTS = 8
 
 # Runs in a session of its own, so that Ctrl-C does not reach it. It reads until its standard input ends,
 # which the kernel sees to however the parent dies. Each line replaces what is to be killed then: a
@@ -83,22 +78,14 @@ class EmbeddedServer:
     """One valkey-server on a unix socket in a private folder; both go with this process, however it ends.
 
     `config` holds further settings, each value as it would stand in valkey.conf (nothing is persisted
-    unless it says so); `tcp` adds a free loopback port. Not thread-safe. In a forked child it is
-    not running: the server stays its parent's.
+    unless it says so); `tcp` adds a free loopback port. Not thread-safe.
     """
 
-    def __init__(
-        self, *, config: Mapping[str, str] | None = None, tcp: bool = False, ready_timeout_s: float = 5.0
-    ) -> None:
+    def __init__(self, *, config: Mapping[str, str] | None = None, tcp: bool = False) -> None:
         self.config = dict(config or {})
-        for name, value in self.config.items():
-            if not name or re.search(r"[\s\0]", name) or re.search(r"[\r\n\0]", value):
-                raise UsageError(f"server setting {name!r}: expected a name and a value on one line")
         self.folder = _private_folder_name()
         self._tcp = tcp
         self._port = 0
-        self._was_ready = False
-        self._ready_timeout_s = ready_timeout_s
         self._guardian: subprocess.Popen[bytes] | None = None
         self._orders: IO[bytes] | None = None
         self._process: subprocess.Popen[bytes] | None = None
@@ -128,39 +115,18 @@ class EmbeddedServer:
 
     def start(self) -> None:
         """Start and wait until it answers. Raises HarnessError with the log's last line where it does not."""
-        self.launch()
-        self.wait_ready()
-
-    def launch(self) -> None:
-        """The first half of start(), about 5 ms; the server needs 30 more, in which to import things."""
         if self._process is not None:
             raise HarnessError("embedded server: already running; stop() or kill() it first")
         try:
             if self._guardian is None:
                 self._start_guardian()
-            if self._tcp and not self._port:
-                self._port = _free_port()
             self._spawn()
+            self._await_answer()
+            if self._tcp and not self._port:
+                self._listen()
         except OSError as error:
             self.stop()
             raise HarnessError(f"embedded server: cannot start in {self.folder}: {error}") from error
-        except BaseException:
-            self.stop()
-            raise
-
-    def wait_ready(self) -> None:
-        """The second half of start()."""
-        deadline = time.monotonic() + self._ready_timeout_s
-        attempts = 1 if self._was_ready else BIND_ATTEMPTS  # once told to others, a port cannot change
-        try:
-            while not self._answers():
-                if self._process is None or self._process.poll() is not None:
-                    attempts -= 1
-                    self._try_another_port(attempts)
-                elif time.monotonic() > deadline:
-                    raise self._failure(f"an answer within {self._ready_timeout_s:g} s, none came")
-                time.sleep(0.001)
-            self._was_ready = True
         except BaseException:
             self.stop()
             raise
@@ -174,10 +140,6 @@ class EmbeddedServer:
             orders.close()
         if guardian is not None:
             guardian.wait()
-            if self.folder.exists():  # the guardian itself was killed
-                import shutil
-
-                shutil.rmtree(self.folder, ignore_errors=True)
 
     def kill(self) -> None:
         """SIGKILL, as in a crash; folder, socket path and port stay for start(). Harmless when repeated."""
@@ -197,18 +159,16 @@ class EmbeddedServer:
 
     def fill(self) -> None:
         """Out of memory until unfill() or restart(): whatever may take memory fails, nothing is evicted."""
-        self._ask("CONFIG", "SET", "maxmemory-policy", "noeviction", "maxmemory", "1")
+        self._set_memory("noeviction", "1")
 
     def unfill(self) -> None:
         """Heal fill(): back to the limit and policy of `config`."""
-        policy = self.config.get("maxmemory-policy", "noeviction")
-        limit = self.config.get("maxmemory", "0")
-        self._ask("CONFIG", "SET", "maxmemory-policy", policy, "maxmemory", limit)
+        self._set_memory(self.config.get("maxmemory-policy", "noeviction"), self.config.get("maxmemory", "0"))
 
     def info(self) -> ServerInfo:
-        """Kind and version of the running server, asked without redis-py."""
-        lines = self._ask("INFO", "server").splitlines()
-        return server_info(dict(line.split(":", 1) for line in lines if ":" in line), embedded=True)
+        """Kind and version of the running server."""
+        with self._client() as client:
+            return server_info(client.info("server"), embedded=True)
 
     def __enter__(self) -> EmbeddedServer:
         self.start()
@@ -220,7 +180,6 @@ class EmbeddedServer:
     def _start_guardian(self) -> None:
         read_end, write_end = os.pipe()  # neither survives an exec: no other child can keep it open
         self._orders = os.fdopen(write_end, "wb", buffering=0)
-        _OWNED.add(self)
         try:
             self._guardian = subprocess.Popen(
                 ["/bin/sh", "-c", _GUARDIAN, "podrace-guardian", str(self.folder)],
@@ -261,80 +220,59 @@ class EmbeddedServer:
 
     def _order(self, line: bytes) -> None:
         if self._orders is not None:
-            with suppress(BrokenPipeError):  # the guardian itself was killed; stop() removes the folder
+            with suppress(BrokenPipeError):  # the guardian itself was killed
                 self._orders.write(line)
 
-    def _answers(self) -> bool:
-        try:
-            self._ask("PING")
-        except HarnessError:
-            return False
-        return True
+    def _client(self) -> redis.Redis:
+        from simulator.connection import connect  # late: it imports this room, and redis-py takes 0.2 s
 
-    def _try_another_port(self, attempts_left: int) -> None:
-        """After an exit: somebody may have taken our port between the choice and the bind. Else raise."""
-        if not (attempts_left and self._tcp and "ddress already in use" in self._log()):
-            raise self._failure("it to run, it exited")
-        self.kill()
-        (self.folder / "server.log").unlink()
-        self._port = _free_port()
-        self._spawn()
+        password = self.config.get("requirepass", "").strip('"') or None
+        return connect(self.url, password=password, max_connections=1)
 
-    def _log(self) -> str:
-        try:
-            return (self.folder / "server.log").read_text(encoding="utf-8", errors="replace").strip()
-        except OSError:
-            return ""
+    def _await_answer(self) -> None:
+        from redis.exceptions import ConnectionError as RedisConnectionError  # while the server starts
+
+        deadline = time.monotonic() + READY_WITHIN_S
+        with self._client() as client:
+            while True:
+                try:
+                    client.ping()
+                    return
+                except RedisConnectionError:
+                    pass
+                if self._process is None or self._process.poll() is not None:
+                    raise self._failure("it to run, it exited")
+                if time.monotonic() > deadline:
+                    raise self._failure(f"an answer within {READY_WITHIN_S:g} s, none came")
+                time.sleep(0.001)
+
+    def _listen(self) -> None:
+        """Open a TCP port. One that is free may be taken by somebody else before the server has it: then another."""
+        from redis.exceptions import ResponseError
+
+        with self._client() as client:
+            while not self._port:
+                port = _free_port()
+                with suppress(ResponseError):
+                    client.config_set("port", port)
+                    self._port = port
+
+    def _set_memory(self, policy: str, limit: str) -> None:
+        with self._client() as client:
+            client.config_set("maxmemory-policy", policy, "maxmemory", limit)
 
     def _failure(self, expected: str) -> HarnessError:
-        last_line = (self._log() or "(empty)").rsplit("\n", 1)[-1]
+        log = self.folder / "server.log"
+        lines = log.read_text(encoding="utf-8", errors="replace").split("\n") if log.exists() else []
+        last_line = next(filter(None, reversed(lines)), "(empty)")
         return HarnessError(f"embedded server: expected {expected}; last line of its log: {last_line}")
-
-    def _ask(self, *words: str, timeout_s: float = 1.0) -> str:
-        """One command over a raw socket of its own; HarnessError where it is refused or unanswered."""
-        commands = [words]
-        if password := self.config.get("requirepass"):
-            commands.insert(0, ("AUTH", password.strip("\"'")))
-        try:
-            with socket.socket(socket.AF_UNIX) as raw:
-                raw.settimeout(timeout_s)
-                raw.connect(str(self.socket_path))
-                raw.sendall(b"".join(_encode(command) for command in commands))
-                with raw.makefile("rb") as replies:
-                    answers = [_decode(replies) for _ in commands]
-        except OSError as error:
-            raise HarnessError(f"embedded server: no answer to {words[0]}: {error}") from error
-        if not answers[-1] or answers[-1].startswith("-"):
-            raise HarnessError(f"embedded server: {words[0]} refused: {answers[-1] or 'connection closed'}")
-        return answers[-1]
-
-
-_OWNED: weakref.WeakSet[EmbeddedServer] = weakref.WeakSet()
-
-
-def _disown_after_fork() -> None:
-    """A forked child must neither keep the guardian's pipe open nor stop what is its parent's."""
-    for server in list(_OWNED):
-        for process in (server._guardian, server._process):
-            if process is not None:
-                process.returncode = 0  # not its child: nothing to wait for
-        if server._orders is not None:
-            server._orders.close()
-        server._orders = server._guardian = server._process = None
-
-
-os.register_at_fork(after_in_child=_disown_after_fork)
 
 
 def _private_folder_name() -> Path:
     name = f"podrace-{os.urandom(6).hex()}"
-    # not tempfile: importing it takes longer than starting the server
-    for base in (os.environ.get("TMPDIR", ""), "/tmp"):
-        folder = Path(base, name)
-        fits = len(os.fsencode(folder / "redis.sock")) <= SOCKET_PATH_BYTES_MAX
-        if base.startswith("/") and fits and os.access(base, os.W_OK | os.X_OK):
-            break
-    return folder
+    folder = Path(tempfile.gettempdir(), name)
+    fits = len(os.fsencode(folder / "redis.sock")) <= SOCKET_PATH_BYTES_MAX
+    return folder if fits else Path("/tmp", name)
 
 
 def _free_port() -> int:
@@ -342,18 +280,6 @@ def _free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
-
-
-def _encode(words: tuple[str, ...]) -> bytes:
-    parts = [word.encode() for word in words]
-    return b"*%d\r\n" % len(parts) + b"".join(b"$%d\r\n%s\r\n" % (len(part), part) for part in parts)
-
-
-def _decode(replies: IO[bytes]) -> str:
-    line = replies.readline()
-    if line.startswith(b"$"):
-        return replies.read(int(line[1:]) + 2).decode()
-    return line.decode().strip()
 
 
 def server_info(fields: Mapping[str, Any], *, embedded: bool) -> ServerInfo:

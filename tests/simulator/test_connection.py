@@ -92,11 +92,10 @@ def test_connect_takes_settings() -> None:
 
 
 def test_open_server_without_a_url_is_embedded() -> None:
-    with open_server(None, config={"maxmemory": "64mb"}) as server, connect(server.url) as client:
+    with open_server(None) as server, connect(server.url) as client:
         assert server.embedded is not None
         assert server.prefix == "mirix:"
         assert server.info == ServerInfo("valkey", client.info("server")["valkey_version"], embedded=True)
-        assert client.config_get("maxmemory") == {"maxmemory": str(64 * 1024 * 1024)}
     assert not server.embedded.folder.exists()
 
 
@@ -191,11 +190,6 @@ def test_keys_that_cannot_be_deleted_are_told(body_raises: bool) -> None:
             run()
         told = [str(caught.value), *getattr(caught.value, "__notes__", [])]
         assert any("Connection refused; delete the keys podrace:" in line for line in told)
-
-
-def test_config_is_for_the_embedded_server_only(foreign_url: str) -> None:
-    with pytest.raises(UsageError, match="embedded"), open_server(foreign_url, config={"maxmemory": "1mb"}):
-        pass
 
 
 # --- URLs that cannot be used ----------------------------------------------------------------------
