@@ -1,115 +1,97 @@
-"""One HTTP request to the local Gemini Files API: read, told apart by what it asks, and its reply rendered.
-
-Parsed here, not by http.server: its email parser costs more than all that we do for a request. What it
-knows of the resumable upload protocol is what google-genai 3.4 sends.
-"""
+"""HTTP for the local Gemini Files API: the standard library's server, with errors as Google's services tell them."""
 
 from __future__ import annotations
 
-import io
 import json
-import re
 import socket
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
-from urllib.parse import parse_qsl, urlsplit
+import socketserver
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from http.server import BaseHTTPRequestHandler
+from typing import Any
 
 from simulator.files_store import STATUS_NAMES, RefusalError
 
-READ_BYTES = 256 * 1024
-ROUTE = re.compile(r"(/upload)?/v1(?:alpha|beta)?/files(/.+)?")  # google-genai 3.4 asks for v1 by default
-
-Phase = Literal["start", "upload", "finalize", "query", "get", "list", "delete"]
-# In this order, because "upload, finalize" is a finalize.
-UPLOAD_PHASES: tuple[Phase, ...] = ("start", "query", "finalize", "upload")
-METHODS: dict[tuple[str, str | None, bool], Phase] = {
-    ("POST", "/upload", False): "start",  # or what the X-Goog-Upload-Command says
-    ("GET", None, False): "list",
-    ("GET", None, True): "get",
-    ("DELETE", None, True): "delete",
-}
+Reply = tuple[dict[str, Any] | None, dict[str, str]]
+"""The JSON body (None: empty) and the headers of a reply that is no error."""
 
 
 class HangUpError(Exception):
     """End the connection without a reply."""
 
 
-@dataclass(slots=True, kw_only=True)
-class Call:
-    """One HTTP request being read: its head, and how much of its body is still to come."""
+class RequestHandler(BaseHTTPRequestHandler):
+    """One connection. Its requests are answered by the listener's function, which reads the body by `read`."""
 
-    method: str
-    path: str
-    query: dict[str, str]
-    headers: dict[str, str]
-    has_key: bool
-    reader: io.BufferedReader
-    body_left: int
-    keep_alive: bool
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    server: Listener
 
-    def read(self, limit_bytes: int = READ_BYTES) -> bytes:
-        chunk = self.reader.read1(min(self.body_left, limit_bytes))
-        if not chunk:
-            raise HangUpError  # the client is gone
-        self.body_left -= len(chunk)
-        return chunk
+    def read(self, *, part: float = 1.0) -> bytes:
+        """A part of the body that is left."""
+        size_bytes = int(self._left_bytes * part)
+        self._left_bytes -= size_bytes
+        return self.rfile.read(size_bytes)
 
+    def answer(self) -> None:
+        length = self.headers.get("Content-Length", "0")
+        self._left_bytes = int(length) if length.isdecimal() else 0
+        try:
+            self._send(200, *self.server.answer(self))
+        except RefusalError as refusal:
+            self.read()  # what is left of the body would be taken for the next request
+            self.send_error(refusal.code, str(refusal))
+        except HangUpError:
+            self.close_connection = True
 
-def whole_number(values: Mapping[str, str], key: str) -> int | None:
-    text = values.get(key)
-    if not text:
-        return None
-    if not (text.isascii() and text.isdigit() and len(text) < 20):
-        raise RefusalError(400, f"{key}: expected a whole number.")
-    return int(text)
+    do_GET = do_POST = do_DELETE = answer  # noqa: N815 (http.server asks for these names)
 
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+        """A refusal, ours or the standard library's. The header keeps google-genai from sending a chunk again."""
+        status = STATUS_NAMES.get(code, "INVALID_ARGUMENT")
+        error = {"code": code, "message": message, "status": status}
+        self._send(code, {"error": error}, {"X-Goog-Upload-Status": "final"})
 
-def read_call(reader: io.BufferedReader, connection: socket.socket) -> Call | None:
-    """The next request of a connection; None where there is none or where it is no HTTP/1.1."""
-    words = reader.readline(65536).split()
-    if len(words) != 3 or not words[2].startswith(b"HTTP/1."):
-        return None
-    headers: dict[str, str] = {}
-    while (line := reader.readline(65536)) not in (b"\r\n", b"\n", b""):
-        key, _, value = line.decode("utf-8", "replace").partition(":")
-        headers[key.strip().lower()] = value.strip()
-    length = headers.get("content-length", "0")
-    if not line or "transfer-encoding" in headers or not (length.isascii() and length.isdigit()):
-        return None
-    has_key = bool(headers.pop("x-goog-api-key", ""))  # only whether there is one: a key goes no further
-    if headers.get("expect", "").lower() == "100-continue":
-        connection.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
-    target = urlsplit(words[1].decode("latin-1"))
-    return Call(
-        method=words[0].decode("latin-1"),
-        path=target.path,
-        query=dict(parse_qsl(target.query)),
-        headers=headers,
-        has_key=has_key,
-        reader=reader,
-        body_left=int(length),
-        keep_alive=words[2] != b"HTTP/1.0" and headers.get("connection", "").lower() != "close",
-    )
+    def _send(self, code: int, body: dict[str, Any] | None, headers: dict[str, str]) -> None:
+        content = b"" if body is None else json.dumps(body).encode()
+        self.send_response_only(code, STATUS_NAMES.get(code, "OK"))
+        for key, value in headers.items():
+            self.send_header(key, value)
+        self.send_header("Content-Type", "application/json; charset=UTF-8")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
 
 
-def phase_of(call: Call) -> Phase:
-    route = ROUTE.fullmatch(call.path)
-    if route is None or (call.method, route[1], bool(route[2])) not in METHODS:
-        raise RefusalError(404, f"There is no {call.method} {call.path} here.")
-    if call.method == "POST":
-        commands = {word.strip() for word in call.headers.get("x-goog-upload-command", "").split(",")}
-        for phase in UPLOAD_PHASES:
-            if phase in commands:
-                return phase
-        raise RefusalError(400, "X-Goog-Upload-Command: expected start, query, upload or finalize.")
-    return METHODS[call.method, route[1], bool(route[2])]
+class Listener(socketserver.ThreadingTCPServer):
+    """Serves each connection in a thread of its own. `failure` is the first error that `answer` did not mean."""
 
+    allow_reuse_address = True
+    request_queue_size = 1024
 
-def render(code: int, body: dict[str, Any] | None, headers: dict[str, str], keep_alive: bool) -> bytes:
-    content = b"" if body is None else json.dumps(body).encode()
-    lines = [f"HTTP/1.1 {code} {STATUS_NAMES.get(code, 'OK')}"]
-    lines += [f"{key}: {value}" for key, value in headers.items()]
-    lines += ["Content-Type: application/json; charset=UTF-8", f"Content-Length: {len(content)}"]
-    lines += [] if keep_alive else ["Connection: close"]
-    return "\r\n".join([*lines, "", ""]).encode("latin-1") + content
+    def __init__(self, address: tuple[str, int], answer: Callable[[RequestHandler], Reply]) -> None:
+        self.answer = answer
+        self.failure: BaseException | None = None
+        self._connections: set[socket.socket] = set()
+        super().__init__(address, RequestHandler)
+
+    def end(self) -> None:
+        """Close every connection and wait for their threads."""
+        for connection in list(self._connections):
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)  # unlike close(), this wakes a thread that reads from it
+        self.server_close()
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        self._connections.add(request)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        self._connections.discard(request)
+        super().shutdown_request(request)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):  # else the client is gone
+            self.failure = self.failure or error

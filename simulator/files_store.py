@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import binascii
 import hashlib
+import mimetypes
 import os
 import re
 import threading
@@ -14,10 +15,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, NoReturn
+from pathlib import Path
+from typing import Any
 
 SIZE_LIMIT_BYTES = 2 * 1024**3
 IDENTIFY_LIMIT_BYTES = 32 * 1024**2
+"""A longer upload is no workload image, and is not held in memory to be looked at."""
 LIFETIME_S = 48 * 3600.0
 NAME_RULE = re.compile(r"files/[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?")
 STATUS_NAMES = {
@@ -92,20 +95,16 @@ def _rfc3339(moment: datetime) -> str:
 class RefusalError(Exception):
     """The service refuses a request: an HTTP status code and a message for the caller."""
 
-    def __init__(self, code: int, message: str, *, upload_status: str = "final") -> None:
+    def __init__(self, code: int, message: str) -> None:
         super().__init__(message)
         self.code = code
-        self.upload_status = upload_status
-        status = STATUS_NAMES[code]
-        self.body: dict[str, Any] = {"error": {"code": code, "message": message, "status": status}}
 
 
-def check_metadata(name: str | None, display_name: str | None, size_bytes: int | None) -> None:
+def check_metadata(name: str | None, size_bytes: int | None) -> None:
+    """Raises RefusalError where a name or a size breaks the rules."""
     if name is not None and not NAME_RULE.fullmatch(name):
         rule = "at most 40 lowercase alphanumeric characters or dashes (-), no dash first or last"
         raise RefusalError(400, f"CreateFileRequest.file.name: expected {rule}.")
-    if display_name is not None and len(display_name) > 512:
-        raise RefusalError(400, "CreateFileRequest.file.display_name: expected at most 512 characters.")
     if size_bytes is not None and size_bytes > SIZE_LIMIT_BYTES:
         raise RefusalError(400, f"File size: expected at most {SIZE_LIMIT_BYTES} bytes, got {size_bytes}.")
 
@@ -115,7 +114,7 @@ class FileStore:
 
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
-        self._lock = threading.RLock()
+        self._lock = threading.Lock()
         self._records: dict[str, tuple[int, FileRecord]] = {}  # with serials, the page tokens: see page()
         self._added = 0
 
@@ -132,14 +131,10 @@ class FileStore:
         with self._lock:
             return {name: record for name, (_, record) in self._alive().items()}
 
-    def check_free(self, name: str | None) -> None:
+    def add(self, *, name: str | None, make_name: Callable[[], str], base_url: str, **known: Any) -> FileRecord:
         with self._lock:
             if name in self._alive():
                 raise RefusalError(409, f"Requested entity already exists: {name}")
-
-    def add(self, *, name: str | None, make_name: Callable[[], str], base_url: str, **known: Any) -> FileRecord:
-        with self._lock:
-            self.check_free(name)
             while name is None or name in self._records:
                 name = make_name()
             uri = f"{base_url}/v1beta/{name}"
@@ -165,19 +160,12 @@ class FileStore:
         return [record for _, record in rest[:size]], more
 
 
-def _raise_as_client(refusal: RefusalError) -> NoReturn:
-    """Raise what google-genai raises for this answer. Imported late: it takes a third of a second."""
-    from google.genai import errors
-
-    raise (errors.ClientError if refusal.code < 500 else errors.ServerError)(refusal.code, refusal.body)
-
-
 class InProcessFiles:
-    """The service without HTTP, deterministic: a name depends on the content and how often it came before.
+    """The part of the service that a pod uses, without HTTP: a name depends on the content and how often it came.
 
     `now` gives epoch seconds; files are ACTIVE at once. Errors are those of google-genai's files service:
     FileNotFoundError, ValueError for an unknown MIME type, UnicodeEncodeError for a file name that is not
-    ASCII, google.genai.errors.ClientError for what the service refuses. Thread-safe.
+    ASCII. Thread-safe.
     """
 
     url = "http://files.invalid"
@@ -188,84 +176,52 @@ class InProcessFiles:
         self._copies: dict[str, int] = {}
 
     def files(self) -> dict[str, FileRecord]:
-        """Every stored file, neither deleted nor expired, by its name, `files/...`."""
+        """Every stored file that has not expired, by its name, `files/...`."""
         return self._store.files()
 
-    def upload(self, *, file: str | os.PathLike[str], config: dict[str, Any] | None = None) -> FileRecord:
-        """Store the file at a path; `config` may hold `name`, `display_name` and `mime_type`."""
-        import mimetypes
-
-        path, asked = os.fspath(file), config or {}
-        if not os.path.isfile(path):
-            raise FileNotFoundError(f"{file} is not a valid file path.")
-        mime_type = asked.get("mime_type") or mimetypes.guess_type(path)[0]
+    def upload(self, *, file: str | os.PathLike[str]) -> FileRecord:
+        """Store the file at a path."""
+        content = Path(file).read_bytes()
+        mime_type, _ = mimetypes.guess_type(file)
         if mime_type is None:
-            raise ValueError(f"Unknown mime type: {file}: expected a known suffix, or mime_type in config")
-        file_name = os.path.basename(path)
+            raise ValueError(f"Unknown mime type: {file}: expected a known suffix")
+        file_name = os.path.basename(file)
         file_name.encode("ascii")  # google-genai sends it as a header, and fails so on any other letter
-        name, display_name = asked.get("name"), asked.get("display_name")
-        name = name if name is None else "files/" + name.removeprefix("files/")
-        try:
-            check_metadata(name, display_name, os.path.getsize(path))
-            with open(path, "rb") as stream:
-                content = stream.read()
-            sha256 = hashlib.sha256(content).hexdigest()
-            return self._store.add(
-                name=name,
-                make_name=lambda: self._next_name(sha256),
-                base_url=self.url,
-                sha256=sha256,
-                size_bytes=len(content),
-                mark=mark_of(content, self._identify),
-                file_name=file_name,
-                display_name=display_name,
-                mime_type=mime_type,
-            )
-        except RefusalError as refusal:
-            _raise_as_client(refusal)
+        sha256 = hashlib.sha256(content).hexdigest()
+        return self._store.add(
+            name=None,
+            make_name=lambda: self._next_name(sha256),
+            base_url=self.url,
+            sha256=sha256,
+            size_bytes=len(content),
+            mark=self._identify(content) if self._identify else None,
+            file_name=file_name,
+            mime_type=mime_type,
+        )
 
     def _next_name(self, sha256: str) -> str:
         self._copies[sha256] = self._copies.get(sha256, 0) + 1  # the store calls this under its lock
         return f"files/{sha256[:24]}-{self._copies[sha256]}"
 
-    def get(self, *, name: str) -> FileRecord:
-        """The file of a name, `files/...` or without the prefix."""
-        return self._look_up(name, delete=False)
 
-    def delete(self, *, name: str) -> None:
-        """Forget the file of a name."""
-        self._look_up(name, delete=True)
-
-    def _look_up(self, name: str, delete: bool) -> FileRecord:
-        try:
-            return self._store.get("files/" + name.removeprefix("files/"), delete=delete)
-        except RefusalError as refusal:
-            _raise_as_client(refusal)
-
-
-def mark_of(content: bytes, identify: Identify | None) -> str | None:
-    return identify(content) if identify is not None and len(content) <= IDENTIFY_LIMIT_BYTES else None
-
-
-@dataclass(slots=True, kw_only=True, eq=False)
+@dataclass(slots=True, kw_only=True)
 class Upload:
-    """One resumable upload. Its lock is held while its bytes come in and while it is finalized."""
+    """One resumable upload, open until it is finalized or refused."""
 
     base_url: str
     metadata: dict[str, str | None]  # name, file_name, display_name, mime_type
     declared_bytes: int | None
-    content: bytearray | None  # only where it must be identified, and only until it is
+    content: bytearray | None  # only where it must be identified
     digest: Any = field(default_factory=hashlib.sha256)
     received_bytes: int = 0
-    record: FileRecord | None = None
-    lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def feed(self, chunk: bytes) -> None:
-        limit_bytes = SIZE_LIMIT_BYTES if self.declared_bytes is None else self.declared_bytes
-        if self.received_bytes + len(chunk) > limit_bytes:
-            raise RefusalError(400, f"More bytes than the {limit_bytes} that the upload may have.")
-        self.digest.update(chunk)
+    def feed(self, chunk: bytes, offset: int | None) -> None:
+        """Take in the next bytes; RefusalError where they are not the next, or too many."""
+        if offset != self.received_bytes:
+            raise RefusalError(400, f"X-Goog-Upload-Offset: expected {self.received_bytes}.")
         self.received_bytes += len(chunk)
+        check_metadata(None, self.received_bytes)
+        self.digest.update(chunk)
         if self.content is not None and self.received_bytes <= IDENTIFY_LIMIT_BYTES:
             self.content += chunk
         else:
