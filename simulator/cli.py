@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import random
 import sys
 import tempfile
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from simulator import show
-from simulator.errors import PodraceError
+from simulator.errors import PodraceError, TargetError, UsageError
 
 if TYPE_CHECKING:
     from simulator.campaign import NamedTarget
     from simulator.explore import Bounds
-    from simulator.reproduce import Reproduced
+    from simulator.runs import Cell
     from simulator.scenarios import Scenario
     from simulator.server import ServerInfo
 
@@ -29,35 +31,58 @@ PARTS = {"memory": "reference.memory:MemoryLedger", "gemini": "reference.gemini:
 
 TARGETS = {"local": "reference.targets:local", "shared": "reference.targets:shared"}
 
-redis_url_option = click.option(
-    "--redis-url",
-    envvar="PODRACE_REDIS_URL",
-    metavar="URL",
-    help="Use this Redis or Valkey (redis://, rediss://, unix://) instead of the embedded server.",
-)
+Command = Callable[..., None]
+TARGET_HELP = "local, shared, or your own as module:factory."
 seed_option = click.option(
     "--seed", type=click.IntRange(min=0), default=7, show_default=True, help="Of all randomness."
 )
-json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document and nothing else.")
-run_dir_option = click.option(
-    "--run-dir",
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    help="Write the run here.  [default: runs/<time>-<name>]",
-)
-
-TARGET_HELP = "local, shared, or your own as module:factory."
 
 
-def bounds_options(command: Callable[..., None]) -> Callable[..., None]:
-    """The bounds of a search, on every command that searches."""
-    for option in (
-        click.option("--budget", type=click.FloatRange(min=0.1), default=60.0, show_default=True, metavar="SECONDS"),
-        click.option("--faults", type=click.IntRange(0, 4), default=1, show_default=True, help="At most so many."),
-        click.option("--preemptions", type=click.IntRange(0, 8), default=2, show_default=True, help="At most."),
-    ):
-        command = option(command)
-    return command
+@dataclass(frozen=True)
+class Run:
+    """What every command that judges is asked: on which server, and where its results go."""
+
+    redis_url: str | None
+    as_json: bool
+    run_dir: Path | None
+
+
+def run_options(command: Command) -> Command:
+    """The options of every command that judges, handed over as one `run`."""
+
+    @click.option(
+        "--redis-url",
+        envvar="PODRACE_REDIS_URL",
+        metavar="URL",
+        help="Use this Redis or Valkey (redis://, rediss://, unix://) instead of the embedded server.",
+    )
+    @click.option("--json", "as_json", is_flag=True, help="Print one JSON document and nothing else.")
+    @click.option(
+        "--run-dir",
+        type=click.Path(path_type=Path),
+        metavar="DIR",
+        help="Write the run here.  [default: runs/<time>-<name>]",
+    )
+    @wraps(command)
+    def with_run(*, redis_url: str | None, as_json: bool, run_dir: Path | None, **others: Any) -> None:
+        command(run=Run(redis_url, as_json, run_dir), **others)
+
+    return with_run
+
+
+def bounds_options(command: Command) -> Command:
+    """The bounds of a search, handed over as one `bounds`."""
+
+    @click.option("--preemptions", type=click.IntRange(0, 8), default=2, show_default=True, help="At most.")
+    @click.option("--faults", type=click.IntRange(0, 4), default=1, show_default=True, help="At most so many.")
+    @click.option("--budget", type=click.FloatRange(min=0.1), default=60.0, show_default=True, metavar="SECONDS")
+    @wraps(command)
+    def with_bounds(*, preemptions: int, faults: int, budget: float, **others: Any) -> None:
+        from simulator.explore import Bounds
+
+        command(bounds=Bounds(preemptions=preemptions, faults=faults, budget_s=budget), **others)
+
+    return with_bounds
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -79,27 +104,18 @@ def cli() -> None:
     metavar="DIR_OR_FILE",
     help="Your own PNG or JPEG files.  [default: generated screenshots]",
 )
-@redis_url_option
 @seed_option
-@json_option
-@run_dir_option
-def reproduce(
-    pods: int,
-    uploads: int,
-    images: Path | None,
-    redis_url: str | None,
-    seed: int,
-    as_json: bool,
-    run_dir: Path | None,
-) -> None:
+@run_options
+def reproduce(pods: int, uploads: int, images: Path | None, seed: int, run: Run) -> None:
     """Show the lost image and its fix on real processes.
 
     With a real server and the real google-genai client. Pod A takes a message with an image, another pod
     absorbs it: `local` (status in the pod's memory) loses the image, `shared` (status in Redis) keeps it.
     """
-    from simulator import fleet, guarded, runs
+    from simulator import fleet, guarded, moments, runs
     from simulator.connection import open_server
     from simulator.files_api import FilesApi
+    from simulator.history import write_history
     from simulator.images import identify, prepare
     from simulator.reproduce import Reproduction, Workload
 
@@ -108,8 +124,8 @@ def reproduce(
     with ExitStack() as stack:
         enter = stack.enter_context
         work = Path(enter(tempfile.TemporaryDirectory(prefix="podrace-images-", dir=guarded.folder())))
-        server = enter(open_server(redis_url))
-        folder = enter(runs.run_folder(run_dir, "reproduce"))
+        server = enter(open_server(run.redis_url))
+        folder = enter(runs.run_folder(run.run_dir, "reproduce"))
         with show.progress_bar("images", uploads) as advance:
             paths = prepare(work, uploads, source=images, rng=random.Random(seed), progress=advance)
         files = enter(FilesApi(identify=identify))
@@ -119,16 +135,6 @@ def reproduce(
         for name, path in targets.items():
             one = Reproduction(path, workload, server=server, files=files, parts=PARTS, folder=work, progress=advance)
             found[name] = one.run()
-    raise SystemExit(_reproduced(found, folder, server.info, seed, as_json))
-
-
-def _reproduced(found: dict[str, Reproduced], folder: Path, server: ServerInfo, seed: int, as_json: bool) -> int:
-    """Write the run's folder, show what was found, and return the exit code."""
-    from rich.console import Console
-
-    from simulator import moments, runs
-    from simulator.history import write_history
-
     cells = [
         runs.Cell(
             target=name,
@@ -144,8 +150,6 @@ def _reproduced(found: dict[str, Reproduced], folder: Path, server: ServerInfo, 
         )
         for name, one in found.items()
     ]
-    document = runs.result_document(command_line(), seed=seed, run=folder, server=server, cells=cells)
-    runs.write_json(folder / "result.json", document)
     write_history(
         folder / "history.jsonl",
         ({"target": name} | event for name, one in found.items() for event in one.events),
@@ -153,86 +157,49 @@ def _reproduced(found: dict[str, Reproduced], folder: Path, server: ServerInfo, 
     timelines = {name: moments.moments(one.events) for name, one in found.items()}
     judgements = {name: one.judgement for name, one in found.items()}
     with (folder / "timelines.txt").open("w", encoding="utf-8") as file:
-        moments.print_timelines(Console(file=file, width=100), timelines, judgements)
-    if as_json:
-        show.document(document)
-    else:
-        moments.print_timelines(Console(), timelines, judgements)
-        click.echo(f"run: {folder}")
-    return runs.exit_code(cells)
+        moments.print_timelines(timelines, judgements, file=file)
+    _conclude(run, folder, server.info, seed, cells, lambda: moments.print_timelines(timelines, judgements))
 
 
 @cli.command()
 @click.option("--target", default="shared", show_default=True, help=TARGET_HELP)
 @click.option("--scenario", required=True, metavar="NAME", help="A name that `podrace scenarios` lists.")
 @bounds_options
-@redis_url_option
 @seed_option
-@json_option
-@run_dir_option
-def explore(
-    target: str,
-    scenario: str,
-    preemptions: int,
-    faults: int,
-    budget: float,
-    redis_url: str | None,
-    seed: int,
-    as_json: bool,
-    run_dir: Path | None,
-) -> None:
+@run_options
+def explore(target: str, scenario: str, bounds: Bounds, seed: int, run: Run) -> None:
     """Search all schedules of a scenario within bounds.
 
     It holds, is violated (with the schedule), or is inconclusive. The counterexample has the fewest faults,
     then the fewest preemptions, then the fewest steps.
     """
-    from simulator.explore import Bounds
     from simulator.scenarios import find
 
-    found = find(scenario)
-    bounds = Bounds(preemptions=preemptions, faults=faults, budget_s=budget)
-    raise SystemExit(_campaign("explore", [named_target(target)], [found], bounds, redis_url, seed, as_json, run_dir))
+    _campaign("explore", [named_target(target)], [find(scenario)], bounds, seed, run)
 
 
 @cli.command()
 @click.option("--targets", default="local,shared", show_default=True, metavar="A,B", help=TARGET_HELP)
 @click.option("--scenarios", "names", metavar="NAME,NAME", help="Only these.  [default: all]")
 @bounds_options
-@redis_url_option
 @seed_option
-@json_option
-@run_dir_option
-def matrix(
-    targets: str,
-    names: str | None,
-    preemptions: int,
-    faults: int,
-    budget: float,
-    redis_url: str | None,
-    seed: int,
-    as_json: bool,
-    run_dir: Path | None,
-) -> None:
+@run_options
+def matrix(targets: str, names: str | None, bounds: Bounds, seed: int, run: Run) -> None:
     """Explore every failure mode against every target.
 
     `--budget` is for each cell. The run's folder gets matrix.md, result.json and every counterexample.
     """
-    from simulator.explore import Bounds
     from simulator.scenarios import SCENARIOS, find
 
     chosen = [find(name.strip()) for name in names.split(",")] if names else list(SCENARIOS)
-    bounds = Bounds(preemptions=preemptions, faults=faults, budget_s=budget)
-    named = [named_target(name.strip()) for name in targets.split(",")]
-    raise SystemExit(_campaign("matrix", named, chosen, bounds, redis_url, seed, as_json, run_dir))
+    _campaign("matrix", [named_target(name.strip()) for name in targets.split(",")], chosen, bounds, seed, run)
 
 
 @cli.command()
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--fleet", type=click.Choice(["inline", "processes"]), default="processes", show_default=True)
-@redis_url_option
-@json_option
-@run_dir_option
-def replay(file: Path, fleet: str, redis_url: str | None, as_json: bool, run_dir: Path | None) -> None:
+@run_options
+def replay(file: Path, fleet: str, run: Run) -> None:
     """Run a counterexample's very schedule again.
 
     It is shown as a timeline. On processes every step of real pods is let go by the scheduler; it exits 0
@@ -241,7 +208,6 @@ def replay(file: Path, fleet: str, redis_url: str | None, as_json: bool, run_dir
     from simulator import campaign, counterexample, runs, timeline
     from simulator.checks import HOLDS, INCONCLUSIVE
     from simulator.connection import open_server
-    from simulator.errors import TargetError
     from simulator.history import write_history
     from simulator.inline import watchdog
     from simulator.scenarios import find
@@ -253,8 +219,8 @@ def replay(file: Path, fleet: str, redis_url: str | None, as_json: bool, run_dir
 
         warm_up([*PARTS.values(), target.path])
     with ExitStack() as stack:
-        server = stack.enter_context(open_server(redis_url))
-        folder = stack.enter_context(runs.run_folder(run_dir, "replay"))
+        server = stack.enter_context(open_server(run.redis_url))
+        folder = stack.enter_context(runs.run_folder(run.run_dir, "replay"))
         lab = campaign.lab_for(fleet, server, target, scenario, seed=saved.seed, parts=PARTS)
         stack.enter_context(lab)
         began_s = time.monotonic()
@@ -273,13 +239,7 @@ def replay(file: Path, fleet: str, redis_url: str | None, as_json: bool, run_dir
             write_history(folder / "history.jsonl", campaign.mark(again.events, again.deciding))
             text = timeline.draw(again.events, again.deciding, width=show.width())
             shown = f"{text}\n\n{again.sentence}\n{words}: expected {saved.words}"
-        document = runs.result_document(command_line(), seed=saved.seed, run=folder, server=server.info, cells=[cell])
-        runs.write_json(folder / "result.json", document)
-    if as_json:
-        show.document(document)
-    else:
-        click.echo(f"{shown}\nrun: {folder}")
-    raise SystemExit(runs.exit_code([cell]))
+    _conclude(run, folder, server.info, saved.seed, [cell], lambda: click.echo(shown))
 
 
 @cli.command()
@@ -298,7 +258,6 @@ def report(runs: tuple[Path, ...], out: Path | None, form: str) -> None:
     """
     from reports.build import build
     from reports.matrix import verdict
-    from simulator.errors import UsageError
 
     defaults = {"html": "report.html", "markdown": "report.md", "junit": "report.xml", "svg": "report-svg"}
     out = out or Path(defaults[form])
@@ -325,7 +284,6 @@ def bench_compare(before: Path, after: Path, limit: float, seed: int, accept: bo
     """
     from reports import compare
     from simulator import runs
-    from simulator.errors import UsageError
 
     try:
         if accept:
@@ -354,79 +312,72 @@ def scenarios() -> None:
 def named_target(text: str) -> NamedTarget:
     """`local`, `shared`, or `module:factory`."""
     from simulator.campaign import NamedTarget
-    from simulator.errors import UsageError
 
-    if text in TARGETS:
-        return NamedTarget(text, TARGETS[text])
-    for name, path in TARGETS.items():
-        if text == path:
-            return NamedTarget(name, path)
-    if ":" not in text:
+    path = TARGETS.get(text, text)
+    if ":" not in path:
         raise UsageError(f"target {text!r}: expected {', '.join(TARGETS)}, or module:factory")
     if "" not in sys.path:
         sys.path.insert(0, "")  # a console script, unlike `python -m`, does not look in the current folder
-    return NamedTarget(text, text)
+    return NamedTarget(next((name for name in TARGETS if TARGETS[name] == path), text), path)
 
 
 def _campaign(
-    name: str,
-    targets: list[NamedTarget],
-    chosen: list[Scenario],
-    bounds: Bounds,
-    redis_url: str | None,
-    seed: int,
-    as_json: bool,
-    run_dir: Path | None,
-) -> int:
-    """Explore every cell with progress, write the run, print it, and return the exit code."""
+    name: str, targets: list[NamedTarget], chosen: list[Scenario], bounds: Bounds, seed: int, run: Run
+) -> None:
+    """Explore every cell with progress, then write and print what was found."""
     from simulator import campaign, runs
     from simulator.connection import open_server
     from simulator.target import load_target
 
     for target in targets:
         load_target(target.path)
+    places = [(scenario, target) for scenario in chosen for target in targets]
+    single = len(places) == 1
     cells = []
     with ExitStack() as stack:
-        server = stack.enter_context(open_server(redis_url))
-        folder = stack.enter_context(runs.run_folder(run_dir, name))
-        single = len(chosen) * len(targets) == 1
-        what, total = ("schedules", None) if single else ("cells", len(chosen) * len(targets))
-        advance = stack.enter_context(show.progress_bar(what, total))
-        for scenario in chosen:
-            for target in targets:
-                cells.append(
-                    campaign.explore_cell(
-                        server,
-                        target,
-                        scenario,
-                        bounds,
-                        seed=seed,
-                        folder=folder,
-                        progress=lambda run: advance(int(single)),
-                    )
+        server = stack.enter_context(open_server(run.redis_url))
+        folder = stack.enter_context(runs.run_folder(run.run_dir, name))
+        bar = show.progress_bar("schedules", None) if single else show.progress_bar("cells", len(places))
+        advance = stack.enter_context(bar)
+        for scenario, target in places:
+            cells.append(
+                campaign.explore_cell(
+                    server,
+                    target,
+                    scenario,
+                    bounds,
+                    seed=seed,
+                    folder=folder,
+                    progress=lambda schedules: advance(int(single)),
                 )
-                advance(int(not single))
-    document = runs.result_document(command_line(), seed=seed, run=folder, server=server.info, cells=cells)
-    runs.write_json(folder / "result.json", document)
+            )
+            advance(int(not single))
     if name == "matrix":
         (folder / "matrix.md").write_text(campaign.markdown(cells, chosen), encoding="utf-8")
-    if as_json:
-        show.document(document)
-    elif name == "matrix":
-        show.matrix(cells, chosen)
+    shown = (lambda: show.matrix(cells, chosen)) if name == "matrix" else (lambda: show.cell(cells[0]))
+    _conclude(run, folder, server.info, seed, cells, shown)
+
+
+def _conclude(
+    run: Run, folder: Path, server: ServerInfo, seed: int, cells: list[Cell], show_it: Callable[[], None]
+) -> NoReturn:
+    """Write the result form into the run's folder, print it or show it, and end with the exit code of the verdicts."""
+    from simulator import runs
+
+    document = runs.result_document(command_line(), seed=seed, run=folder, server=server, cells=cells)
+    runs.write_json(folder / "result.json", document)
+    if run.as_json:
+        click.echo(json.dumps(document, indent=2, ensure_ascii=False))
     else:
-        show.cell(cells[0])
-    if not as_json:
+        show_it()
         click.echo(f"run: {folder}")
-    return runs.exit_code(cells)
+    raise SystemExit(runs.exit_code(cells))
 
 
 def main(arguments: list[str] | None = None) -> Any:
     """Run the command; errors become one line and the exit code that says whose fault it was."""
     try:
         return cli.main(arguments, prog_name="podrace", standalone_mode=False)
-    except click.exceptions.Exit as end:
-        code = end.exit_code
     except click.ClickException as error:
         message = error.format_message()
         if "\n" in message:  # the help, where no command was named
@@ -441,9 +392,6 @@ def main(arguments: list[str] | None = None) -> Any:
     except (KeyboardInterrupt, click.Abort):
         click.echo("podrace: interrupted", err=True)
         code = 130
-    except BrokenPipeError:
-        sys.stderr.close()  # whoever read our output has gone: nothing is left to say
-        code = 141
     sys.exit(code)
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from simulator.checks import Judgement
 from simulator.history import Event
 
 if TYPE_CHECKING:
-    from rich.console import Console, RenderableType
+    from rich.console import RenderableType
 
 NARROW_COLUMNS = 76
 """Below this width two timelines stand one below the other."""
@@ -163,11 +163,12 @@ def summary_line(target: str, scenario: str, judgement: Judgement) -> str:
 
 
 def print_timelines(
-    console: Console,
-    timelines: Mapping[str, Sequence[Moment]],
-    judgements: Mapping[str, Judgement],
+    timelines: Mapping[str, Sequence[Moment]], judgements: Mapping[str, Judgement], *, file: IO[str] | None = None
 ) -> None:
-    """The two timelines and one line a target, on a console of any width."""
+    """The timelines and one line a target, on standard output as wide as that is, or into a file."""
+    from rich.console import Console
+
+    console = Console(file=file, width=100) if file else Console()
     console.print(draw(timelines, width=console.width))
     console.print()
     for target, judgement in judgements.items():

@@ -1,13 +1,12 @@
-"""What the command line prints: tables, documents, progress. Colour only where the output is a terminal."""
+"""What the command line prints: tables, timelines, progress. Colour only where the output is a terminal."""
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -17,10 +16,6 @@ if TYPE_CHECKING:
 
 PROGRESS_AFTER_S = 1.0
 PROGRESS_EVERY_S = 0.1
-
-
-def document(value: Any) -> None:
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
 
 
 def matrix(cells: Sequence[Cell], chosen: Sequence[Scenario]) -> None:
