@@ -44,16 +44,16 @@ class PodSpec:
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
+@dataclass
 class Handle:
     """One pod's process as its parent sees it."""
 
-    def __init__(self, spec: PodSpec, process: Any, connection: Any) -> None:
-        self.spec = spec
-        self.process = process
-        self.connection = connection
-        self.alive = True
-        self.results: dict[int, Result] = {}
-        self.inbox: deque[tuple[Any, ...]] = deque()
+    spec: PodSpec
+    process: Any
+    connection: Any
+    alive: bool = True
+    results: dict[int, Result] = field(default_factory=dict)
+    inbox: deque[tuple[Any, ...]] = field(default_factory=deque)
 
 
 PRELOADED = ("simulator.guarded", "redis", "google.genai", "simulator.pod")
@@ -94,7 +94,7 @@ class Fleet:
             for spec in self._specs:
                 self.add(spec)
             for name in self._pods:
-                self.receive_until(name, "ready", within_s=READY_WITHIN_S)
+                self.await_ready(name)
         except BaseException:
             self.close()
             raise
@@ -108,7 +108,7 @@ class Fleet:
         return [name for name, pod in self._pods.items() if pod.alive]
 
     def add(self, spec: PodSpec) -> None:
-        """Start one more pod; it says `ready` when it can be called."""
+        """Start one more pod; `await_ready` says when it can be called."""
         import multiprocess
 
         forkserver = multiprocess.get_context("forkserver")
@@ -142,14 +142,11 @@ class Fleet:
         except OSError as error:
             raise self._died(self._pods[pod]) from error
 
-    def receive_until(self, pod: str, kind: str, *, within_s: float = ANSWER_WITHIN_S) -> tuple[Any, ...]:
-        """Wait for the next message of one kind from a pod."""
-        while True:
-            message = self.receive(pod, within_s=within_s)
-            if message[0] == kind:
-                return message
+    def await_ready(self, pod: str) -> None:
+        """Wait until a pod can be called. Raises what kept it from being made."""
+        self.receive(pod, within_s=READY_WITHIN_S)  # it is the first thing that a pod says
 
-    def receive(self, pod: str, *, within_s: float = ANSWER_WITHIN_S) -> tuple[Any, ...]:
+    def receive(self, pod: str, *, within_s: float) -> tuple[Any, ...]:
         """The next message from a pod that is neither an event nor a result."""
         handle = self._pods[pod]
         while not handle.inbox:

@@ -10,6 +10,8 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from functools import cache, partial
 from typing import Any
 
 from simulator.errors import HarnessError, PodraceError, TargetError
@@ -37,11 +39,11 @@ def main(connection: Any, spec: PodSpec) -> None:
     _die_with_parent()
     _let_fork_server_go()
     pipe = Pipe(connection)
+    gate: Any = StepGate(pipe, spec) if spec.gated else RecordingGate(pipe, spec)
+    make = cache(partial(build_pod, spec, gate))
     try:
-        gate = _make_gate(pipe, spec)
-        maker = PodMaker(spec, gate)
-        if not spec.gated:
-            maker.pod()
+        if not spec.gated:  # else its first call makes it: what the factory does are steps too
+            make()
     except PodraceError as error:
         pipe.send("broken", error)
         return
@@ -49,7 +51,7 @@ def main(connection: Any, spec: PodSpec) -> None:
         pipe.send("broken", HarnessError(f"pod {spec.name} cannot be made: {type(error).__name__}: {error}"))
         return
     pipe.send("ready")
-    serve(pipe, maker, gate)
+    serve(pipe, make, gate)
 
 
 class Pipe:
@@ -74,19 +76,6 @@ class Pipe:
         return message
 
 
-class PodMaker:
-    """Makes the pod when it is first asked for: what a gated pod's factory does, its first call does."""
-
-    def __init__(self, spec: PodSpec, gate: Gate) -> None:
-        self._spec = spec
-        self._gate = gate
-        self._pod: Pod | None = None
-
-    def pod(self) -> Pod:
-        self._pod = self._pod or build_pod(self._spec, self._gate)
-        return self._pod
-
-
 def build_pod(spec: PodSpec, gate: Gate) -> Pod:
     """The pod that the spec describes, over the real parts."""
     from simulator.connection import connect
@@ -105,28 +94,23 @@ def build_pod(spec: PodSpec, gate: Gate) -> Pod:
     return make_pod(load_target(spec.target), env)
 
 
-def serve(pipe: Pipe, maker: PodMaker, gate: Any) -> None:
+def serve(pipe: Pipe, make: Callable[[], Pod], gate: Any) -> None:
     """Take the parent's messages until it says `close`."""
+
+    def answer(call: int, method: str, args: tuple[Any, ...]) -> None:
+        pipe.send(gate.answer, call, outcome(getattr(make(), method), *args))
+
     while True:
         kind, *rest = pipe.receive()
         if kind == "close":
             if gate.real_time:
-                maker.pod().close()
+                make().close()
             return
         if kind == "call":
             call, actor, method, args = rest
-            gate.run(actor, _caller(pipe, maker, gate.answer, call, method, args))
+            gate.run(actor, partial(answer, call, method, args))
         else:
             gate.take(kind, *rest)
-
-
-def _caller(
-    pipe: Pipe, maker: PodMaker, answer: str, call: int, method: str, args: tuple[Any, ...]
-) -> Callable[[], None]:
-    def run() -> None:
-        pipe.send(answer, call, outcome(getattr(maker.pod(), method), *args))
-
-    return run
 
 
 class RecordingGate:
@@ -186,14 +170,14 @@ class RecordingGate:
         return threading.RLock()
 
 
+@dataclass
 class _Slot:
     """Where a stopped actor waits, and what it is told."""
 
-    def __init__(self, kind: str, args: tuple[Any, ...]) -> None:
-        self.kind = kind
-        self.args = args
-        self.action = GO
-        self.released = threading.Event()
+    kind: str
+    args: tuple[Any, ...]
+    action: str = GO
+    released: threading.Event = field(default_factory=threading.Event)
 
 
 class StepGate:
@@ -306,10 +290,6 @@ class StepGate:
 def _sendable(args: tuple[Any, ...]) -> tuple[Any, ...]:
     """A lock goes over the pipe as whether it is free."""
     return tuple(LockState(arg.free) if isinstance(arg, VirtualLock) else arg for arg in args)
-
-
-def _make_gate(pipe: Pipe, spec: PodSpec) -> Any:
-    return StepGate(pipe, spec) if spec.gated else RecordingGate(pipe, spec)
 
 
 def _let_fork_server_go() -> None:

@@ -39,7 +39,7 @@ class SteppedFleet:
         pod = actor.partition(".")[0]
         if pod not in self._fleet.names:
             self._fleet.add(self._make_spec(pod))
-            self._fleet.receive_until(pod, "ready")
+            self._fleet.await_ready(pod)
         self._fleet.send(pod, "call", call, actor, method, args)
         self._until_quiet(pod)
 

@@ -48,7 +48,7 @@ def test_pods_start(benchmark: Any, bench_server: Server, tmp_path: Path) -> Non
                 for name in names:
                     fleet.add(replace(spec, name=name))
                 for name in names:
-                    fleet.receive_until(name, "ready")
+                    fleet.await_ready(name)
 
             def clear(_: int) -> None:
                 for name in names:

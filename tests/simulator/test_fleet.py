@@ -161,7 +161,7 @@ def test_a_pod_that_dies_unasked(fleet: Fleet) -> None:
 
 def test_a_pod_joins_later(fleet: Fleet, spec: PodSpec) -> None:
     fleet.add(replace(spec, name="C"))
-    fleet.receive_until("C", "ready")
+    fleet.await_ready("C")
     assert fleet.call("C", "add_message", "u", "x", [], "m").value[0]["name"] == "C"
 
 
@@ -243,7 +243,7 @@ def eight_more():
     for spec in specs[1:]:
         fleet.add(spec)
     for spec in specs[1:]:
-        fleet.receive_until(spec.name, "ready")
+        fleet.await_ready(spec.name)
     return time.monotonic() - began_s
 
 def floor():
