@@ -387,7 +387,8 @@ def main(arguments: list[str] | None = None) -> Any:
             click.echo(f"podrace: {message} Try {command} --help.", err=True)
         code = 2
     except PodraceError as error:
-        click.echo(f"podrace: {error}", err=True)
+        notes = getattr(error, "__notes__", [])  # for one, of keys that could not be deleted
+        click.echo("podrace: " + "; ".join([str(error), *notes]), err=True)
         code = error.exit_code
     except (KeyboardInterrupt, click.Abort):
         click.echo("podrace: interrupted", err=True)

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
@@ -90,16 +91,12 @@ def open_server(url: str | None, *, tcp: bool = False) -> Iterator[Server]:
         raise HarnessError(left_over)
 
 
-def delete_prefix(client: redis.Redis, prefix: str) -> int:
-    """Delete every key that starts with `prefix`, in batches that block nobody. Returns their number."""
+def delete_prefix(client: redis.Redis, prefix: str) -> None:
+    """Delete every key that starts with `prefix`, in batches that block nobody."""
     pattern = re.sub(r"([*?\[\]\\])", r"\\\1", prefix) + "*"
-    deleted, batch = 0, []
-    for key in client.scan_iter(match=pattern, count=1000):
-        batch.append(key)
-        if len(batch) == 500:
-            deleted += client.unlink(*batch)
-            batch.clear()
-    return deleted + (client.unlink(*batch) if batch else 0)
+    keys = client.scan_iter(match=pattern, count=1000)
+    while batch := list(islice(keys, 500)):
+        client.unlink(*batch)
 
 
 def _sweep(url: str, run_prefix: str) -> str:
@@ -119,7 +116,11 @@ def _first_contact(url: str, run_prefix: str) -> ServerInfo:
     In a thread, because name resolution knows no timeout and a socket's begins anew with every byte.
     The error is made here, with no other behind it: one of redis-py may quote the password.
     """
-    _check_form(url)
+    if not _has_a_form(url):
+        forms = "redis://host:port/db, rediss://host:port/db or unix:///path"
+        raise _unusable(
+            url, f"another form than {forms} (in a password write %40 for @, %2F for /, %23 for #, %3F for ?)"
+        )
     outcome: list[ServerInfo | str] = []
 
     def probe() -> None:
@@ -144,23 +145,15 @@ def _unusable(url: str, came: str) -> UsageError:
     )
 
 
-def _check_form(url: str) -> None:
-    came = ""
+def _has_a_form(url: str) -> bool:
+    """Whether redis-py would take it as it is meant: of a database that is no number, for one, it makes 0."""
     try:
         parts = urlsplit(url)
-        database = parts.path.strip("/")
-        if re.search(r"sentinel|cluster", parts.scheme):
-            came = "a Sentinel or Cluster URL (today one node is supported: give the URL of one)"
-        elif parts.scheme not in ("redis", "rediss", "unix"):
-            came = "another form than redis://host:port/db, rediss://host:port/db or unix:///path"
-        elif parts.scheme == "unix" and not parts.path:
-            came = "no path of a socket"
-        elif parts.scheme != "unix" and (parts.port == 0 or not re.fullmatch(r"\d*", database)):
-            came = "a port or database that is not a number"
+        if parts.scheme == "unix":
+            return bool(parts.path)
+        return parts.scheme in ("redis", "rediss") and parts.port != 0 and bool(re.fullmatch(r"/?\d*/?", parts.path))
     except ValueError:
-        came = "a malformed host or port (in a password write %40 for @, %2F for /, %23 for #, %3F for ?)"
-    if came:
-        raise _unusable(url, came)
+        return False
 
 
 def _probe(url: str, run_prefix: str) -> ServerInfo:

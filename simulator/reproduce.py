@@ -181,8 +181,7 @@ class Reproduction:
         self._record({"type": "snapshot", "moment": moment, "redis": held})
 
     def _keys(self, client: redis.Redis) -> dict[str, bytes]:
-        pattern = self._server.prefix.replace("*", "\\*") + "*"
-        keys = client.scan_iter(match=pattern, count=1000)
+        keys = client.scan_iter(match=f"{self._server.prefix}*", count=1000)
         return {plain(key).removeprefix(self._server.prefix): key for key in keys}
 
     def _invoke(self, operation: str, pod: str, **arguments: Any) -> int:

@@ -115,9 +115,15 @@ def test_wrong_usage_is_one_clear_line(capsys: pytest.CaptureFixture[str], argum
     assert err.endswith(f" Try {' '.join(command)} --help.\n")
 
 
+def noted(error: Exception, note: str) -> Exception:
+    error.add_note(note)
+    return error
+
+
 @pytest.mark.parametrize(
     ("error", "code", "line"),
     [
+        (noted(UsageError("wrong"), "and left over"), 2, "podrace: wrong; and left over\n"),
         (UsageError("wrong"), 2, "podrace: wrong\n"),
         (TargetError("cannot be judged"), 3, "podrace: cannot be judged\n"),
         (HarnessError("broke"), 4, "podrace: broke\n"),

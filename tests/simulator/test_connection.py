@@ -149,8 +149,8 @@ def test_each_run_has_a_prefix_of_its_own(foreign_url: str) -> None:
         assert one.prefix != other.prefix
         client.set(f"{one.prefix}key", "value")
         client.set(f"{other.prefix}key", "value")
-        assert delete_prefix(client, other.prefix) == 1
-        assert client.exists(f"{one.prefix}key")
+        delete_prefix(client, other.prefix)
+        assert (client.exists(f"{one.prefix}key"), client.exists(f"{other.prefix}key")) == (1, 0)
 
 
 def test_a_user_bound_to_our_prefix_is_enough(foreign: EmbeddedServer) -> None:
@@ -170,9 +170,9 @@ def test_a_prefix_is_taken_literally(foreign_url: str, prefix: str) -> None:
     with connect(foreign_url) as client:
         client.flushall()
         client.mset({f"{prefix}1": "ours", f"{prefix}2": "ours", "ab:1": "theirs", "axx:1": "theirs"})
-        assert delete_prefix(client, prefix) == 2
+        delete_prefix(client, prefix)
         assert set(client.keys()) == {b"ab:1", b"axx:1"}
-        assert delete_prefix(client, prefix) == 0
+        delete_prefix(client, prefix)  # nothing left: no error
 
 
 @pytest.mark.parametrize("body_raises", [False, True])
@@ -217,15 +217,15 @@ def usage_error(url: str) -> str:
         ("localhost:6379", "another form"),
         (f":{PASSWORD}@localhost:6379", "another form"),
         (f"http://user:{ENCODED}@localhost", "another form"),
-        (f"redis+sentinel://:{ENCODED}@localhost:26379/mymaster", "one node"),
-        (f"redis+cluster://:{ENCODED}@localhost:7000", "one node"),
-        ("unix://", "no path"),
-        ("redis://localhost:port", "malformed"),
-        ("redis://localhost:99999", "malformed"),
-        ("redis://[::1", "malformed"),
-        ("redis://localhost/first", "not a number"),
-        ("redis://:hunter2/x@localhost:6379", "malformed"),
-        ("redis://:hunter2", "malformed"),
+        (f"redis+sentinel://:{ENCODED}@localhost:26379/mymaster", "another form"),
+        (f"redis+cluster://:{ENCODED}@localhost:7000", "another form"),
+        ("unix://", "another form"),
+        ("redis://localhost:port", "another form"),
+        ("redis://localhost:99999", "another form"),
+        ("redis://[::1", "another form"),
+        ("redis://localhost/first", "another form"),
+        ("redis://:hunter2/x@localhost:6379", "another form"),
+        ("redis://:hunter2", "another form"),
         (f"unix:///tmp/no-such-podrace.sock?password={ENCODED}", "No such file"),
         ("redis://localhost:1/0?colour=red", "query"),
         ("redis://localhost:1/0?socket_timeout=soon", "query"),
