@@ -25,14 +25,11 @@ LIFETIME_S = 48 * 3600.0
 NAME_RULE = re.compile(r"files/[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?")
 STATUS_NAMES = {
     400: "INVALID_ARGUMENT",
-    401: "UNAUTHENTICATED",
-    403: "PERMISSION_DENIED",
     404: "NOT_FOUND",
     409: "ALREADY_EXISTS",
     429: "RESOURCE_EXHAUSTED",
     500: "INTERNAL",
     503: "UNAVAILABLE",
-    504: "DEADLINE_EXCEEDED",
 }
 
 Identify = Callable[[bytes], str | None]

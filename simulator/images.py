@@ -81,7 +81,7 @@ def _code(index: int) -> int:
 
 
 def _marked(picture: Image, index: int) -> Image:
-    from PIL import Image, ImageDraw
+    from PIL import Image
 
     # whatever is shrunk to the screen's height must still be as wide as the smallest
     width = max(picture.width, SMALLEST_PX[0], math.ceil(picture.height * SMALLEST_PX[0] / SCREEN_PX[1]))
@@ -90,15 +90,13 @@ def _marked(picture: Image, index: int) -> Image:
     if size != picture.size:
         marked = Image.new(picture.mode, size)
         marked.paste(picture)
-    white, black = (1, 0) if marked.mode == "P" else ((255,) * 3, (0,) * 3)
-    draw = ImageDraw.Draw(marked)
+    white = 1 if marked.mode == "P" else 255
+    bits = bytes(0 if _code(index) >> position & 1 else white for position in reversed(range(CELLS * ROWS)))
     cell = marked.width / STRIP_OF_WIDTH / CELLS
-    code = _code(index)
-    for position in range(CELLS * ROWS):
-        row, column = divmod(position, CELLS)
-        bit = code >> (CELLS * ROWS - 1 - position) & 1
-        corners = (column * cell, row * cell, (column + 1) * cell, (row + 1) * cell)
-        draw.rectangle(corners, fill=black if bit else white)
+    strip = Image.frombytes("L", (CELLS, ROWS), bits).resize(
+        (round(cell * CELLS), round(cell * ROWS)), Image.Resampling.NEAREST
+    )
+    marked.paste(strip)
     return marked
 
 

@@ -104,16 +104,11 @@ def _answer(reply: str) -> str:
 
 
 def _held(keys: Mapping[str, str]) -> str:
-    words = []
-    for key in sorted(keys):
-        if key.startswith("temp_messages:user-1") and key.endswith("user-1"):
-            words.append("the message waits")
-        elif key.startswith("upload_status:") and not any("upload status" in word for word in words):
-            statuses = [json.loads(v)["status"] for k, v in keys.items() if k.startswith("upload_status:")]
-            words.append("upload status " + ", ".join(sorted(set(statuses))))
-    if not any("status" in word for word in words):
-        words.append("no upload status")
-    return ", ".join(reversed(words))
+    statuses = {json.loads(value)["status"] for key, value in keys.items() if key.startswith("upload_status:")}
+    words = [f"upload status {', '.join(sorted(statuses))}" if statuses else "no upload status"]
+    if "temp_messages:user-1" in keys:
+        words.append("the message waits")
+    return ", ".join(words)
 
 
 def draw(timelines: Mapping[str, Sequence[Moment]], *, width: int) -> RenderableType:

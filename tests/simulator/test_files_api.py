@@ -28,7 +28,7 @@ from google import genai
 from google.genai import _api_client, errors, types
 
 from simulator import files_api, files_store
-from simulator.errors import HarnessError, UsageError
+from simulator.errors import HarnessError
 from simulator.files_api import Fault, FilesApi, Request
 
 CHUNK_BYTES = 8 * 1024 * 1024
@@ -378,11 +378,6 @@ def test_latency_is_waited_once_an_upload(
         files_client(api.url).upload(file=picture)
         monkeypatch.undo()
     assert waits == [0.25, 0.5]
-
-
-def test_a_fault_needs_a_known_status() -> None:
-    with pytest.raises(UsageError, match="got 299"):
-        Fault(kind="status", code=299)
 
 
 @pytest.mark.parametrize("broken", ["plan", "identify"])
