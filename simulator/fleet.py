@@ -76,6 +76,10 @@ def warm_up(paths: Sequence[str]) -> None:
         ensure_running()
 
 
+class NoAnswerError(HarnessError):
+    """A pod that is alive does not answer in time."""
+
+
 class Fleet:
     """The pods of one run. Use as a context manager: at its end no pod is left.
 
@@ -123,10 +127,10 @@ class Fleet:
         """Call a method of a pod and wait for how it ends."""
         return self.wait(pod, self.submit(pod, method, *args))
 
-    def submit(self, pod: str, method: str, *args: Any, actor: str | None = None) -> int:
+    def submit(self, pod: str, method: str, *args: Any) -> int:
         """Begin a call of a pod's method, on a line of its own. Returns the call's number."""
         self._calls += 1
-        self.send(pod, "call", self._calls, actor or pod, method, args)
+        self.send(pod, "call", self._calls, pod, method, args)
         return self._calls
 
     def wait(self, pod: str, call: int) -> Result:
@@ -137,6 +141,7 @@ class Fleet:
         return handle.results.pop(call)
 
     def send(self, pod: str, *message: Any) -> None:
+        """Tell a pod something (see pod.serve). Raises HarnessError where it died unasked."""
         try:
             self._pods[pod].connection.send(message)
         except OSError as error:
@@ -194,7 +199,7 @@ class Fleet:
     def _receive(self, handle: Handle, *, within_s: float) -> None:
         try:
             if not handle.connection.poll(within_s):
-                raise HarnessError(f"pod {handle.spec.name}: expected an answer within {within_s:g} s, none came")
+                raise NoAnswerError(f"pod {handle.spec.name}: expected an answer within {within_s:g} s, none came")
             message = handle.connection.recv()
         except (EOFError, OSError) as error:
             raise self._died(handle) from error

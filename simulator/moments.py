@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING
 
 from simulator.checks import Judgement
 from simulator.history import Event
@@ -27,74 +27,42 @@ class Moment:
 
 
 def moments(events: Sequence[Event]) -> list[Moment]:
-    """T0 to T3 of message m1. Moments that a run never reached are left out."""
-    calls = {event["call"]: event for event in events if event["type"] == "invoke"}
+    """T0 to T3 of the first message. Moments that a run never reached are left out."""
+    first = {event["op"]: event for event in reversed(events) if event["type"] == "invoke"}
     ended = {event["call"]: event for event in events if event["type"] in ("ok", "fail", "info")}
-    redis = {event["moment"]: _held(event["redis"]) for event in events if event["type"] == "snapshot"}
-    add = _first(calls, op="add", message="m1")
-    if add is None or add["call"] not in ended:
-        return []
-    image = add["images"][0]
-    start_ms, pod = add["t_ms"], f"Pod {add['actor']}"
-    accepted = ended[add["call"]]
-    lines = [
-        (pod, f"takes the message, starts the upload of {image}, hands out a placeholder"),
-        ("Redis", redis.get("accepted", "")),
-    ]
-    found = [Moment("T0", accepted["t_ms"] - start_ms, tuple(lines))]
-    status = _first(calls, op="status", image=image)
-    if status is not None:
-        answer = _status_of(ended[status["call"]])
-        lines = [(pod, f"upload over; {pod} says {answer}"), ("Redis", redis.get("uploaded", ""))]
-        found.append(Moment("T1", ended[status["call"]]["t_ms"] - start_ms, tuple(lines)))
-    absorb = _first(calls, op="absorb", user=add["user"])
-    if absorb is not None:
-        found.extend(_absorbed(events, absorb, ended.get(absorb["call"]), image, start_ms, redis))
-    return found
+    redis = {event["moment"]: ("Redis", _held(event["redis"])) for event in events if event["type"] == "snapshot"}
+    add, absorb, image = first["add"], first["absorb"], first["add"]["images"][0]
+    pod, other = f"Pod {add['actor']}", f"Pod {absorb['actor']}"
 
+    def moment(name: str, event: Event, *lines: tuple[str, str]) -> Moment:
+        return Moment(name, event["t_ms"] - add["t_ms"], lines)
 
-def _absorbed(
-    events: Sequence[Event],
-    absorb: Event,
-    end: Event | None,
-    image: str,
-    start_ms: float,
-    redis: Mapping[str, str],
-) -> list[Moment]:
-    pod = absorb["actor"]
-    until_ms = end["t_ms"] if end else float("inf")
+    takes = f"takes the message, starts the upload of {image}, hands out a placeholder"
+    found = [moment("T0", ended[add["call"]], (pod, takes), redis["accepted"])]
+    if "status" in first and first["status"]["image"] == image:
+        end = ended[first["status"]["call"]]
+        answer = end["result"]["status"] if end["type"] == "ok" else end["error"]
+        found.append(moment("T1", end, (pod, f"upload over; {pod} says {answer}"), redis["uploaded"]))
     steps = [
         event
         for event in events
-        if event["type"] == "step" and event["actor"] == pod and absorb["t_ms"] <= event["t_ms"] <= until_ms
+        if event["type"] == "step"
+        and event["actor"] == absorb["actor"]
+        and absorb["t_ms"] <= event["t_ms"] <= ended[absorb["call"]]["t_ms"]
     ]
+    read = [step for step in steps if step["what"].startswith("LRANGE")]
     asked = [step for step in steps if step["what"].startswith("GET upload_status:")]
     sent = [step for step in steps if step["kind"] == "memory"]
-    read = [step for step in steps if step["what"].startswith("LRANGE")]
-    found = []
+    kept = any("image" in step["what"] for step in sent[:1])
     if read:
-        answer = "asks Redis: " + _answer(asked[-1]["reply"]) if asked else "asks its own dict: never heard of it"
-        lines = [(f"Pod {pod}", f"reads the message, {answer}")]
-        found.append(Moment("T2", (asked or read)[-1]["t_ms"] - start_ms, tuple(lines)))
+        own = "asks its own dict: " + ("completed" if kept else "never heard of it")
+        answer = f"asks Redis: {_answer(asked[-1]['reply'])}" if asked else own
+        found.append(moment("T2", (asked or read)[-1], (other, f"reads the message, {answer}")))
     if sent:
-        kept = "image" in sent[0]["what"]
-        what = f"sends the memory message with {image}" if kept else f"sends the memory message without {image}"
-        lines = [(f"Pod {pod}", what), ("Redis", redis.get("absorbed", ""))]
-        if not kept:
-            lines.append(("LOST", f"{image} is in no memory, and nobody was told"))
-        found.append(Moment("T3", sent[0]["t_ms"] - start_ms, tuple(lines)))
+        sends = f"sends the memory message {'with' if kept else 'without'} {image}"
+        lost = [] if kept else [("LOST", f"{image} is in no memory, and nobody was told")]
+        found.append(moment("T3", sent[0], (other, sends), redis["absorbed"], *lost))
     return found
-
-
-def _first(calls: Mapping[int, Event], **wanted: Any) -> Event | None:
-    for event in calls.values():
-        if all(event.get(key) == value for key, value in wanted.items()):
-            return event
-    return None
-
-
-def _status_of(event: Event) -> str:
-    return str(event["result"]["status"]) if event["type"] == "ok" else str(event.get("error"))
 
 
 def _answer(reply: str) -> str:

@@ -5,22 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from simulator.errors import HarnessError, TargetError
-from simulator.fleet import Fleet, PodSpec
+from simulator.errors import TargetError
+from simulator.fleet import Fleet, NoAnswerError, PodSpec
 from simulator.outcome import Result
 from simulator.world import Step
 
 STEP_WITHIN_S = 10.0
 
 
-class SteppedFleet:
-    """The pods of one schedule (see play.Fleet). `make_spec(name)` says how a pod is built. A context manager."""
+class SteppedFleet(Fleet):
+    """The pods of one schedule (see play.Fleet). `make_spec(name)` says how a pod is built."""
 
     kind = "processes"
 
     def __init__(self, make_spec: Callable[[str], PodSpec]) -> None:
+        super().__init__([], on_event=lambda event: None)
         self._make_spec = make_spec
-        self._fleet = Fleet([], on_event=lambda event: None)
         self._steps: dict[str, Step] = {}
         self.done: list[tuple[Step, str, Any]] = []
         self.results: list[tuple[int, Result]] = []
@@ -37,10 +37,10 @@ class SteppedFleet:
     def start(self, actor: str, call: int, method: str, args: tuple[Any, ...]) -> None:
         """Begin a call of a pod's method as an actor, up to its first gate."""
         pod = actor.partition(".")[0]
-        if pod not in self._fleet.names:
-            self._fleet.add(self._make_spec(pod))
-            self._fleet.await_ready(pod)
-        self._fleet.send(pod, "call", call, actor, method, args)
+        if pod not in self.names:
+            self.add(self._make_spec(pod))
+            self.await_ready(pod)
+        self.send(pod, "call", call, actor, method, args)
         self._until_quiet(pod)
 
     def look(self, but: str) -> bytes | None:
@@ -50,39 +50,26 @@ class SteppedFleet:
     def let_go(self, actor: str, action: str) -> None:
         """Let an actor take its step, on to where it stops next."""
         pod = actor.partition(".")[0]
-        self._fleet.send(pod, "go", actor, action)
+        self.send(pod, "go", actor, action)
         self._until_quiet(pod)
 
     def kill(self, pod: str) -> None:
         """SIGKILL."""
-        if pod in self._fleet.names:
-            self._fleet.kill(pod)
+        if pod in self.names:
+            super().kill(pod)
         self._steps = {actor: step for actor, step in self._steps.items() if step.pod != pod}
-
-    def pause(self, pod: str) -> None:
-        """SIGSTOP."""
-        self._fleet.pause(pod)
-
-    def resume(self, pod: str) -> None:
-        """SIGCONT."""
-        self._fleet.resume(pod)
 
     def advance(self, pod: str, seconds: float) -> None:
         """Let a pod's clock run on."""
-        if pod in self._fleet.names:
-            self._fleet.send(pod, "advance", seconds)
-
-    def close(self) -> None:
-        self._fleet.close()
+        if pod in self.names:
+            self.send(pod, "advance", seconds)
 
     def _until_quiet(self, pod: str) -> None:
         """Take a pod's messages until all of its actors stand at gates, or have ended."""
         while True:
             try:
-                kind, *rest = self._fleet.receive(pod, within_s=STEP_WITHIN_S)
-            except HarnessError as error:
-                if "died unasked" in str(error):
-                    raise
+                kind, *rest = self.receive(pod, within_s=STEP_WITHIN_S)
+            except NoAnswerError:
                 raise TargetError(
                     f"pod {pod} did not come back within {STEP_WITHIN_S:g} s: it blocks, or loops, outside its "
                     "environment"
@@ -99,8 +86,7 @@ class SteppedFleet:
                 return
 
     def _stand(self, pod: str, stands: dict[str, Step]) -> None:
-        kept = {actor: stands.get(actor, step) for actor, step in self._steps.items()}
-        gone = [actor for actor, step in kept.items() if step.pod == pod and actor not in stands]
-        for actor in gone:
-            del kept[actor]
+        kept = {
+            actor: stands.get(actor, step) for actor, step in self._steps.items() if step.pod != pod or actor in stands
+        }
         self._steps = kept | stands
