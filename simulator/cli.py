@@ -141,7 +141,7 @@ def reproduce(pods: int, uploads: int, images: Path | None, seed: int, run: Run)
             scenario="foreign-pod",
             fleet="processes",
             verdict=one.judgement.verdict,
-            expected="violated" if name == "local" else "holds",
+            expected="violated" if name == "local" and pods > 1 else "holds",
             counts=one.judgement.counts,
             elapsed_s=round(one.elapsed_s, 3),
             words=", ".join(one.judgement.kinds) or "ok",
@@ -234,8 +234,8 @@ def replay(file: Path, fleet: str, run: Run) -> None:
         else:
             words = ", ".join(again.judgement.kinds) or "ok"
             same = again.judgement.verdict if words == saved.words else HOLDS if words == "ok" else INCONCLUSIVE
-            cell = replace(cell, verdict=same, counts=again.judgement.counts, words=words)
-            cell = replace(cell, elapsed_s=round(time.monotonic() - began_s, 3))
+            elapsed_s = round(time.monotonic() - began_s, 3)
+            cell = replace(cell, verdict=same, counts=again.judgement.counts, words=words, elapsed_s=elapsed_s)
             write_history(folder / "history.jsonl", campaign.mark(again.events, again.deciding))
             text = timeline.draw(again.events, again.deciding, width=show.width())
             shown = f"{text}\n\n{again.sentence}\n{words}: expected {saved.words}"
