@@ -187,23 +187,23 @@ def _reason(error: Exception, url: str) -> str:
     """Why, in a few words that are ours or the operating system's wherever others could quote a password."""
     from redis import exceptions
 
-    cause = error.__cause__ or error.__context__
     text = _without_secrets(str(error), url)
-    known: tuple[tuple[type[Exception] | tuple[type[Exception], ...], str], ...] = (
-        (_RefusedError, str(error)),
-        ((exceptions.TimeoutError, TimeoutError), "no answer in time"),
-        (exceptions.NoPermissionError, "the user lacks the permission (NOPERM)"),
-        (exceptions.InvalidResponse, "an answer that is not Redis's protocol"),
-        (exceptions.AuthenticationError, f"the user or password in the URL is missing or wrong ({text})"),
-        (exceptions.ResponseError, text),
-    )
-    for kind, words in known:
-        if isinstance(error, kind):
-            return words
-    if isinstance(cause, OSError) and cause.strerror:
-        return cause.strerror
-    if isinstance(error, exceptions.ConnectionError):
-        return text  # closed, still loading, too many clients
+    cause = error.__cause__ or error.__context__
+    match error:
+        case _RefusedError():
+            return str(error)
+        case exceptions.TimeoutError() | TimeoutError():
+            return "no answer in time"
+        case exceptions.NoPermissionError():
+            return "the user lacks the permission (NOPERM)"
+        case exceptions.InvalidResponse():
+            return "an answer that is not Redis's protocol"
+        case exceptions.AuthenticationError():
+            return f"the user or password in the URL is missing or wrong ({text})"
+        case exceptions.ConnectionError() if isinstance(cause, OSError) and cause.strerror:
+            return cause.strerror
+        case exceptions.ResponseError() | exceptions.ConnectionError():
+            return text  # for one, closed, still loading, too many clients
     return f"{type(error).__name__}; check the options in the URL's query"
 
 

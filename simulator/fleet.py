@@ -178,10 +178,8 @@ class Fleet:
         """End every pod that is left; none outlives this."""
         for handle in self._pods.values():
             if handle.alive:
-                try:
+                with suppress(OSError):
                     handle.connection.send(("close",))
-                except OSError:
-                    pass
         for handle in self._pods.values():
             if handle.process.is_alive():
                 handle.process.join(1.0)
@@ -217,11 +215,9 @@ class Fleet:
 
     def _drain(self, handle: Handle) -> None:
         """Take what a pod sent before it ended."""
-        try:
+        with suppress(EOFError, OSError):
             while handle.connection.poll(0):
                 self._take(handle, handle.connection.recv())
-        except (EOFError, OSError):
-            pass
 
     def _died(self, handle: Handle) -> HarnessError:
         handle.process.join(1.0)

@@ -8,10 +8,12 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cache, partial
+from itertools import count
 from typing import Any
 
 from simulator.errors import HarnessError, PodraceError, TargetError
@@ -123,8 +125,7 @@ class RecordingGate:
         self._pipe = pipe
         self._spec = spec
         self._current = threading.local()
-        self._spawned: dict[str, int] = {}
-        self._lock = threading.Lock()
+        self._numbers = _numbers()
 
     def run(self, actor: str, function: Callable[[], None]) -> None:
         def act() -> None:
@@ -152,9 +153,6 @@ class RecordingGate:
             },
         )
 
-    def hang(self) -> None:
-        threading.Event().wait()
-
     def now(self) -> float:
         return time.time()
 
@@ -162,9 +160,7 @@ class RecordingGate:
         time.sleep(seconds)
 
     def spawn(self, name: str, function: Callable[[], None]) -> None:
-        with self._lock:
-            number = self._spawned[name] = self._spawned.get(name, 0) + 1
-        self.run(f"{self._spec.name}.{name}-{number}", function)
+        self.run(f"{self._spec.name}.{name}-{next(self._numbers[name])}", function)
 
     def lock(self) -> AbstractContextManager[Any]:
         return threading.RLock()
@@ -199,7 +195,7 @@ class StepGate:
         self._running = 0
         self._starting: list[tuple[str, Callable[[], None]]] = []
         self._waiting: dict[str, _Slot] = {}
-        self._spawned: dict[str, int] = {}
+        self._numbers = _numbers()
 
     def run(self, actor: str, function: Callable[[], None]) -> None:
         with self._lock:
@@ -253,9 +249,7 @@ class StepGate:
         self.after(None)
 
     def spawn(self, name: str, function: Callable[[], None]) -> None:
-        with self._lock:
-            number = self._spawned[name] = self._spawned.get(name, 0) + 1
-            self._starting.append((f"{self._pod}.{name}-{number}", function))
+        self._starting.append((f"{self._pod}.{name}-{next(self._numbers[name])}", function))
 
     def lock(self) -> AbstractContextManager[Any]:
         return VirtualLock(self, threading.get_ident)
@@ -285,6 +279,11 @@ class StepGate:
             return
         stands = [(actor, slot.kind, _sendable(slot.args)) for actor, slot in self._waiting.items()]
         self._pipe.send("quiet", stands)
+
+
+def _numbers() -> defaultdict[str, Iterator[int]]:
+    """By name: 1, 2, …"""
+    return defaultdict(lambda: count(1))
 
 
 def _sendable(args: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,68 +60,59 @@ class Reproduced:
     elapsed_s: float
 
 
+@dataclass
 class Reproduction:
     """One target's run over one workload. `folder` is for its ledger; `progress` hears of uploads done."""
 
-    def __init__(
-        self,
-        target: str,
-        workload: Workload,
-        *,
-        server: Server,
-        files: FilesApi,
-        parts: Mapping[str, str],
-        folder: Path,
-        progress: Callable[[int], None],
-    ) -> None:
-        self._events: list[Event] = []
-        self._target = target
-        self._workload = workload
-        self._server = server
-        self._files = files
-        self._parts = parts
-        self._ledger_path = folder / f"ledger-{target.rsplit(':', 1)[-1]}.sqlite"
-        self._progress = progress
-        self._calls = 0
+    target: str
+    workload: Workload
+    server: Server
+    files: FilesApi
+    parts: Mapping[str, str]
+    folder: Path
+    progress: Callable[[int], None]
+    _events: list[Event] = field(default_factory=list, init=False)
+    _calls: int = field(default=0, init=False)
+    _epoch_s: float = field(default_factory=time.monotonic, init=False)
 
     def run(self) -> Reproduced:
         """Run every upload through the fleet and judge the history. Raises HarnessError where a pod dies."""
-        self._epoch_s = time.monotonic()
+        ledger_path = self.folder / f"ledger-{self.target.rsplit(':', 1)[-1]}.sqlite"
         spec = PodSpec(
             name="",
-            target=self._target,
-            redis_url=self._server.url,
-            prefix=self._server.prefix,
-            files_url=self._files.url,
-            ledger_path=str(self._ledger_path),
-            seed=self._workload.seed,
+            target=self.target,
+            redis_url=self.server.url,
+            prefix=self.server.prefix,
+            files_url=self.files.url,
+            ledger_path=str(ledger_path),
+            seed=self.workload.seed,
             epoch_s=self._epoch_s,
             options={"absorb_limit": 1},
-            memory=self._parts["memory"],
-            gemini=self._parts["gemini"],
+            memory=self.parts["memory"],
+            gemini=self.parts["gemini"],
         )
-        specs = [replace(spec, name=pod_name(index)) for index in range(self._workload.pods)]
-        ledger = load_object(self._parts["memory"], what="memory agent")(self._ledger_path)
-        client = connect(self._server.url)
+        specs = [replace(spec, name=pod_name(index)) for index in range(self.workload.pods)]
+        ledger = load_object(self.parts["memory"], what="memory agent")(ledger_path)
+        client = connect(self.server.url)
         try:
             with Fleet(specs, on_event=self._events.append) as fleet:
                 self._drive(fleet, client)
                 held = self._keys(client)
-            marks = {record.uri: record.mark for record in self._files.files().values() if record.mark}
+            marks = {record.uri: record.mark for record in self.files.files().values() if record.mark}
             batches = [(user, parts) for _, user, parts in ledger.batches()]
             self._record({"type": "final", "ledger": batches, "images": marks, "keys": sorted(held)})
         finally:
             ledger.close()
-            delete_prefix(client, self._server.prefix)
+            delete_prefix(client, self.server.prefix)
             client.close()
         self._events.sort(key=lambda event: event["t_ms"])
         return Reproduced(self._events, judge(self._events), time.monotonic() - self._epoch_s)
 
     def _drive(self, fleet: Fleet, client: redis.Redis) -> None:
         """In rounds of one message a pod: no upload waits behind another, so that only the bug is seen."""
-        total = len(self._workload.images)
-        for start in range(0, total, self._workload.pods):
-            indices = range(start, min(start + self._workload.pods, total))
+        total = len(self.workload.images)
+        for start in range(0, total, self.workload.pods):
+            indices = range(start, min(start + self.workload.pods, total))
             added = self._add(fleet, indices)
             if start == 0:
                 self._snapshot(client, "accepted")
@@ -131,12 +122,12 @@ class Reproduction:
             self._absorb(fleet, indices)
             if start == 0:
                 self._snapshot(client, "absorbed")
-            self._progress(len(indices))
+            self.progress(len(indices))
 
     def _add(self, fleet: Fleet, indices: range) -> dict[int, Any]:
         calls = []
         for index in indices:
-            pod, image = pod_name(self._workload.accepting(index)), self._workload.images[index]
+            pod, image = pod_name(self.workload.accepting(index)), self.workload.images[index]
             names = {"message": f"m{index + 1}", "user": f"user-{index + 1}", "text": f"message {index + 1}"}
             ours = self._invoke("add", pod, images=[image.stem], **names)
             args = (names["user"], names["text"], [image], names["message"])
@@ -153,7 +144,7 @@ class Reproduction:
         """Ask each accepting pod until its upload is over; only the answer that ends it is a client's call."""
         deadline_s = time.monotonic() + UPLOAD_WITHIN_S
         for index, placeholder in added.items():
-            pod, image = pod_name(self._workload.accepting(index)), self._workload.images[index].stem
+            pod, image = pod_name(self.workload.accepting(index)), self.workload.images[index].stem
             result = Result("ok", {"status": "pending"})
             while result.type == "ok" and result.value["status"] == "pending":
                 if time.monotonic() > deadline_s:
@@ -165,7 +156,7 @@ class Reproduction:
     def _absorb(self, fleet: Fleet, indices: range) -> None:
         calls = []
         for index in indices:
-            pod, user = pod_name(self._workload.absorbing(index)), f"user-{index + 1}"
+            pod, user = pod_name(self.workload.absorbing(index)), f"user-{index + 1}"
             ours = self._invoke("absorb", pod, user=user)
             calls.append((pod, ours, fleet.submit(pod, "absorb", user)))
         for pod, ours, call in calls:
@@ -181,8 +172,8 @@ class Reproduction:
         self._record({"type": "snapshot", "moment": moment, "redis": held})
 
     def _keys(self, client: redis.Redis) -> dict[str, bytes]:
-        keys = client.scan_iter(match=f"{self._server.prefix}*", count=1000)
-        return {plain(key).removeprefix(self._server.prefix): key for key in keys}
+        keys = client.scan_iter(match=f"{self.server.prefix}*", count=1000)
+        return {plain(key).removeprefix(self.server.prefix): key for key in keys}
 
     def _invoke(self, operation: str, pod: str, **arguments: Any) -> int:
         self._calls += 1

@@ -144,7 +144,8 @@ class EmbeddedServer:
             with suppress(ProcessLookupError, PermissionError):  # it has just ended; macOS says the latter
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-        self._order(b"\n")  # the process id is free again: nobody may kill it any more
+        assert self._orders is not None
+        self._orders.write(b"\n")  # the process id is free again: nobody may kill it any more
 
     def restart(self) -> None:
         """kill() and start(): what `config` had persisted is there again, all else is lost."""
@@ -211,11 +212,6 @@ class EmbeddedServer:
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
-
-    def _order(self, line: bytes) -> None:
-        if self._orders is not None:
-            with suppress(BrokenPipeError):  # the guardian itself was killed
-                self._orders.write(line)
 
     def _client(self) -> redis.Redis:
         from simulator.connection import connect  # late: it imports this room, and redis-py takes 0.2 s
