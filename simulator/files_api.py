@@ -14,12 +14,11 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any, Literal, NoReturn
 from urllib.parse import parse_qsl
 
 from simulator.errors import HarnessError, PodraceError
-from simulator.files_http import HangUpError, Listener, Reply, RequestHandler
+from simulator.files_http import Listener, Reply, RequestHandler
 from simulator.files_store import STATUS_NAMES, FileRecord, FileStore, Identify, RefusalError, Upload, check_metadata
 
 KEPT_UPLOADS = 1024
@@ -102,14 +101,8 @@ class FilesApi:
     def __enter__(self) -> FilesApi:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            self.stop()
-        except HarnessError:
-            if error is None:  # else what ended the block is the better message
-                raise
+    def __exit__(self, *_: object) -> None:
+        self.stop()
 
     def files(self) -> dict[str, FileRecord]:
         """Every stored file, neither deleted nor expired, by its name, `files/...`; oldest first."""
@@ -142,11 +135,11 @@ class FilesApi:
         fault = self._fault_of(call, phase, upload)
         if fault.kind == "drop":
             call.read(part=0.5)
-            raise HangUpError
+            raise ConnectionAbortedError
         body = call.read()
         latency_s = fault.latency_s + (self._latency_s if phase == "finalize" else 0.0)
         if self._stopping.wait(None if fault.kind == "hang" else latency_s):
-            raise HangUpError
+            raise ConnectionAbortedError
         if fault.kind == "status":
             raise RefusalError(fault.code, f"{STATUS_NAMES[fault.code]}, as planned.")
         if upload is not None:
@@ -265,7 +258,7 @@ def _whole_number(values: Any, key: str) -> int | None:
     return int(text)
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main() -> int:
     """Serve until stdin ends, SIGTERM or SIGINT; prints the URL on one line. Returns the exit code."""
     import argparse
     import signal
@@ -275,7 +268,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on; loopback by default")
     parser.add_argument("--port", type=int, default=0, help="0: any free port")
     parser.add_argument("--latency-ms", type=float, default=0.0, help="what every upload takes")
-    options = parser.parse_args(arguments)
+    options = parser.parse_args()
 
     def end(*_: object) -> NoReturn:
         raise SystemExit(0)

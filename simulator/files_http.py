@@ -17,10 +17,6 @@ Reply = tuple[dict[str, Any] | None, dict[str, str]]
 """The JSON body (None: empty) and the headers of a reply that is no error."""
 
 
-class HangUpError(Exception):
-    """End the connection without a reply."""
-
-
 class RequestHandler(BaseHTTPRequestHandler):
     """One connection. Its requests are answered by the listener's function, which reads the body by `read`."""
 
@@ -42,8 +38,6 @@ class RequestHandler(BaseHTTPRequestHandler):
         except RefusalError as refusal:
             self.read()  # what is left of the body would be taken for the next request
             self.send_error(refusal.code, str(refusal))
-        except HangUpError:
-            self.close_connection = True
 
     do_GET = do_POST = do_DELETE = answer  # noqa: N815 (http.server asks for these names)
 
@@ -65,7 +59,10 @@ class RequestHandler(BaseHTTPRequestHandler):
 
 
 class Listener(socketserver.ThreadingTCPServer):
-    """Serves each connection in a thread of its own. `failure` is the first error that `answer` did not mean."""
+    """Serves each connection in a thread of its own. An OSError that `answer` raises ends the connection.
+
+    `failure` is the first error of another kind: nobody meant it.
+    """
 
     allow_reuse_address = True
     request_queue_size = 1024
@@ -93,5 +90,5 @@ class Listener(socketserver.ThreadingTCPServer):
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         error = sys.exc_info()[1]
-        if not isinstance(error, OSError):  # else the client is gone
+        if not isinstance(error, OSError):  # else the client is gone, or is to think that we are
             self.failure = self.failure or error
