@@ -68,15 +68,15 @@ class Server:
 
 
 @contextmanager
-def open_server(url: str | None, *, tcp: bool = False) -> Iterator[Server]:
+def open_server(url: str | None) -> Iterator[Server]:
     """A server for one run: an embedded one where `url` is None, else the one node that `url` names.
 
-    `tcp` is EmbeddedServer's. On a foreign server every key stands under a prefix of this run alone, and what
-    is there at the end is deleted, even when the body raised. Raises UsageError within 2 s where the URL
-    cannot be used, HarnessError where keys could not be deleted.
+    On a foreign server every key stands under a prefix of this run alone, and what is there at the end is
+    deleted, even when the body raised. Raises UsageError within 2 s where the URL cannot be used,
+    HarnessError where keys could not be deleted.
     """
     if url is None:
-        with EmbeddedServer(tcp=tcp) as embedded:
+        with EmbeddedServer() as embedded:
             yield Server(url=embedded.url, info=embedded.info(), prefix="mirix:", embedded=embedded)
         return
     run_prefix = f"podrace:{os.urandom(6).hex()}:"

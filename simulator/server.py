@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import os
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -71,15 +70,13 @@ def server_binary() -> Path:
 class EmbeddedServer:
     """One valkey-server on a unix socket in a private folder; both go with this process, however it ends.
 
-    `config` holds further settings, each value as it would stand in valkey.conf (nothing is persisted
-    unless it says so); `tcp` adds a free loopback port. Not thread-safe.
+    `config` holds further settings, each value as it would stand in valkey.conf (nothing is persisted, and
+    no port is open, unless it says so). Not thread-safe.
     """
 
-    def __init__(self, *, config: Mapping[str, str] | None = None, tcp: bool = False) -> None:
+    def __init__(self, *, config: Mapping[str, str] | None = None) -> None:
         self.config = dict(config or {})
         self.folder = _private_folder_name()
-        self._tcp = tcp
-        self._port = 0
         self._guardian: subprocess.Popen[bytes] | None = None
         self._orders: IO[bytes] | None = None
         self._process: subprocess.Popen[bytes] | None = None
@@ -100,13 +97,6 @@ class EmbeddedServer:
         """`unix:///….sock`, the same after a restart. It holds no password, even where `config` sets one."""
         return f"unix://{quote(str(self.socket_path))}"
 
-    @property
-    def tcp_url(self) -> str:
-        """`redis://127.0.0.1:<port>`, the same after a restart; HarnessError where there is none."""
-        if not self._port:
-            raise HarnessError("embedded server: no TCP port; make it with tcp=True and start it first")
-        return f"redis://127.0.0.1:{self._port}"
-
     def start(self) -> None:
         """Start and wait until it answers. Raises HarnessError with the log's last line where it does not."""
         if self._process is not None:
@@ -116,8 +106,6 @@ class EmbeddedServer:
                 self._start_guardian()
             self._spawn()
             self._await_answer()
-            if self._tcp and not self._port:
-                self._listen()
         except OSError as error:
             self.stop()
             raise HarnessError(f"embedded server: cannot start in {self.folder}: {error}") from error
@@ -194,7 +182,7 @@ class EmbeddedServer:
     def _spawn(self) -> None:
         assert self._orders is not None
         settings = {
-            "port": str(self._port),
+            "port": "0",
             "bind": "127.0.0.1",
             "unixsocket": "redis.sock",  # relative: the folder's name needs no quoting
             "unixsocketperm": "700",
@@ -236,17 +224,6 @@ class EmbeddedServer:
                     raise self._failure(f"an answer within {READY_WITHIN_S:g} s, none came")
                 time.sleep(0.001)
 
-    def _listen(self) -> None:
-        """Open a TCP port. One that is free may be taken by somebody else before the server has it: then another."""
-        from redis.exceptions import ResponseError
-
-        with self._client() as client:
-            while not self._port:
-                port = _free_port()
-                with suppress(ResponseError):
-                    client.config_set("port", port)
-                    self._port = port
-
     def _set_memory(self, policy: str, limit: str) -> None:
         with self._client() as client:
             client.config_set("maxmemory-policy", policy, "maxmemory", limit)
@@ -263,13 +240,6 @@ def _private_folder_name() -> Path:
     folder = Path(tempfile.gettempdir(), name)
     fits = len(os.fsencode(folder / "redis.sock")) <= SOCKET_PATH_BYTES_MAX
     return folder if fits else Path("/tmp", name)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def server_info(fields: Mapping[str, Any], *, embedded: bool) -> ServerInfo:

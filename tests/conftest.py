@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import heapq
 import random
+import socket
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -167,6 +169,36 @@ def server() -> Iterator[EmbeddedServer]:
     """One embedded server for the whole session; whoever wants to hurt a server starts another."""
     with EmbeddedServer() as embedded:
         yield embedded
+
+
+class TcpServer(EmbeddedServer):
+    """A server as somebody else runs it: on a loopback port too, the same after a restart."""
+
+    @property
+    def tcp_url(self) -> str:
+        return f"redis://127.0.0.1:{self.config['port']}"
+
+    def start(self) -> None:
+        super().start()
+        with self._client() as client:
+            while "port" not in self.config:
+                port = free_port()
+                with suppress(redis.ResponseError):  # somebody else has taken it meanwhile
+                    client.config_set("port", port)
+                    self.config["port"] = str(port)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@pytest.fixture(scope="session")
+def tcp_server() -> type[TcpServer]:
+    """Makes servers with a TCP port, `tcp_url`."""
+    return TcpServer
 
 
 @pytest.fixture

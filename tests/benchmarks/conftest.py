@@ -21,7 +21,7 @@ from measuring import on_core
 
 from reference.memory import MemoryLedger
 from reference.runtime import ThreadRuntime
-from simulator.connection import Server, connect, open_server
+from simulator.connection import Server, connect
 from simulator.files_store import InProcessFiles
 from simulator.target import PodEnv, load_target
 
@@ -55,10 +55,10 @@ class InlineRuntime(ThreadRuntime):
 
 
 @pytest.fixture(scope="session")
-def bench_server() -> Iterator[Server]:
+def bench_server(tcp_server: Callable[..., Any]) -> Iterator[Server]:
     """A server on the unix socket and a TCP port."""
-    with open_server(None, tcp=True) as server:
-        yield server
+    with tcp_server() as server:
+        yield Server(url=server.url, info=server.info(), prefix="mirix:", embedded=server)
 
 
 @pytest.fixture

@@ -16,7 +16,6 @@ import pytest
 import yaml
 
 from simulator.connection import connect
-from simulator.server import EmbeddedServer
 
 Start = Callable[..., "subprocess.Popen[str]"]
 HEADLESS = ("--headless", "--users", "12", "--spawn-rate", "12", "--only-summary", "--run-folder", "run")
@@ -135,8 +134,8 @@ def test_bad_input_ends_before_any_load(locust: Start, tmp_path: Path, arguments
     assert not (tmp_path / "run").exists()
 
 
-def test_a_wrong_password_is_told_and_never_printed(locust: Start) -> None:
-    with EmbeddedServer(config={"requirepass": "right"}, tcp=True) as server:
+def test_a_wrong_password_is_told_and_never_printed(locust: Start, tcp_server: Callable[..., Any]) -> None:
+    with tcp_server(config={"requirepass": "right"}) as server:
         url = server.tcp_url.replace("redis://", "redis://:hunter2secret@")
         code, out, err = finish(locust(*HEADLESS, "--host", url))
     assert code == 2
@@ -144,8 +143,10 @@ def test_a_wrong_password_is_told_and_never_printed(locust: Start) -> None:
     assert "hunter2secret" not in out + err
 
 
-def test_a_foreign_server_is_left_as_it_was(locust: Start, tmp_path: Path, lenient: tuple[str, str]) -> None:
-    with EmbeddedServer(config={"requirepass": "s3cret"}, tcp=True) as server:
+def test_a_foreign_server_is_left_as_it_was(
+    locust: Start, tmp_path: Path, lenient: tuple[str, str], tcp_server: Callable[..., Any]
+) -> None:
+    with tcp_server(config={"requirepass": "s3cret"}) as server:
         url = server.tcp_url.replace("redis://", "redis://:s3cret@")
         with connect(url) as client:
             client.set("mirix:theirs", "1")
@@ -155,8 +156,10 @@ def test_a_foreign_server_is_left_as_it_was(locust: Start, tmp_path: Path, lenie
     assert "s3cret" not in out + err + "".join(path.read_text() for path in (tmp_path / "run").iterdir())
 
 
-def test_a_server_that_dies_is_named_and_the_run_ends_in_order(locust: Start, tmp_path: Path) -> None:
-    with EmbeddedServer(tcp=True) as server:
+def test_a_server_that_dies_is_named_and_the_run_ends_in_order(
+    locust: Start, tmp_path: Path, tcp_server: Callable[..., Any]
+) -> None:
+    with tcp_server() as server:
         process = locust(*HEADLESS, "--run-time", "3s", "--host", server.tcp_url)
         with connect(server.tcp_url, socket_timeout=20) as client, client.monitor() as monitor:
             for seen, _ in enumerate(monitor.listen()):

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from typing import Any
 from urllib.parse import quote, urlsplit
 
 import pytest
@@ -15,13 +16,13 @@ import redis
 
 from simulator.connection import Server, connect, delete_prefix, open_server, redact
 from simulator.errors import HarnessError, UsageError
-from simulator.server import EmbeddedServer, ServerInfo
-from simulator.server import _free_port as free_port
+from simulator.server import ServerInfo
 
 PASSWORD = "hunter2/@#:?é"
 ENCODED = quote(PASSWORD, safe="")
 SECRETS = ("hunter2", PASSWORD, ENCODED)
 Until = Callable[..., bool]
+TcpServers = Callable[..., Any]
 
 
 # --- connect ---------------------------------------------------------------------------------------
@@ -100,9 +101,9 @@ def test_open_server_without_a_url_is_embedded() -> None:
 
 
 @pytest.fixture(scope="module")
-def foreign() -> Iterator[EmbeddedServer]:
+def foreign(tcp_server: TcpServers) -> Iterator[Any]:
     """A server as somebody else runs it: TCP, a password, users, and data of his own."""
-    with EmbeddedServer(tcp=True, config={"requirepass": f'"{PASSWORD}"'}) as server:
+    with tcp_server(config={"requirepass": f'"{PASSWORD}"'}) as server:
         with connect(server.tcp_url, password=PASSWORD) as client:
             client.execute_command("ACL", "SETUSER", "elsewhere", "on", ">hunter2", "~other:*", "+@all")
             client.execute_command("ACL", "SETUSER", "mute", "on", ">hunter2", "~*", "+@all", "-info")
@@ -112,7 +113,7 @@ def foreign() -> Iterator[EmbeddedServer]:
 
 
 @pytest.fixture
-def foreign_url(foreign: EmbeddedServer) -> str:
+def foreign_url(foreign: Any) -> str:
     return foreign.tcp_url.replace("redis://", f"redis://:{ENCODED}@")
 
 
@@ -153,7 +154,7 @@ def test_each_run_has_a_prefix_of_its_own(foreign_url: str) -> None:
         assert (client.exists(f"{one.prefix}key"), client.exists(f"{other.prefix}key")) == (1, 0)
 
 
-def test_a_user_bound_to_our_prefix_is_enough(foreign: EmbeddedServer) -> None:
+def test_a_user_bound_to_our_prefix_is_enough(foreign: Any) -> None:
     url = foreign.tcp_url.replace("redis://", "redis://meek:hunter2@")
     with open_server(url) as server, connect(url) as client:
         assert client.set(f"{server.prefix}key", "value")
@@ -176,8 +177,8 @@ def test_a_prefix_is_taken_literally(foreign_url: str, prefix: str) -> None:
 
 
 @pytest.mark.parametrize("body_raises", [False, True])
-def test_keys_that_cannot_be_deleted_are_told(body_raises: bool) -> None:
-    with EmbeddedServer(tcp=True) as dying:
+def test_keys_that_cannot_be_deleted_are_told(tcp_server: TcpServers, body_raises: bool) -> None:
+    with tcp_server() as dying:
         expected = ZeroDivisionError if body_raises else HarnessError
 
         def run() -> None:
@@ -324,7 +325,7 @@ def test_a_name_server_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> 
         ("blind:hunter2@", "SCAN on keys podrace:"),
     ],
 )
-def test_credentials_that_are_not_enough(foreign: EmbeddedServer, credentials: str, came: str) -> None:
+def test_credentials_that_are_not_enough(foreign: Any, credentials: str, came: str) -> None:
     line = usage_error(foreign.tcp_url.replace("redis://", f"redis://{credentials}"))
     assert came in line
     assert "--redis-url" in line
@@ -338,15 +339,16 @@ def test_tls_to_a_server_without_it(foreign_url: str) -> None:
     usage_error(foreign_url.replace("redis://", "rediss://"))
 
 
-def test_a_cluster_node_is_refused_for_now() -> None:
+def test_a_cluster_node_is_refused_for_now(tcp_server: TcpServers) -> None:
     # by default the bus is at the port + 10,000, which may be too high
-    config = {"cluster-enabled": "yes", "cluster-port": str(free_port())}
-    with EmbeddedServer(tcp=True, config=config) as node:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        config = {"cluster-enabled": "yes", "cluster-port": str(probe.getsockname()[1])}
+    with tcp_server(config=config) as node:
         assert "one node is supported" in usage_error(node.tcp_url)
 
 
-def test_a_full_server_is_refused() -> None:
-    with EmbeddedServer(tcp=True) as server:
+def test_a_full_server_is_refused(tcp_server: TcpServers) -> None:
+    with tcp_server() as server:
         server.fill()
         assert "SET on keys podrace:" in usage_error(server.tcp_url)
 

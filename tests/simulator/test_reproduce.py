@@ -26,10 +26,10 @@ from simulator.history import read_history
 from simulator.images import identify, prepare
 from simulator.moments import moments
 from simulator.reproduce import Reproduction, Workload, pod_name
-from simulator.server import EmbeddedServer
 
 Until = Callable[..., bool]
 Podrace = Any
+TcpServers = Callable[..., Any]
 SECRET = "hunter2secret"
 
 
@@ -203,17 +203,17 @@ def test_the_users_own_pictures(podrace: Podrace) -> None:
 
 
 @pytest.fixture(scope="module")
-def foreign() -> Iterator[EmbeddedServer]:
+def foreign(tcp_server: TcpServers) -> Iterator[Any]:
     """A server as somebody else runs it: TCP, a password, keys of his own."""
-    with EmbeddedServer(tcp=True, config={"requirepass": SECRET}) as server:
+    with tcp_server(config={"requirepass": SECRET}) as server:
         yield server
 
 
-def url_of(server: EmbeddedServer, password: str) -> str:
+def url_of(server: Any, password: str) -> str:
     return server.tcp_url.replace("redis://", f"redis://:{password}@")
 
 
-def test_another_server_is_left_as_it_was(podrace: Podrace, foreign: EmbeddedServer) -> None:
+def test_another_server_is_left_as_it_was(podrace: Podrace, foreign: Any) -> None:
     kept = {b"other": b"1", b"mirix:upload_status:x": b"2", b"mirix:temp_messages:user-1": b"3"}
     with connect(url_of(foreign, SECRET)) as client:
         client.mset(kept)
@@ -227,7 +227,7 @@ def test_another_server_is_left_as_it_was(podrace: Podrace, foreign: EmbeddedSer
     assert SECRET not in ended.out + written
 
 
-def test_the_environment_names_a_server_too(podrace: Podrace, foreign: EmbeddedServer) -> None:
+def test_the_environment_names_a_server_too(podrace: Podrace, foreign: Any) -> None:
     ended = podrace("reproduce", PODRACE_REDIS_URL=url_of(foreign, "wrong" + SECRET))
     assert ended.code == 2
 
@@ -285,7 +285,7 @@ def test_a_run_folder_that_cannot_be_written(podrace: Podrace) -> None:
 
 
 @pytest.mark.parametrize("password", ["wrong" + SECRET, ""])
-def test_a_server_that_needs_another_password(podrace: Podrace, foreign: EmbeddedServer, password: str) -> None:
+def test_a_server_that_needs_another_password(podrace: Podrace, foreign: Any, password: str) -> None:
     before = set(podrace.folder.rglob("*"))
     ended = podrace("reproduce", "--redis-url", url_of(foreign, password) if password else foreign.tcp_url)
     assert_refused(podrace, ended, before)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -12,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -24,6 +24,7 @@ from simulator.server import EmbeddedServer
 ROOT = Path(__file__).resolve().parents[2]
 Until = Callable[..., bool]
 IsGone = Callable[[int], bool]
+TcpServers = Callable[..., Any]
 
 
 # --- the embedded server ---------------------------------------------------------------------------
@@ -65,25 +66,12 @@ def test_it_cannot_be_started_twice() -> None:
 def test_no_tcp_port_unless_asked_for() -> None:
     with EmbeddedServer() as server, connect(server.url) as client:
         assert client.config_get("port") == {"port": "0"}
-        with pytest.raises(HarnessError, match="tcp=True"):
-            _ = server.tcp_url
 
 
-def test_tcp_listens_on_loopback_only() -> None:
-    with EmbeddedServer(tcp=True) as server, connect(server.tcp_url) as client:
+def test_tcp_listens_on_loopback_only(tcp_server: TcpServers) -> None:
+    with tcp_server() as server, connect(server.tcp_url) as client:
         assert client.ping()
         assert client.config_get("bind") == {"bind": "127.0.0.1"}
-
-
-def test_a_port_taken_between_choice_and_bind_is_chosen_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        choices = [taken.getsockname()[1]] * 2 + [server_module._free_port()]
-        monkeypatch.setattr(server_module, "_free_port", lambda: choices.pop(0))
-        expected = choices[-1]
-        with EmbeddedServer(tcp=True) as server:
-            assert server.tcp_url == f"redis://127.0.0.1:{expected}"
 
 
 def test_config_is_passed_on() -> None:
@@ -121,9 +109,11 @@ def test_a_missing_binary_is_an_error_that_names_the_way_out(monkeypatch: pytest
 
 
 @pytest.mark.parametrize(("appendonly", "kept"), [("yes", b"value"), ("no", None)])
-def test_restart_keeps_what_was_persisted(appendonly: str, kept: bytes | None, is_gone: IsGone) -> None:
+def test_restart_keeps_what_was_persisted(
+    tcp_server: TcpServers, appendonly: str, kept: bytes | None, is_gone: IsGone
+) -> None:
     config = {"appendonly": appendonly, "appendfsync": "always"}
-    with EmbeddedServer(config=config, tcp=True) as server:
+    with tcp_server(config=config) as server:
         before = (server.url, server.tcp_url, server.folder)
         with connect(server.url) as client:
             client.set("key", "value")
@@ -174,8 +164,8 @@ def test_fill_works_on_a_server_with_a_password() -> None:
             client.set("key", "value")
 
 
-def test_two_servers_at_once_do_not_meet() -> None:
-    with EmbeddedServer(tcp=True) as one, EmbeddedServer(tcp=True) as other:
+def test_two_servers_at_once_do_not_meet(tcp_server: TcpServers) -> None:
+    with tcp_server() as one, tcp_server() as other:
         with connect(one.tcp_url) as client:
             client.set("key", "value")
         with connect(other.tcp_url) as client:
