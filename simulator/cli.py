@@ -363,8 +363,10 @@ def _conclude(
 ) -> NoReturn:
     """Write the result form into the run's folder, print it or show it, and end with the exit code of the verdicts."""
     from simulator import runs
+    from simulator.connection import redact
 
-    document = runs.result_document(command_line(), seed=seed, run=folder, server=server, cells=cells)
+    typed = [redact(word) if "://" in word else word for word in sys.argv[1:]]  # it may hold a password
+    document = runs.result_document(typed, seed=seed, run=folder, server=server, cells=cells)
     runs.write_json(folder / "result.json", document)
     if run.as_json:
         click.echo(json.dumps(document, indent=2, ensure_ascii=False))
@@ -394,10 +396,3 @@ def main(arguments: list[str] | None = None) -> Any:
         click.echo("podrace: interrupted", err=True)
         code = 130
     sys.exit(code)
-
-
-def command_line() -> list[str]:
-    """What was typed after `podrace`, with no password in it."""
-    from simulator.connection import redact
-
-    return [redact(word) if "://" in word else word for word in sys.argv[1:]]

@@ -46,11 +46,9 @@ def main(connection: Any, spec: PodSpec) -> None:
     try:
         if not spec.gated:  # else its first call makes it: what the factory does are steps too
             make()
-    except PodraceError as error:
-        pipe.send("broken", error)
-        return
     except Exception as error:  # for one, the temporary folder has gone with the parent
-        pipe.send("broken", HarnessError(f"pod {spec.name} cannot be made: {type(error).__name__}: {error}"))
+        ours = HarnessError(f"pod {spec.name} cannot be made: {type(error).__name__}: {error}")
+        pipe.send("broken", error if isinstance(error, PodraceError) else ours)
         return
     pipe.send("ready")
     serve(pipe, make, gate)
