@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import statistics
-import time
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -110,8 +110,7 @@ def one_life(pod: Any, png: Path) -> Callable[[int], None]:
 
     def live(_: int) -> None:
         (placeholder,) = pod.add_message(USER, "text 1", [png], "m1")
-        while pod.upload_status(placeholder)["status"] == "pending":
-            time.sleep(0.0005)
+        assert pod.upload_status(placeholder)["status"] == "completed"
         assert pod.absorb(USER) == 1
 
     return live
@@ -171,6 +170,22 @@ def test_cost_of_an_operation(
         )
 
 
+class Workers(ThreadRuntime):
+    """Real threads, that can be waited for; timers never fire."""
+
+    def __init__(self) -> None:
+        self._threads: list[threading.Thread] = []
+
+    def spawn(self, name: str, function: Callable[[], None]) -> None:
+        if name != "timeout":
+            self._threads.append(threading.Thread(target=function))
+            self._threads[-1].start()
+
+    def join(self) -> None:
+        while self._threads:
+            self._threads.pop().join()
+
+
 @pytest.mark.parametrize("latency_s", [0.0, 0.2])
 def test_throughput(
     benchmark: Any,
@@ -183,28 +198,19 @@ def test_throughput(
     """Uploads a second through four workers and the real google-genai client, with statuses in Redis and in memory."""
     assert pinned.embedded is not None
     number = 40 if latency_s else 60
-    with FilesApi() as api, on_core(None, pinned.embedded.pid):
+    with FilesApi(latency_s=latency_s) as api, on_core(None, pinned.embedded.pid):
         gemini = GeminiFiles(api_key="none", base_url=api.url)
 
-        class Delayed:
-            def upload(self, *, file: Any) -> Any:
-                time.sleep(latency_s)
-                return gemini.upload(file=file)
-
-        class Timers(ThreadRuntime):
-            def spawn(self, name: str, function: Callable[[], None]) -> None:
-                if name != "timeout":
-                    super().spawn(name, function)
-
         def batch(target: str) -> Callable[[int], None]:
-            pod = make_pod(target, pinned, runtime=Timers(), gemini=Delayed())
+            runtime = Workers()
+            pod = make_pod(target, pinned, runtime=runtime, gemini=gemini)
 
             def upload(_: int) -> None:
                 count = 4 if benchmark.disabled else number
                 placeholders = [pod.upload_manager.upload_file_async(str(png), 1.5, False) for _ in range(count)]
+                runtime.join()
                 for placeholder in placeholders:
-                    while pod.upload_status(placeholder)["status"] == "pending":
-                        time.sleep(0.002)
+                    assert pod.upload_status(placeholder)["status"] == "completed"
                     pod.upload_manager.cleanup_resolved_upload(placeholder)
 
             return upload
