@@ -93,7 +93,6 @@ class Fleet:
         self._specs = specs
 
     def __enter__(self) -> Fleet:
-        warm_up([path for spec in self._specs[:1] for path in (spec.target, spec.memory, spec.gemini)])
         try:
             for spec in self._specs:
                 self.add(spec)
@@ -115,6 +114,7 @@ class Fleet:
         """Start one more pod; `await_ready` says when it can be called."""
         import multiprocess
 
+        warm_up([spec.target, spec.memory, spec.gemini])
         forkserver = multiprocess.get_context("forkserver")
         ours, theirs = forkserver.Pipe()
         process = forkserver.Process(target=_pod_main, args=(theirs, spec), name=f"pod-{spec.name}", daemon=True)
