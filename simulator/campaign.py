@@ -12,12 +12,14 @@ from simulator import counterexample, timeline
 from simulator.checks import INCONCLUSIVE, Judgement, judge
 from simulator.connection import Server
 from simulator.errors import TargetError
-from simulator.explore import Bounds, Exploration, Explorer, follow
+from simulator.explore import Exploration, Explorer
+from simulator.frontier import Bounds
 from simulator.history import Event, write_history
 from simulator.inline import watchdog
 from simulator.lab import InlineLab, Lab, ProcessLab
 from simulator.runs import Cell
 from simulator.scenarios import Scenario
+from simulator.schedule import follow
 from simulator.target import load_target
 
 

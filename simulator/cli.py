@@ -21,7 +21,7 @@ from simulator.errors import PodraceError, TargetError, UsageError
 
 if TYPE_CHECKING:
     from simulator.campaign import NamedTarget
-    from simulator.explore import Bounds
+    from simulator.frontier import Bounds
     from simulator.runs import Cell
     from simulator.scenarios import Scenario
     from simulator.server import ServerInfo
@@ -78,7 +78,7 @@ def bounds_options(command: Command) -> Command:
     @click.option("--budget", type=click.FloatRange(min=0.1), default=60.0, show_default=True, metavar="SECONDS")
     @wraps(command)
     def with_bounds(*, preemptions: int, faults: int, budget: float, **others: Any) -> None:
-        from simulator.explore import Bounds
+        from simulator.frontier import Bounds
 
         command(bounds=Bounds(preemptions=preemptions, faults=faults, budget_s=budget), **others)
 

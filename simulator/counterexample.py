@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from simulator.errors import UsageError
-from simulator.play import Decision
 from simulator.runs import write_json
+from simulator.schedule import Decision
 
 VERSION = 1
 SUFFIX = ".podrace.json"

@@ -14,46 +14,24 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from heapq import heappop, heappush
+from dataclasses import dataclass
+from heapq import heappop
 from typing import Any
 
 from simulator.checks import HOLDS, INCONCLUSIVE, KINDS, VIOLATED, Judgement, judge
-from simulator.commands import ALL_OF_IT, EVERYTHING, MASK, NOTHING, in_memory
+from simulator.commands import ALL_OF_IT, MASK, NOTHING, in_memory
 from simulator.errors import TargetError
 from simulator.faults import KILL, PAUSE
+from simulator.frontier import Bounds, Branch, Counterexample, Search
 from simulator.heap import Changes, TangledError
 from simulator.history import Event
-from simulator.play import END, Decision, Play, Stop
+from simulator.play import Play
 from simulator.scenarios import Add, Scenario
+from simulator.schedule import Decision, Stop, follow
 from simulator.world import GO, Step
 
 MORE_RUNS_FOR_FEWER_STEPS = 200
 """After a counterexample, so many further runs at the same cost look for one with fewer steps."""
-
-
-@dataclass(frozen=True)
-class Bounds:
-    """How far the search goes. `budget_s` is in seconds of wall clock; `reduce=False` runs equivalent orders too."""
-
-    preemptions: int = 2
-    faults: int = 1
-    budget_s: float = 60.0
-    reduce: bool = True
-
-
-@dataclass(frozen=True)
-class Counterexample:
-    """A violated schedule and what it shows."""
-
-    decisions: tuple[Decision, ...]
-    retries: int
-    faults: int
-    preemptions: int
-    events: tuple[Event, ...]
-    judgement: Judgement
-    deciding: int | None = None
-    """The event from which on nothing else had to go wrong."""
 
 
 @dataclass(frozen=True)
@@ -83,114 +61,6 @@ class Exploration:
         if self.verdict == INCONCLUSIVE:
             return INCONCLUSIVE
         return ", ".join(self.counterexample.judgement.kinds) if self.counterexample else "ok"
-
-
-@dataclass
-class _Branch:
-    """A way not yet gone: the decisions up to it, what it would cost, and where it starts from."""
-
-    prefix: tuple[Decision, ...]
-    taken: tuple[tuple[str, str, tuple[Any, ...]], ...]
-    decision: Decision
-    event: int
-    states: tuple[int, int]
-    """What it would lead to: where the step leaves its pod's memory as it is, and where it does not."""
-    in_hand: str
-    last_pod: str
-    """Whose step it would be; empty for a strike."""
-
-
-@dataclass
-class _Search:
-    bounds: Bounds
-    pauses: bool = False
-    """Whether the scenario allows a pause: it touches keys of every pod."""
-    heap: list[tuple[int, int, int, _Branch | None]] = field(default_factory=list)
-    visited: dict[tuple[int, str], list[tuple[int, int]]] = field(default_factory=dict)
-    apart: dict[tuple[str, str], list[tuple[int, int, int, _Branch | None]]] = field(default_factory=dict)
-    footprints: dict[str, tuple[set[str], set[str]]] = field(default_factory=dict)
-    changes: Changes = field(default_factory=Changes)
-    sequence: int = 0
-    run: int = 0
-    pruned: int = 0
-    best: Counterexample | None = None
-    last_run: int | None = None
-    """Where the search stops that has found the worst."""
-
-    def push(self, faults: int, preemptions: int, branch: _Branch | None) -> None:
-        self.sequence += 1
-        heappush(self.heap, (faults, preemptions, self.sequence, branch))
-
-    def in_hand(self, actor: str | None, last_pod: str) -> str:
-        """What a state is remembered by besides itself: who is in hand, or who acted last where that can be paused."""
-        return actor or (f"after {last_pod}" if self.pauses else "")
-
-    def seen(self, state: int, last: str, cost: tuple[int, int], *, note: bool) -> bool:
-        """Whether this state was reached at no higher cost; with `note`, it counts as reached from now on."""
-        costs = self.visited.get((state, last))
-        if costs is None:
-            if note:
-                self.visited[state, last] = [cost]
-            return False
-        for faults, preemptions in costs:
-            if faults <= cost[0] and preemptions <= cost[1]:
-                return True
-        if note:
-            costs.append(cost)
-        return False
-
-    def reached(self, branch: _Branch, cost: tuple[int, int]) -> bool:
-        """Whether what a branch would lead to was reached at no higher cost; False where that is not known yet."""
-        changes = self.changes.known(branch.event)
-        if changes is None:
-            return False
-        hands = (branch.decision[0], self.in_hand(None, branch.last_pod))
-        return any(self.seen(branch.states[changes], hand, cost, note=False) for hand in hands)
-
-    def learn(self, footprints: dict[str, tuple[set[str], set[str]]]) -> None:
-        """Remember what each pod has touched; branches skipped because two pods shared nothing may come back."""
-        grown = False
-        for pod, (reads, writes) in footprints.items():
-            known_reads, known_writes = self.footprints.setdefault(pod, (set(), set()))
-            if not (reads <= known_reads and writes <= known_writes):
-                known_reads |= reads
-                known_writes |= writes
-                grown = True
-        if grown and self.apart:
-            for pods in [pods for pods in self.apart if not self._alone(pods[0])]:
-                for entry in self.apart.pop(pods):
-                    heappush(self.heap, entry)
-                    self.pruned -= 1
-
-    def skip_apart(self, entry: tuple[int, int, int, _Branch | None]) -> bool:
-        """Whether to leave a branch that switches away from, or to, a pod that shares nothing with any other."""
-        branch = entry[3]
-        if branch is None or self.pauses or branch.decision[1] in (KILL, PAUSE):
-            return False  # what expires in a pause may be any pod's
-        pod = branch.decision[0].partition(".")[0]
-        if pod == branch.in_hand or branch.decision[1] != GO:
-            return False
-        for alone in (branch.in_hand, pod):
-            if self._alone(alone):
-                self.apart.setdefault((alone, pod), []).append(entry)
-                self.pruned += 1
-                return True
-        return False
-
-    def _alone(self, pod: str) -> bool:
-        reads, writes = self.footprints.get(pod, ((), ()))
-        mine = {*reads, *writes}
-        if EVERYTHING in mine:
-            return False
-        for other, (other_reads, other_writes) in self.footprints.items():
-            if other != pod and (
-                EVERYTHING in other_reads
-                or EVERYTHING in other_writes
-                or not mine.isdisjoint(other_writes)
-                or not other_reads.isdisjoint(writes)
-            ):
-                return False
-        return True
 
 
 class Explorer:
@@ -249,7 +119,7 @@ class Explorer:
 
     def _search(self, retries: int, changes: Changes | None = None) -> bool:
         """All branches of one setting of the client's retries. Returns whether the whole space was covered."""
-        search = _Search(self._bounds, any(fault.name == PAUSE for fault in self._scenario.faults))
+        search = Search(self._bounds, any(fault.name == PAUSE for fault in self._scenario.faults))
         search.changes = changes or Changes()
         search.push(0, 0, None)
         try:
@@ -261,7 +131,7 @@ class Explorer:
             self._best = _worse(self._best, search.best)
         return not search.heap
 
-    def _go_through(self, search: _Search, retries: int) -> None:
+    def _go_through(self, search: Search, retries: int) -> None:
         while search.heap and not self._enough(search):
             entry = heappop(search.heap)
             faults, preemptions, _, branch = entry
@@ -274,7 +144,7 @@ class Explorer:
             self._run_branch(search, branch, faults, preemptions, retries)
             self._progress(self._run + search.run)
 
-    def _enough(self, search: _Search) -> bool:
+    def _enough(self, search: Search) -> bool:
         """Whether the budget is spent, or the worst was found and nothing as cheap could have fewer steps."""
         best = search.best
         if best is not None and self._worst in best.judgement.kinds:
@@ -283,7 +153,7 @@ class Explorer:
                 return True
         return time.monotonic() - self._began_s > self._bounds.budget_s
 
-    def _run_branch(self, search: _Search, branch: _Branch | None, faults: int, preemptions: int, retries: int) -> None:
+    def _run_branch(self, search: Search, branch: Branch | None, faults: int, preemptions: int, retries: int) -> None:
         search.run += 1
         play = self._make_play(retries)
         prefix = (*branch.prefix, branch.decision) if branch else ()
@@ -345,7 +215,7 @@ class _Chooser:
 
     def __init__(
         self,
-        search: _Search,
+        search: Search,
         scenario: Scenario,
         prefix: tuple[Decision, ...],
         taken: tuple[tuple[str, str, tuple[Any, ...]], ...],
@@ -420,19 +290,8 @@ class _Chooser:
     ) -> None:
         states = ((play.trace.value + events[0]) & MASK, (play.trace.value + events[1]) & MASK)
         decisions, taken = tuple(play.decisions), tuple(play.taken)
-        branch = _Branch(decisions, taken, decision, events[0], states, in_hand, last_pod)
+        branch = Branch(decisions, taken, decision, events[0], states, in_hand, last_pod)
         self._search.push(faults, preemptions, branch)
-
-
-def follow(decisions: Sequence[Decision]) -> Callable[[Play, list[Step], Step], Decision]:
-    """A chooser that repeats a schedule, and takes the default where it ends."""
-
-    def choose(play: Play, steps: list[Step], default: Step) -> Decision:
-        position = len(play.decisions)
-        decision = decisions[position] if position < len(decisions) else (default.actor, GO)
-        return decision if steps or decision[1] in (KILL, PAUSE) else (END.actor, GO)
-
-    return choose
 
 
 def _nondeterminism(position: int, expected: object, got: object) -> TargetError:

@@ -16,7 +16,7 @@ Words as in Jepsen's histories (https://jepsen.io/consistency); `t_ms` is millis
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +82,41 @@ def describe_parts(parts: Iterable[Mapping[str, Any]]) -> str:
         else:
             words.append(repr(part.get("text")))
     return ", ".join(words)
+
+
+def readable(events: Sequence[Event], prefix: str, hide: str = "") -> list[Event]:
+    """The events with every step in words, as a history file holds them, the same for the same seed.
+
+    `hide`: the folder of the run's images.
+    """
+    told = []
+    for number, raw in enumerate(events):
+        event: Event = {"n": number} | raw
+        step = event.pop("step", None)
+        if step is not None:
+            reply = event.pop("reply")
+            event |= {
+                "kind": step.kind,
+                "what": describe(step.kind, step.args, prefix, hide),
+                "reply": "" if step.kind == "timer" else shorten(_without(plain(reply), hide)),
+            }
+        elif "result" in event:
+            event["result"] = _without(event["result"], hide)
+        told.append(event)
+    return told
+
+
+def _without(value: Any, hide: str) -> Any:
+    """A value with `hide` left out of every text in it."""
+    if not hide:
+        return value
+    if isinstance(value, str):
+        return value.replace(hide, "")
+    if isinstance(value, list):
+        return [_without(item, hide) for item in value]
+    if isinstance(value, dict):
+        return {key: _without(item, hide) for key, item in value.items()}
+    return value
 
 
 def write_history(path: Path, events: Iterable[Event]) -> None:

@@ -16,9 +16,9 @@ from simulator.connection import Server, connect
 from simulator.files_api import FilesApi
 from simulator.files_store import InProcessFiles
 from simulator.fleet import PodSpec
-from simulator.history import Event
+from simulator.history import Event, readable
 from simulator.inline import EPOCH_S, InlineFleet, MemoryList
-from simulator.play import Play, readable
+from simulator.play import Play
 from simulator.probe import Probe
 from simulator.scenarios import Add, Scenario
 from simulator.stepped import SteppedFleet

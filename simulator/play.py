@@ -8,20 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from simulator.commands import ALL_OF_IT, NOTHING, CommandTable, Footprint, Trace, in_memory
 from simulator.errors import TargetError
 from simulator.faults import CORRUPT, EXPIRE, KILL, PAUSE, PAUSE_S
 from simulator.heap import Changes
-from simulator.history import Event, describe, plain, shorten
+from simulator.history import Event, plain
 from simulator.outcome import Result
 from simulator.probe import Probe
 from simulator.scenarios import Absorb, Add, Call, Scenario
+from simulator.schedule import END, Chooser, Decision, Fleet, take_default
 from simulator.world import GO, Step, plain_reply
-
-Decision = tuple[str, str]
-"""(actor, action), or (pod, `kill` or `pause`)."""
 
 WAITING = frozenset({"timer", "op", "lock"})
 """Steps before which an actor waits of its own accord: to switch away there is no preemption."""
@@ -29,37 +27,8 @@ WAITING = frozenset({"timer", "op", "lock"})
 MOST_STEPS = 3000
 LEASE_S = PAUSE_S
 LONGER_THAN_ANY_TTL_S = 400 * 24 * 3600.0
-END = Step("", "end", ())
-"""Stands for the next step where there is none: a pod may still die after its last."""
 REST_POD = "Z"
 """The pod that comes after all others have died."""
-
-
-class Stop(Exception):  # noqa: N818 - it ends a run, and is no error
-    """Raised by a chooser that needs no more of this run."""
-
-
-class Fleet(Protocol):
-    """What a fleet can do; see InlineFleet."""
-
-    kind: str
-    done: list[tuple[Step, str, Any]]
-    results: list[tuple[int, Result]]
-    died: list[tuple[str, str]]
-
-    def steps(self) -> list[Step]: ...
-    def step_of(self, actor: str) -> Step | None: ...
-    def start(self, actor: str, call: int, method: str, args: tuple[Any, ...]) -> None: ...
-    def let_go(self, actor: str, action: str) -> None: ...
-    def kill(self, pod: str) -> None: ...
-    def pause(self, pod: str) -> None: ...
-    def resume(self, pod: str) -> None: ...
-    def advance(self, pod: str, seconds: float) -> None: ...
-    def look(self, but: str) -> bytes | None: ...
-
-
-Chooser = Callable[["Play", list[Step], Step], Decision]
-"""Picks the next decision from the steps that are enabled; the last argument is the default."""
 
 
 class Play:
@@ -429,7 +398,7 @@ class Play:
             before = len(self._undelivered())
             actor = f"{pod}.{stage}-{attempt + 1}"
             self._lines[actor] = [Absorb(f"drain {stage} {attempt} {user}", user)]
-            self._loop(_take_default)
+            self._loop(take_default)
             if not 0 < len(self._undelivered()) < before:
                 return
 
@@ -458,42 +427,3 @@ def _told(reply: Any) -> Any:
     if isinstance(reply, BaseException):
         return plain_reply(reply)
     return [_told(part) for part in reply] if type(reply) is list else reply
-
-
-def _take_default(play: Play, steps: list[Step], default: Step) -> Decision:
-    return default.actor, GO
-
-
-def readable(events: Sequence[Event], prefix: str, hide: str = "") -> list[Event]:
-    """The events with every step in words, as a history file holds them, the same for the same seed.
-
-    `hide`: the folder of the run's images.
-    """
-    told = []
-    for number, raw in enumerate(events):
-        event: Event = {"n": number} | raw
-        step = event.pop("step", None)
-        if step is not None:
-            reply = event.pop("reply")
-            event |= {
-                "kind": step.kind,
-                "what": describe(step.kind, step.args, prefix, hide),
-                "reply": "" if step.kind == "timer" else shorten(_without(plain(reply), hide)),
-            }
-        elif "result" in event:
-            event["result"] = _without(event["result"], hide)
-        told.append(event)
-    return told
-
-
-def _without(value: Any, hide: str) -> Any:
-    """A value with `hide` left out of every text in it."""
-    if not hide:
-        return value
-    if isinstance(value, str):
-        return value.replace(hide, "")
-    if isinstance(value, list):
-        return [_without(item, hide) for item in value]
-    if isinstance(value, dict):
-        return {key: _without(item, hide) for key, item in value.items()}
-    return value

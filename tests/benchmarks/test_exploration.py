@@ -16,7 +16,8 @@ from reference import targets
 from simulator.campaign import NamedTarget, explore_cell
 from simulator.cli import PARTS
 from simulator.connection import Server, connect
-from simulator.explore import Bounds, Exploration, Explorer
+from simulator.explore import Exploration, Explorer
+from simulator.frontier import Bounds
 from simulator.lab import InlineLab, ProcessLab
 from simulator.scenarios import SCENARIOS, Absorb, Scenario, find
 from simulator.target import load_target

@@ -10,7 +10,7 @@ from simulator.campaign import NamedTarget, explore_cell, lab_for, markdown
 from simulator.connection import Server
 from simulator.counterexample import load
 from simulator.errors import UsageError
-from simulator.explore import Bounds
+from simulator.frontier import Bounds
 from simulator.history import read_history
 from simulator.lab import InlineLab, ProcessLab
 from simulator.runs import Cell

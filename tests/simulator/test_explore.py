@@ -17,8 +17,9 @@ from simulator import inline
 from simulator.campaign import NamedTarget, explore_cell, lab_for, replay
 from simulator.connection import Server
 from simulator.counterexample import load
-from simulator.explore import Bounds, Explorer
+from simulator.explore import Explorer
 from simulator.faults import Kill
+from simulator.frontier import Bounds
 from simulator.history import write_history
 from simulator.lab import InlineLab
 from simulator.play import Play

@@ -10,7 +10,7 @@ import pytest
 
 from simulator.campaign import NamedTarget, explore_cell
 from simulator.connection import Server
-from simulator.explore import Bounds
+from simulator.frontier import Bounds
 from simulator.runs import Cell
 from simulator.scenarios import SCENARIOS, find
 

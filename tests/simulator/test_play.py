@@ -12,11 +12,11 @@ import pytest
 from simulator.checks import judge
 from simulator.connection import Server
 from simulator.errors import TargetError
-from simulator.explore import follow
 from simulator.faults import KILL, PAUSE
 from simulator.lab import InlineLab
 from simulator.play import Play
 from simulator.scenarios import Absorb, Add, Call, Scenario
+from simulator.schedule import follow
 from simulator.target import load_target
 
 Events = list[dict[str, Any]]

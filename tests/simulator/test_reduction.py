@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from simulator.commands import CommandTable
 from simulator.connection import Server, connect
-from simulator.explore import Bounds, Exploration, Explorer
+from simulator.explore import Exploration, Explorer
 from simulator.faults import EarlyTimer, ExpireKey, Fault, Kill, LoseConnection, Pause
+from simulator.frontier import Bounds
 from simulator.history import plain
 from simulator.inline import InlineFleet, MemoryList
 from simulator.lab import one_core

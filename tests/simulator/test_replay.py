@@ -14,7 +14,7 @@ from simulator.campaign import NamedTarget, explore_cell, lab_for, replay
 from simulator.connection import Server
 from simulator.counterexample import SavedSchedule, load, save
 from simulator.errors import TargetError, UsageError
-from simulator.explore import Bounds
+from simulator.frontier import Bounds
 from simulator.history import Event
 from simulator.scenarios import SCENARIOS, find
 

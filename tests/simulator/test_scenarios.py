@@ -9,7 +9,7 @@ import pytest
 from simulator.campaign import NamedTarget, explore_cell, markdown
 from simulator.connection import Server
 from simulator.errors import UsageError
-from simulator.explore import Bounds
+from simulator.frontier import Bounds
 from simulator.runs import Cell
 from simulator.scenarios import SCENARIOS, Absorb, Add, Ask, Scenario, find
 

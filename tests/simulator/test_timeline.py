@@ -11,7 +11,7 @@ from simulator.campaign import NamedTarget, explore_cell
 from simulator.checks import HOLDS, Finding, Judgement
 from simulator.connection import Server
 from simulator.counterexample import load
-from simulator.explore import Bounds
+from simulator.frontier import Bounds
 from simulator.history import read_history
 from simulator.scenarios import find
 from simulator.timeline import DECIDING, brief, draw, rows, sentence
