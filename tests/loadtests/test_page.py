@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -65,7 +66,9 @@ def test_the_tab_shows_microseconds_and_losses(locust: Start, tmp_path: Path) ->
         report = json.loads(fetch(f"{url}/stats/requests"))
         (table,) = report["extended_stats"]
         rows = {row["name"]: row["count"] for row in table["data"]}
-    shot = tmp_path / "page.png"
+    kept = Path(os.environ.get("PODRACE_SCREENSHOTS") or tmp_path)
+    kept.mkdir(parents=True, exist_ok=True)
+    shot = kept / "locust.png"
     common = [str(CHROMIUM), *FLAGS, f"--user-data-dir={tmp_path}/profile", "--window-size=1400,1000",
               "--virtual-time-budget=8000"]  # fmt: skip
     subprocess.run([*common, f"--screenshot={shot}", f"{url}/?tab=podrace"], check=True, timeout=50,
