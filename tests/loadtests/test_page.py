@@ -62,8 +62,10 @@ def test_the_tab_shows_microseconds_and_losses(locust: Start, tmp_path: Path) ->
     assert (refused["success"], refused["message"]) == (False, "--pods: expected a number of at least 2, got 1")
     assert json.loads(fetch(f"{url}/swarm", user_count="12", spawn_rate="12"))["success"]
     rows: dict[str, int] = {}
-    while not (rows.get("(lost) load-upload", 0) and rows.get("absorb")):
+    state = ""
+    while not (state == "running" and rows.get("(lost) load-upload", 0) and rows.get("absorb")):
         report = json.loads(fetch(f"{url}/stats/requests"))
+        state = report["state"]
         (table,) = report["extended_stats"]
         rows = {row["name"]: row["count"] for row in table["data"]}
     kept = Path(os.environ.get("PODRACE_SCREENSHOTS") or tmp_path)
