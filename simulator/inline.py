@@ -9,6 +9,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from copy import deepcopy
 from typing import Any, NoReturn
 
 import greenlet
@@ -99,7 +100,8 @@ class InlineFleet:
 
         def run() -> None:
             pod = self._pods.get(name) or self._add(name)
-            self.results.append((call, outcome(getattr(pod, method), *args)))
+            # Copies, as between processes: what a pod does with its own afterwards, nobody else sees.
+            self.results.append((call, outcome(lambda: deepcopy(getattr(pod, method)(*deepcopy(args))))))
 
         self._begin(actor, run)
         self._settle()

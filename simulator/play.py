@@ -105,6 +105,9 @@ class Play:
             return Footprint(writes=(f"memory of {step.args[0]}",))
         if step.kind == "gemini":
             return Footprint(writes=(f"file {step.args[0]}",))
+        if step.kind == "op":  # pods of which one waits for a call of the other are not apart
+            call = self._lines[step.actor][0]
+            return Footprint(tuple(f"end of {name}" for name in call.after), (f"end of {call.name}",))
         return NOTHING
 
     def expires_ms(self, key: str) -> int | None:

@@ -31,11 +31,11 @@ class Probe:
         return CommandTable(self._ask(("COMMAND",))[0], self._keys_of)
 
     def _keys_of(self, command: tuple[Any, ...]) -> Any:
-        from redis.exceptions import ResponseError
+        from redis.exceptions import DataError, ResponseError
 
         try:
             return self._ask(("COMMAND", "GETKEYSANDFLAGS", *command))[0]
-        except ResponseError:  # no keys, wrong arguments, or a server older than 7.0
+        except (DataError, ResponseError):  # no keys, wrong arguments, or a server older than 7.0
             return None
 
     def under(self, prefix: str) -> list[str]:

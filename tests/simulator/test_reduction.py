@@ -147,6 +147,7 @@ class Tiny:
         retries: int = 0,
         keys: tuple[str, ...] = ("x", "y", "z"),
         after: dict[str, str] | None = None,
+        target: type[Runner] = Runner,
     ) -> Space:
         """`programs`: by actor (`A`, `A.2`, `B`). `after`: an actor that begins when another has ended."""
         lines: dict[str, tuple[Call, ...]] = {
@@ -172,7 +173,7 @@ class Tiny:
                     options=scenario.options,
                 )
 
-            fleets[:] = [InlineFleet(Runner, env)]
+            fleets[:] = [InlineFleet(target, env)]
             return ShortPlay(
                 scenario,
                 fleets[0],
@@ -354,6 +355,45 @@ def test_steps_of_one_pod_commute_where_they_change_no_memory(tiny: Tiny) -> Non
 
     assert runs(("GET", "z"), reduce=True) <= runs(("GET", "z"), reduce=False) / 10
     assert runs(("PUT", "m", "<"), reduce=True) == runs(("PUT", "m", "<"), reduce=False)
+
+
+class Three(Runner):
+    """Runs the three parts of a subclass at once, as actors of one pod: none preempts another."""
+
+    def absorb(self, user_id: str) -> list[Any]:
+        for part in (self.first, self.second, self.third):
+            self._env.runtime.spawn("part", part)
+        return []
+
+    def first(self) -> None:
+        self._env.redis.get("z")
+
+    def second(self) -> None: ...
+    def third(self) -> None: ...
+
+
+class Returns(Three):
+    """Goes on to change what it has returned."""
+
+    def absorb(self, user_id: str) -> list[Any]:
+        returned: list[Any] = []
+        self._env.runtime.spawn("part", lambda: returned.append(self._env.redis.get("x")))
+        return returned
+
+
+def test_what_a_call_returned_stays_as_it_was(tiny: Tiny) -> None:
+    (outcome,) = tiny.explore({"A": ()}, Bounds(preemptions=0, faults=0), target=Returns).outcomes
+    assert ("A", "[]") in outcome[0]
+
+
+def test_a_command_that_cannot_be_sent_is_the_targets_own_error(tiny: Tiny) -> None:
+    (outcome,) = tiny.explore({"A": (("UNKNOWN", ("a", "tuple")),)}, Bounds(preemptions=0, faults=0)).outcomes
+    assert any(said.startswith("DataError") for actor, *told in outcome[0] for said in told if actor == "A")
+
+
+def test_pods_that_wait_for_each_other_are_not_apart(tiny: Tiny) -> None:
+    lines: dict[str, Program] = {"A": (("SLEEP", 2),), "B": (("SLEEP", 2),), "B.2": (("SLEEP", 1),)}
+    same_outcomes(tiny, lines, Bounds(preemptions=0, faults=0), after={"B.2": "A"})
 
 
 faults = st.sampled_from(
