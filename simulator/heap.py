@@ -5,9 +5,13 @@ may read. What a step reads there cannot be seen, so each is taken to read all o
 can: the shared memory is written out before and after, and compared.
 
 Shared is what can be reached from the pod, from its environment, and from the frames of the pod's other
-actors. What cannot be written out (a socket, a lock that did not come from the runtime, a generator) may
-hide a change: then nothing is known, and the step counts as one that changes memory. Variables of modules
-are not seen: all pods of this process share them, and those of real processes do not.
+actors. An object that takes the place of its equal is a change: somebody may hold the old one. What cannot
+be written out (a socket, a lock that did not come from the runtime, a generator) may hide a change: then
+nothing is known, and the step counts as one that changes memory.
+
+Two things are not seen. Variables of modules and classes: all pods of this process share them, and those
+of real processes do not. And what another actor holds in the middle of an expression alone, where Python
+tells nobody: the list in `f(self.lists.pop(), redis.get(key))` while it waits for the reply.
 
 Whether an event changes shared memory follows from what it depends on, so it is learnt once. There is one
 exception: what only two frames hold is shared no longer when one of them is gone. Whoever sees the same
@@ -16,9 +20,13 @@ event change memory in one order and not in another has met it, and takes every 
 
 from __future__ import annotations
 
+import copyreg
 import io
+import os
 import pickle
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from types import CodeType, FrameType, FunctionType, ModuleType
 from typing import Any
@@ -27,8 +35,10 @@ import redis
 
 from simulator.world import SeededRandom, VirtualLock
 
-_OURS = (str(Path(__file__).parent), str(Path(redis.__file__).parent))
+_OURS = (f"{Path(__file__).parent}{os.sep}", f"{Path(redis.__file__).parent}{os.sep}")
 """Frames of the harness and of redis-py hold nothing that an actor shares."""
+
+_CONTAINERS = frozenset({list, dict, set, bytearray})
 
 
 class TangledError(Exception):
@@ -56,6 +66,8 @@ class Heap:
 
     def __init__(self) -> None:
         self._texts: dict[str | bytes, int] = {}
+        self._seen: list[Any] = []
+        """What was there at the last look, held so that nothing else can come to lie in its place."""
 
     def look(self, roots: Sequence[Any], others: Iterable[FrameType | None], outside: Sequence[Any]) -> bytes | None:
         """What can be reached from the roots and the other actors' frames; None where something may hide.
@@ -65,16 +77,18 @@ class Heap:
         written = io.BytesIO()
         writer = _Writer(written, self._texts, outside)
         try:
-            writer.dump([*roots, *(names for frame in others for names in _locals(frame))])
+            writer.dump((*roots, *(names for frame in others for names in _locals(frame))))
         except Exception:  # whatever an object's own way of being written raises
             return None
+        written.write(array("Q", map(id, writer.seen)))
+        self._seen = writer.seen
         return written.getvalue()
 
 
-def _locals(frame: FrameType | None) -> Iterator[dict[str, Any]]:
+def _locals(frame: FrameType | None) -> Iterator[tuple[tuple[str, Any], ...]]:
     while frame is not None:
         if not frame.f_code.co_filename.startswith(_OURS):
-            yield dict(frame.f_locals)
+            yield tuple(frame.f_locals.items())
         frame = frame.f_back
 
 
@@ -85,24 +99,60 @@ class _Writer(pickle.Pickler):
         super().__init__(file, protocol=5)
         self._texts = texts
         self._outside = {id(thing) for thing in outside}
+        self._parts: set[int] = set()
+        """What an object is written as, and may be made anew for each look: that it is another says nothing."""
+        self.seen: list[Any] = []
+        """What can be changed, or told from its equal, in the order in which it was met."""
 
     def persistent_id(self, thing: Any) -> int | None:
         """Texts by what they say: pickle would tell two equal ones from one that is there twice."""
         kind = type(thing)
-        return self._texts.setdefault(thing, len(self._texts)) if kind is str or kind is bytes else None
+        if kind is str or kind is bytes:
+            return self._texts.setdefault(thing, len(self._texts))
+        if kind in _CONTAINERS:
+            if id(thing) in self._parts:
+                self._parts.remove(id(thing))
+            else:
+                self.seen.append(thing)
+        return None
 
     def reducer_override(self, thing: Any) -> Any:
-        kind = type(thing)
+        kind: Any = type(thing)
+        self.seen.append(thing)
         if kind is SeededRandom:
             return _told, (thing.draws, thing.gauss_next)
         if kind is VirtualLock:
             return _told, (str(getattr(thing.owner, "name", None)), thing.depth)
         if kind is ModuleType or kind is CodeType or id(thing) in self._outside:
             return _told, (id(thing),)
-        if kind is FunctionType and "<" in thing.__qualname__:
-            cells = [cell.cell_contents for cell in thing.__closure__ or ()]
+        if issubclass(kind, type) or kind in copyreg.dispatch_table:
+            return NotImplemented
+        if kind is FunctionType:
+            if "<" not in thing.__qualname__:
+                return NotImplemented
+            cells = tuple(cell.cell_contents for cell in thing.__closure__ or ())
             return _told, (thing.__code__, cells, thing.__defaults__, thing.__kwdefaults__, thing.__dict__)
-        return NotImplemented
+        return NotImplemented if _plain(kind) else self._in_full(thing)
+
+    def _in_full(self, thing: Any) -> Any:
+        """As pickle has it, and what it may leave out: attributes, and what an error comes from."""
+        attributes = getattr(thing, "__dict__", None)  # first: some have theirs only once it was asked for
+        came_from = (thing.__cause__, thing.__context__) if isinstance(thing, BaseException) else None
+        reduced = thing.__reduce_ex__(pickle.HIGHEST_PROTOCOL)
+        if isinstance(reduced, str):
+            return reduced
+        make, args, state, *items = reduced if len(reduced) > 2 else (*reduced, None)
+        self._parts.update(map(id, (*args, state, *(state if type(state) is tuple else ()))))
+        return make, args, (state, attributes, came_from), *items
+
+
+@cache
+def _plain(kind: type) -> bool:
+    """Whether all that an object of this kind consists of is its attributes, and pickle shows them all."""
+    ways = ("__reduce_ex__", "__reduce__", "__getstate__")
+    return all(getattr(kind, way) is getattr(object, way) for way in ways) and not any(
+        "__slots__" in vars(base) for base in kind.__mro__
+    )
 
 
 def _told(*parts: Any) -> None:

@@ -11,6 +11,7 @@ import random
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from copy import deepcopy
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import hiredis
@@ -116,6 +117,10 @@ class SeededRandom(random.Random):
     def getrandbits(self, k: int, /) -> int:
         self.draws += 1
         return super().getrandbits(k)
+
+    def setstate(self, state: tuple[Any, ...]) -> None:
+        self.draws += 1
+        super().setstate(state)
 
 
 class LockState(NamedTuple):
@@ -372,7 +377,8 @@ class GatedMemory:
         self._gate = gate
 
     def send(self, user_id: str, parts: Sequence[Mapping[str, Any]], batch_id: str | None = None) -> None:
-        self._gate.before("memory", (user_id, tuple(parts)))
+        parts = deepcopy(tuple(parts))  # as they are now: their owner may change them while this step waits
+        self._gate.before("memory", (user_id, parts))
         try:
             if any(POISON in str(part.get("text", "")) for part in parts):
                 raise ValueError("the memory agent cannot take this batch")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from simulator import heap
 from simulator.commands import CommandTable
 from simulator.connection import Server, connect
 from simulator.explore import Exploration, Explorer
@@ -372,6 +374,103 @@ class Three(Runner):
     def third(self) -> None: ...
 
 
+class Swaps(Three):
+    """An empty list takes the place of an empty list: all is as it was, but for whom holds the old one."""
+
+    def __init__(self, env: PodEnv) -> None:
+        super().__init__(env)
+        self.box: list[str] = []
+
+    def first(self) -> None:
+        super().first()
+        self.box.append("first")
+
+    def second(self) -> None:
+        self._env.redis.get("x")
+        taken, self.box = self.box, []
+        self._env.runtime.sleep(1)
+        self._env.redis.set("x", str(taken))
+
+    def third(self) -> None:
+        self._env.redis.get("y")
+        held = self.box
+        self._env.runtime.sleep(1)
+        self._env.redis.set("y", str(held))
+
+
+class Hides(Three):
+    """What it counts, it leaves out where it is pickled."""
+
+    count = 0
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "count"}
+
+    def second(self) -> None:
+        self._env.redis.get("x")
+        self.count += 1
+
+    def third(self) -> None:
+        self._env.redis.get("y")
+        self._env.redis.set("y", self.count)
+
+
+class Reseeds(Three):
+    """Puts the pod's randomness back to where it was, and draws no number."""
+
+    def __init__(self, env: PodEnv) -> None:
+        super().__init__(env)
+        self.start = env.rng.getstate()
+        env.rng.random()
+
+    def second(self) -> None:
+        self._env.redis.get("x")
+        self._env.rng.setstate(self.start)
+
+    def third(self) -> None:
+        self._env.redis.get("y")
+        self._env.redis.set("y", str(self._env.rng.getstate()[1][-1]))
+
+
+class Blames(Three):
+    """An error that is there already is given a cause."""
+
+    def __init__(self, env: PodEnv) -> None:
+        super().__init__(env)
+        self.error = ValueError()
+
+    def second(self) -> None:
+        self._env.redis.get("x")
+        self.error.__cause__ = KeyError()
+
+    def third(self) -> None:
+        self._env.redis.get("y")
+        self._env.redis.set("y", repr(self.error.__cause__))
+
+
+class Sends(Three):
+    """What is on its way to the memory agent is held by somebody else, too."""
+
+    def __init__(self, env: PodEnv) -> None:
+        super().__init__(env)
+        self.parts = [{"text": "as it was"}]
+        self.sent = ""
+
+    def second(self) -> None:
+        part = self.parts[0]
+        self._env.redis.get("x")
+        part["text"] = "changed"
+
+    def third(self) -> None:
+        self._env.memory.send("user", [self.parts.pop()])
+        self._env.redis.set("y", str(self._env.memory._inner.batches()))  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("target", [Swaps, Hides, Reseeds, Blames, Sends])
+def test_every_order_where_a_change_of_memory_is_hard_to_see(tiny: Tiny, target: type[Runner]) -> None:
+    same_outcomes(tiny, {"A": ()}, Bounds(preemptions=0, faults=0), target=target)
+
+
 class Returns(Three):
     """Goes on to change what it has returned."""
 
@@ -389,6 +488,19 @@ def test_what_a_call_returned_stays_as_it_was(tiny: Tiny) -> None:
 def test_a_command_that_cannot_be_sent_is_the_targets_own_error(tiny: Tiny) -> None:
     (outcome,) = tiny.explore({"A": (("UNKNOWN", ("a", "tuple")),)}, Bounds(preemptions=0, faults=0)).outcomes
     assert any(said.startswith("DataError") for actor, *told in outcome[0] for said in told if actor == "A")
+
+
+def test_frames_of_a_target_whose_folder_is_named_like_ours_are_seen() -> None:
+    def held(box: list[int]) -> Iterator[None]:
+        yield
+
+    held.__code__ = held.__code__.replace(co_filename=f"{Path(heap.__file__).parent}-targets/pod.py")
+    box: list[int] = []
+    waiting: Any = held(box)
+    looks = heap.Heap()
+    before = looks.look([], [waiting.gi_frame], [])
+    box.append(1)
+    assert looks.look([], [waiting.gi_frame], []) != before
 
 
 def test_pods_that_wait_for_each_other_are_not_apart(tiny: Tiny) -> None:
