@@ -7,7 +7,7 @@ first, so the first counterexample is a smallest one.
 Equivalent orders are not run twice. A branch is skipped before it is run where the same steps, up to
 the order of those that commute, have been reached at no higher cost with the same actor in hand: the
 state is the same, and so is all that can follow within the bounds. And no other pod is switched to
-while the pod in hand shares no key with any.
+while the pod in hand shares no key with any and waits for no call of theirs, nor they for its.
 """
 
 from __future__ import annotations
