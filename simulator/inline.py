@@ -9,7 +9,6 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from copy import deepcopy
 from typing import Any, NoReturn
 
 import greenlet
@@ -18,7 +17,7 @@ from simulator.errors import TargetError
 from simulator.heap import Heap
 from simulator.outcome import Result, outcome
 from simulator.target import Pod, PodEnv, Target, make_pod
-from simulator.world import Gate, PodKilledError, Step, VirtualLock, foreign_thread, plain_reply
+from simulator.world import Gate, PodKilledError, Step, VirtualLock, as_sent, foreign_thread, plain_reply
 
 EPOCH_S = 1_700_000_000.0
 """Where every pod's virtual clock starts."""
@@ -100,8 +99,8 @@ class InlineFleet:
 
         def run() -> None:
             pod = self._pods.get(name) or self._add(name)
-            # Copies, as between processes: what a pod does with its own afterwards, nobody else sees.
-            self.results.append((call, outcome(lambda: deepcopy(getattr(pod, method)(*deepcopy(args))))))
+            # A copy, as between processes: what a pod does with its own afterwards, nobody else sees.
+            self.results.append((call, outcome(lambda: as_sent(getattr(pod, method)(*args)))))
 
         self._begin(actor, run)
         self._settle()

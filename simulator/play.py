@@ -19,7 +19,7 @@ from simulator.outcome import Result
 from simulator.probe import Probe
 from simulator.scenarios import Absorb, Add, Call, Scenario
 from simulator.schedule import END, Chooser, Decision, Fleet, take_default
-from simulator.world import GO, Step, plain_reply
+from simulator.world import GO, Step, as_sent, plain_reply
 
 WAITING = frozenset({"timer", "op", "lock"})
 """Steps before which an actor waits of its own accord: to switch away there is no preemption."""
@@ -302,7 +302,7 @@ class Play:
             text = call.text or f"text of {call.name}"
             images = [*call.images, *call.again]
             files: list[Any] = [self._files[image] for image in call.images]
-            files += [self._placeholders[image] for image in call.again]
+            files += [as_sent(self._placeholders[image]) for image in call.again]
             event |= {"op": "add", "message": call.name, "user": call.user, "text": text, "images": images}
             method = "add_message"
             args: tuple[Any, ...] = (call.user, text, files, call.message)
@@ -311,7 +311,7 @@ class Play:
             method, args = "absorb", (call.user,)
         else:
             event |= {"op": "status", "image": call.image}
-            method, args = "upload_status", (self._placeholders.get(call.image),)
+            method, args = "upload_status", (as_sent(self._placeholders.get(call.image)),)
         self.events.append(event)
         self._fleet.start(actor, number, method, args)
 
