@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -14,6 +15,17 @@ import pytest
 
 os.environ["LOCUST_SKIP_MONKEY_PATCH"] = "1"  # for what is imported here: the pure parts
 ROOT = Path(__file__).parent.parent.parent
+
+
+def _free_port() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
+
+
+@pytest.fixture
+def free_port() -> Callable[[], str]:
+    return _free_port
 
 
 @pytest.fixture
@@ -27,6 +39,9 @@ def locust(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("LOCUST", "COV"))}
 
     def start(*arguments: str) -> subprocess.Popen[str]:
+        if "--processes" in arguments:  # Locust's own port is one for the machine: another test's master may be there
+            port = _free_port()
+            arguments += ("--master-bind-port", port, "--master-port", port)
         process = subprocess.Popen(
             [sys.executable, "-m", "locust", "-f", str(ROOT / "loadtests/locustfile.py"), *arguments],
             cwd=tmp_path,

@@ -33,14 +33,6 @@ def start_page(locust: Start, port: str, *arguments: str) -> tuple[str, str]:
     raise AssertionError("the page did not come up")
 
 
-def free_port() -> str:
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return str(probe.getsockname()[1])
-
-
 def fetch(url: str, **form: str) -> str:
     data = urllib.parse.urlencode(form).encode() if form else None
     deadline_s = time.monotonic() + 20
@@ -55,7 +47,7 @@ def fetch(url: str, **form: str) -> str:
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
-def test_the_tab_shows_microseconds_and_losses(locust: Start, tmp_path: Path) -> None:
+def test_the_tab_shows_microseconds_and_losses(locust: Start, tmp_path: Path, free_port: Callable[[], str]) -> None:
     url, line = start_page(locust, free_port(), "--target", "local")
     assert "127.0.0.1" in line
     refused = json.loads(fetch(f"{url}/swarm", user_count="12", spawn_rate="12", pods="1"))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import threading
 from collections.abc import Callable
@@ -29,12 +28,6 @@ def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
 
 def cells(folder: Path) -> dict[str, dict[str, Any]]:
     return {cell["scenario"]: cell for cell in json.loads((folder / "run/result.json").read_text())["cells"]}
-
-
-def free_port() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return str(probe.getsockname()[1])
 
 
 def until_measured(log: Path, process: subprocess.Popen[str]) -> None:
@@ -84,7 +77,9 @@ def test_a_breach_is_named_and_decides(locust: Start, tmp_path: Path) -> None:
     assert "SLO breached: GET status: p99" in out
 
 
-def test_master_and_two_workers_give_one_result(locust: Start, tmp_path: Path, lenient: tuple[str, str]) -> None:
+def test_master_and_two_workers_give_one_result(
+    locust: Start, tmp_path: Path, lenient: tuple[str, str], free_port: Callable[[], str]
+) -> None:
     port = free_port()
     master = locust(*HEADLESS, *lenient, "--run-time", "3s", "--master", "--expect-workers", "2",
                     "--master-bind-port", port)  # fmt: skip
@@ -99,7 +94,9 @@ def test_master_and_two_workers_give_one_result(locust: Start, tmp_path: Path, l
     assert "2 workers connected" in err
 
 
-def test_a_worker_that_dies_leaves_the_run_unknown(locust: Start, tmp_path: Path, lenient: tuple[str, str]) -> None:
+def test_a_worker_that_dies_leaves_the_run_unknown(
+    locust: Start, tmp_path: Path, lenient: tuple[str, str], free_port: Callable[[], str]
+) -> None:
     port = free_port()
     master = locust(*HEADLESS, *lenient, "--run-time", "4s", "--master", "--expect-workers", "2",
                     "--master-bind-port", port)  # fmt: skip
