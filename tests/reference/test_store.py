@@ -81,6 +81,11 @@ def test_filename_may_be_left_out(store: UploadStore) -> None:
     assert store.get_upload_status(ID) == {"status": "pending", "result": None, "filename": None}
 
 
+def test_a_filename_that_is_no_utf_8_comes_back_as_it_was(store: UploadStore) -> None:
+    store.set_upload_status(ID, "pending", filename="caf\udce9.png")
+    assert store.get_upload_status(ID)["filename"] == "caf\udce9.png"
+
+
 def test_completed_with_a_dict_as_it_is(store: UploadStore) -> None:
     result = {**REFERENCE, "more": {"ä": [1, None]}}
     store.set_upload_status(ID, "completed", result=result, filename="photo.png")
