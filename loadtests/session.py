@@ -10,6 +10,7 @@ from __future__ import annotations
 import atexit
 import inspect
 import logging
+import os
 import signal
 import sys
 import time
@@ -30,6 +31,7 @@ from loadtests.latency import Latencies, Recorder, merged_counts
 from loadtests.servers import check_files_api, child, serve
 from loadtests.slo import load_slo
 from loadtests.targets import find_target
+from simulator import guarded
 from simulator.connection import connect, delete_prefix, redact
 from simulator.errors import HarnessError, PodraceError
 from simulator.runs import run_folder
@@ -45,6 +47,7 @@ logger = logging.getLogger(__name__)
 def install(events: Any) -> None:
     """Hook into Locust; called once, when the locustfile is loaded."""
     runners.WORKER_REPORT_INTERVAL = REPORT_EVERY_S  # 3 s would be half a step of a search
+    os.register_at_fork(after_in_child=guarded.die_with_parent)  # the workers of --processes, which look for it long
     events.init_command_line_parser.add_listener(add_arguments)
     events.init.add_listener(_on_init)
 

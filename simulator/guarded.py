@@ -1,16 +1,19 @@
-"""Temporary files that go with this process however it ends: the fork server, which outlives it, removes them.
+"""What goes with this process however it ends: children, by the kernel; temporary files, by the fork server.
 
-The fork server imports this first. It also makes its pods put their temporary files there, so that
-those of a pod that was killed go too.
+The fork server outlives this process, and imports this first. It also makes its pods put their temporary
+files there, so that those of a pod that was killed go too.
 """
 
 from __future__ import annotations
 
 import os
+import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+_PR_SET_PDEATHSIG = 1
 _VARIABLE = "PODRACE_GUARDED_FOLDER"
 _REMOVALS = 9
 """Pods that are being killed may still add files while their folder is being emptied."""
@@ -54,3 +57,17 @@ def _remove(path: str) -> None:
 
 if _VARIABLE in os.environ:
     _guard(os.environ.pop(_VARIABLE))
+
+
+def die_with_parent() -> None:
+    """Ask Linux to kill this process with its parent, so that even one that is stopped outlives nobody.
+
+    Elsewhere nothing is asked; a pod that runs ends with its pipe.
+    """
+    if sys.platform == "linux":
+        import ctypes
+
+        parent = os.getppid()
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(1)

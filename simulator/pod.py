@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
-import sys
 import threading
 import time
 from collections import defaultdict
@@ -16,6 +14,7 @@ from functools import cache, partial
 from itertools import count
 from typing import Any
 
+from simulator import guarded
 from simulator.errors import HarnessError, PodraceError, TargetError
 from simulator.fleet import PodSpec
 from simulator.history import describe, plain, shorten
@@ -32,13 +31,11 @@ from simulator.world import (
     plain_reply,
 )
 
-_PR_SET_PDEATHSIG = 1
-
 
 def main(connection: Any, spec: PodSpec) -> None:
     """A pod's process, from its first instruction to its last."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle: it ends its pods itself
-    _die_with_parent()
+    guarded.die_with_parent()
     _let_fork_server_go()
     pipe = Pipe(connection)
     gate: Any = StepGate(pipe, spec) if spec.gated else RecordingGate(pipe, spec)
@@ -297,15 +294,3 @@ def _let_fork_server_go() -> None:
     if server._forkserver_alive_fd is not None:
         os.close(server._forkserver_alive_fd)
         server._forkserver_alive_fd = None
-
-
-def _die_with_parent() -> None:
-    """Ask Linux to kill this process with its parent, so that even a stopped pod outlives nobody.
-
-    Elsewhere the end of the pipe does it, for a pod that runs.
-    """
-    if sys.platform == "linux":
-        parent = os.getppid()
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:
-            os._exit(1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import threading
 from collections.abc import Callable
@@ -129,6 +130,15 @@ def test_bad_input_ends_before_any_load(locust: Start, tmp_path: Path, arguments
     assert message in line
     assert out == ""
     assert not (tmp_path / "run").exists()
+
+
+def test_a_master_that_cannot_begin_leaves_no_worker(locust: Start) -> None:
+    """Locust's own error; its workers would look for the master for minutes."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        code, _, err = finish(locust(*HEADLESS, "--processes", "2", "--master-bind-port", port, "--master-port", port))
+    assert code == 1
+    assert "Address already in use" in err
 
 
 def test_a_wrong_password_is_told_and_never_printed(locust: Start, tcp_server: Callable[..., Any]) -> None:
