@@ -39,9 +39,8 @@ def locust(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("LOCUST", "COV"))}
 
     def start(*arguments: str) -> subprocess.Popen[str]:
-        if (
-            "--processes" in arguments and "--master-bind-port" not in arguments
-        ):  # Locust's own port is one for the machine: another test's master may be there
+        # Locust's own port is one for the machine: another test's master may be there
+        if "--processes" in arguments and "--master-bind-port" not in arguments:
             port = _free_port()
             arguments += ("--master-bind-port", port, "--master-port", port)
         process = subprocess.Popen(
