@@ -57,6 +57,8 @@ class Lab:
         self.seed = seed
         self.options = {**OPTIONS, **scenario.options}
         self._stack = ExitStack()
+        # A timeout costs two polls a command, and of our own server the watchdog sees that it does not come back.
+        self._patience: dict[str, Any] = {"socket_timeout": None} if server.embedded else {}
         self._plays = 0
         self._current: Play | None = None
 
@@ -64,7 +66,7 @@ class Lab:
         self.folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="podrace-images-")))
         self.files, self.contents = write_images(self.scenario, self.folder)
         self._stack.enter_context(one_core(self.server))
-        self.probe = Probe(connect(self.server.url, socket_timeout=None))
+        self.probe = Probe(connect(self.server.url, **self._patience))
         self._stack.callback(self.probe.close)
         self.table = self.probe.table()
         return self
@@ -152,8 +154,7 @@ class InlineLab(Lab):
     def _client(self, name: str, retries: int) -> Any:
         """One client a pod, with one connection: greenlets never talk on it at the same time."""
         if (name, retries) not in self._clients:
-            # no timeout: it costs two polls a command, and the watchdog sees whoever does not come back
-            client = connect(self.server.url, retries=retries, socket_timeout=None)
+            client = connect(self.server.url, retries=retries, **self._patience)
             client = gated_client(client, _NoGate(), one_connection=True)
             self._stack.callback(client.close)
             self._clients[name, retries] = client

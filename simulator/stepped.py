@@ -14,7 +14,7 @@ STEP_WITHIN_S = 10.0
 
 
 class SteppedFleet(Fleet):
-    """The pods of one schedule (see play.Fleet). `make_spec(name)` says how a pod is built."""
+    """The pods of one schedule (see schedule.Fleet). `make_spec(name)` says how a pod is built."""
 
     kind = "processes"
 

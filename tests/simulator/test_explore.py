@@ -100,6 +100,15 @@ def test_the_next_run_finds_nothing_of_the_one_before(run_server: Server) -> Non
         assert lab.probe.under(run_server.prefix) == []
 
 
+def test_only_our_own_server_is_waited_for_without_end(run_server: Server) -> None:
+    """A foreign one that hangs is not the target's fault, which is all that the watchdog could say."""
+    scenario = find("foreign-pod")
+    for server, patience_s in ((run_server, None), (replace(run_server, embedded=None), 5.0)):
+        with InlineLab(server, load_target(SHARED.path), scenario, seed=7) as lab:
+            clients = (lab.probe._client, lab._client("A", 0))
+            assert {client.connection_pool.connection_kwargs["socket_timeout"] for client in clients} == {patience_s}
+
+
 def test_the_first_counterexample_is_a_smallest(run_server: Server) -> None:
     """Nothing violates it with fewer preemptions, or without the fault."""
     scenario = find("timeout-overwrites-completion")
