@@ -73,22 +73,34 @@ def open_server(url: str | None) -> Iterator[Server]:
 
     On a foreign server every key stands under a prefix of this run alone, and what is there at the end is
     deleted, even when the body raised. Raises UsageError within 2 s where the URL cannot be used,
-    HarnessError where keys could not be deleted.
+    HarnessError where the server is lost during the run, or keys could not be deleted.
     """
     if url is None:
-        with EmbeddedServer() as embedded:
+        with EmbeddedServer() as embedded, _losing_it_told(embedded.url):
             yield Server(url=embedded.url, info=embedded.info(), prefix="mirix:", embedded=embedded)
         return
     run_prefix = f"podrace:{os.urandom(6).hex()}:"
     info = _first_contact(url, run_prefix)
     try:
-        yield Server(url=url, info=info, prefix=f"{run_prefix}mirix:")
+        with _losing_it_told(url):
+            yield Server(url=url, info=info, prefix=f"{run_prefix}mirix:")
     except BaseException as error:
         if left_over := _sweep(url, run_prefix):
             error.add_note(left_over)
         raise
     if left_over := _sweep(url, run_prefix):
         raise HarnessError(left_over)
+
+
+@contextmanager
+def _losing_it_told(url: str) -> Iterator[None]:
+    """What the harness itself hears of a lost server, as one line. A pod's calls end in an outcome of their own."""
+    from redis.exceptions import RedisError
+
+    try:
+        yield
+    except RedisError as error:
+        raise HarnessError(f"server {redact(url)!r}: lost during the run: {_reason(error, url)}") from None
 
 
 def delete_prefix(client: redis.Redis, prefix: str) -> None:

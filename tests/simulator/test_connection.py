@@ -384,3 +384,24 @@ def test_a_redacted_url_names_the_same_place() -> None:
     url = f"redis://user:{ENCODED}@example.org:6380/2"
     parts = urlsplit(redact(url))
     assert (parts.hostname, parts.port, parts.path, parts.password) == ("example.org", 6380, "/2", "***")
+
+
+def test_a_server_that_is_lost_during_a_run_is_one_clear_line() -> None:
+    with pytest.raises(HarnessError, match=r"lost during the run: .+") as caught, open_server(None) as server:
+        assert server.embedded is not None
+        server.embedded.kill()
+        with connect(server.url) as client:
+            client.ping()
+    assert "\n" not in str(caught.value)
+
+
+def test_a_foreign_server_that_is_lost_is_told_without_its_password(tcp_server: TcpServers) -> None:
+    with tcp_server(config={"requirepass": "s3cret"}) as foreign:
+        url = foreign.tcp_url.replace("redis://", "redis://:s3cret@")
+        with pytest.raises(HarnessError, match="lost during the run") as caught, open_server(url) as server:
+            foreign.kill()
+            with connect(server.url) as client:
+                client.ping()
+    told = " ".join([str(caught.value), *caught.value.__notes__])
+    assert "delete the keys podrace:" in told
+    assert "s3cret" not in told
