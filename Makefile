@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 LOCUST := $(BIN)/locust -f loadtests/locustfile.py --headless --spawn-rate 20 --only-summary --loglevel WARNING
-SOURCES := $(wildcard reference simulator loadtests reports tests)
+SOURCES := $(wildcard podrace/*.py reference simulator loadtests reports tests)
 
 .PHONY: demo test test-slow lint format bench load report pictures upgrade clean
 

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from loadtests import shapes
-from loadtests.targets import TARGETS
-from simulator.errors import UsageError
+from podrace.loadtests import shapes
+from podrace.loadtests.targets import TARGETS
+from podrace.simulator.errors import UsageError
 
 
 def add_arguments(parser: Any) -> None:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import sys
 
-from simulator.errors import PodraceError
-from simulator.server import EmbeddedServer
+from podrace.simulator.errors import PodraceError
+from podrace.simulator.servers.embedded import EmbeddedServer
 
 
 def main() -> int:

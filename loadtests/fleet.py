@@ -18,12 +18,12 @@ from typing import Any
 
 import gevent
 
-from loadtests.tally import Tally
-from loadtests.targets import QUEUE, STORE, UPLOAD, LoadTarget
-from reference.gemini import GeminiFiles
-from simulator.connection import connect
-from simulator.errors import HarnessError
-from simulator.target import Pod, PodEnv
+from podrace.loadtests.tally import Tally
+from podrace.loadtests.targets import QUEUE, STORE, UPLOAD, LoadTarget
+from podrace.reference.gemini import GeminiFiles
+from podrace.simulator.errors import HarnessError
+from podrace.simulator.servers.connection import connect
+from podrace.simulator.target import Pod, PodEnv
 
 MARK = b"podrace image %010d"
 UPLOAD_TIMEOUT_S = 10.0

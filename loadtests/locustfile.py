@@ -13,11 +13,11 @@ import gevent
 import google.genai  # noqa: F401 - takes a second, and a worker says that it is ready before its init event
 from locust import events, task
 
-from loadtests import session
-from loadtests.fleet import UPLOAD_TIMEOUT_S, Fleet
-from loadtests.redis_user import RedisUser
-from loadtests.targets import QUEUE, STORE, UPLOAD
-from reference.status import COMPLETED, PENDING
+from podrace.loadtests import session
+from podrace.loadtests.fleet import UPLOAD_TIMEOUT_S, Fleet
+from podrace.loadtests.redis_user import RedisUser
+from podrace.loadtests.targets import QUEUE, STORE, UPLOAD
+from podrace.reference.status import COMPLETED, PENDING
 
 POLL_S = 0.02
 CONVERSATIONS = 8

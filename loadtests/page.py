@@ -6,8 +6,8 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from loadtests.arguments import check_numbers
-from simulator.errors import UsageError
+from podrace.loadtests.arguments import check_numbers
+from podrace.simulator.errors import UsageError
 
 KEY = "podrace"
 COLUMNS = {

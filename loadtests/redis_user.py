@@ -11,7 +11,7 @@ import gevent
 from locust import User
 from locust.exception import RescheduleTask
 
-from simulator.connection import connect
+from podrace.simulator.servers.connection import connect
 
 RETRY_AFTER_S = 0.1
 """A user whose server does not answer waits so long: a dead server must not turn the run into a busy loop."""

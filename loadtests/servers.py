@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import simulator
-from simulator.connection import Server, open_server
-from simulator.errors import HarnessError, UsageError
-from simulator.server import ServerInfo
+import podrace
+from podrace.simulator.errors import HarnessError, UsageError
+from podrace.simulator.servers.connection import Server, open_server
+from podrace.simulator.servers.embedded import ServerInfo
 
 
 def check_files_api(url: str) -> None:
@@ -33,7 +33,7 @@ def child(module: str, *arguments: str) -> Iterator[str]:
     """A server of ours as a process, which must not share our one core. Its first line; HarnessError without one."""
     process = subprocess.Popen(
         [sys.executable, "-m", module, *arguments],
-        cwd=Path(simulator.__file__).parent.parent,
+        cwd=Path(podrace.__file__).parent.parent,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         start_new_session=True,  # Ctrl-C is ours to handle: the last operations still need it
@@ -58,6 +58,6 @@ def serve(url: str | None) -> Iterator[Server]:
         with open_server(url) as server:
             yield server
         return
-    with child("loadtests.embedded") as line:
+    with child("podrace.loadtests.embedded") as line:
         url, kind, version = line.split()
         yield Server(url=url, info=ServerInfo(kind, version, embedded=True), prefix="mirix:")

@@ -24,17 +24,17 @@ import psutil
 from gevent.lock import RLock
 from locust import runners
 
-from loadtests import page, shapes, verdict
-from loadtests.arguments import add_arguments, check_numbers
-from loadtests.fleet import DRAIN_S, UPLOAD_TIMEOUT_S, Fleet, Plan
-from loadtests.latency import Latencies, Recorder, merged_counts
-from loadtests.servers import check_files_api, child, serve
-from loadtests.slo import load_slo
-from loadtests.targets import find_target
-from simulator import guarded
-from simulator.connection import connect, delete_prefix, redact
-from simulator.errors import HarnessError, PodraceError
-from simulator.runs import run_folder
+from podrace.loadtests import page, shapes, verdict
+from podrace.loadtests.arguments import add_arguments, check_numbers
+from podrace.loadtests.fleet import DRAIN_S, UPLOAD_TIMEOUT_S, Fleet, Plan
+from podrace.loadtests.latency import Latencies, Recorder, merged_counts
+from podrace.loadtests.servers import check_files_api, child, serve
+from podrace.loadtests.slo import load_slo
+from podrace.loadtests.targets import find_target
+from podrace.simulator.app.runs import run_folder
+from podrace.simulator.errors import HarnessError, PodraceError
+from podrace.simulator.fleets import guarded
+from podrace.simulator.servers.connection import connect, delete_prefix, redact
 
 REPORT_EVERY_S = 1.0
 STOP_TIMEOUT_S = UPLOAD_TIMEOUT_S + 2
@@ -167,7 +167,7 @@ class Lead(Worker):
         self.server = self._stack.enter_context(serve(options.host or None))
         self.environment.host = redact(self.server.url)  # it stands on the page, and a URL may hold a password
         self.files_url = options.files_url or self._stack.enter_context(
-            child("simulator.files_api", "--latency-ms", str(options.files_latency_ms))
+            child("podrace.simulator.servers.files_api.api", "--latency-ms", str(options.files_latency_ms))
         )
         check_files_api(self.files_url)
         with run_folder(Path(options.run_folder or "runs"), "load"):

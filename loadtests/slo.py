@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from loadtests.latency import Latencies
-from simulator.errors import UsageError
+from podrace.loadtests.latency import Latencies
+from podrace.simulator.errors import UsageError
 
 OPERATIONS = (
     "SET status",

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-import reference.targets
-from reference.store import LocalStore, RedisStore, UploadStore
-from simulator.checks import HOLDS, VIOLATED
-from simulator.errors import UsageError
-from simulator.target import PodEnv, Target
+from podrace.reference import targets
+from podrace.reference.store import LocalStore, RedisStore, UploadStore
+from podrace.simulator.errors import UsageError
+from podrace.simulator.judge.checks import HOLDS, VIOLATED
+from podrace.simulator.target import PodEnv, Target
 
 STORE, UPLOAD, QUEUE = "load-store", "load-upload", "load-queue"
 """The scenarios: statuses written and read, whole lives of uploads, text messages between pods."""
@@ -26,12 +26,12 @@ class LoadTarget:
 
 TARGETS = {
     "local": LoadTarget(
-        factory=reference.targets.local,
+        factory=targets.local,
         store=lambda env: LocalStore(env.runtime),
         expected={STORE: VIOLATED, UPLOAD: VIOLATED, QUEUE: HOLDS},
     ),
     "shared": LoadTarget(
-        factory=reference.targets.shared,
+        factory=targets.shared,
         store=lambda env: RedisStore(env.redis, env.runtime, prefix=f"{env.prefix}store:"),
         expected={STORE: HOLDS, UPLOAD: HOLDS, QUEUE: HOLDS},
     ),

@@ -7,15 +7,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from loadtests.fleet import Plan
-from loadtests.latency import Latencies
-from loadtests.shapes import RateSearch
-from loadtests.slo import Slo, breaches
-from loadtests.targets import UPLOAD, LoadTarget, find_target
-from simulator.checks import HOLDS, INCONCLUSIVE, KINDS, VIOLATED
-from simulator.connection import redact
-from simulator.runs import Cell, exit_code, result_document, write_json
-from simulator.server import ServerInfo
+from podrace.loadtests.fleet import Plan
+from podrace.loadtests.latency import Latencies
+from podrace.loadtests.shapes import RateSearch
+from podrace.loadtests.slo import Slo, breaches
+from podrace.loadtests.targets import UPLOAD, LoadTarget, find_target
+from podrace.simulator.app.runs import Cell, exit_code, result_document, write_json
+from podrace.simulator.judge.checks import HOLDS, INCONCLUSIVE, KINDS, VIOLATED
+from podrace.simulator.servers.connection import redact
+from podrace.simulator.servers.embedded import ServerInfo
 
 
 @dataclass(frozen=True, kw_only=True)

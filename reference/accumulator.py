@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from reference.runtime import Runtime
-from reference.status import COMPLETED, PENDING, Placeholder
-from reference.upload_manager import UploadManager
+from podrace.reference.runtime import Runtime
+from podrace.reference.status import COMPLETED, PENDING, Placeholder
+from podrace.reference.upload_manager import UploadManager
 
 if TYPE_CHECKING:
     import redis

@@ -6,8 +6,8 @@ import re
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, Protocol
 
-from reference.runtime import Runtime
-from reference.status import (
+from podrace.reference.runtime import Runtime
+from podrace.reference.status import (
     DEFAULT_TTL_S,
     Status,
     checked_upload_id,

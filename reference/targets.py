@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from reference.accumulator import Accumulator, MemoryAgent
-from reference.runtime import Runtime
-from reference.status import Placeholder, Status
-from reference.store import RedisStore, UploadStore
-from reference.upload_manager import FilesService, UploadManager
+from podrace.reference.accumulator import Accumulator, MemoryAgent
+from podrace.reference.runtime import Runtime
+from podrace.reference.status import Placeholder, Status
+from podrace.reference.store import RedisStore, UploadStore
+from podrace.reference.upload_manager import FilesService, UploadManager
 
 if TYPE_CHECKING:
     import redis

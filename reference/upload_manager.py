@@ -10,8 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
-from reference.runtime import Runtime
-from reference.status import (
+from podrace.reference.runtime import Runtime
+from podrace.reference.status import (
     COMPLETED,
     FAILED,
     PENDING,
@@ -21,7 +21,7 @@ from reference.status import (
     UploadFailedError,
     is_pending_placeholder,
 )
-from reference.store import LocalStore, UploadStore
+from podrace.reference.store import LocalStore, UploadStore
 
 COMPRESSIBLE = frozenset({".png", ".jpg", ".jpeg"})
 MAX_SIZE_PX = (1920, 1080)

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from reports import charts, matrix, text
-from reports.drawing import draw, svg_css
-from reports.records import Cell, Report, Run
-from reports.results import read_results
-from reports.timeline import timeline
+from podrace.reports import charts, matrix, text
+from podrace.reports.drawing import draw, svg_css
+from podrace.reports.records import Cell, Report, Run
+from podrace.reports.results import read_results
+from podrace.reports.timeline import timeline
 
 MOST_BYTES = 950_000
 """A page stays under 1 MB: pictures that would make it longer are left out, and it says so."""

@@ -9,10 +9,10 @@ from typing import Any
 
 from markupsafe import Markup
 
-from reports.benchmarks import Ratio
-from reports.drawing import draw, svg_css
-from reports.records import Operation, Run
-from reports.words import shorten
+from podrace.reports.benchmarks import Ratio
+from podrace.reports.drawing import draw, svg_css
+from podrace.reports.records import Operation, Run
+from podrace.reports.words import shorten
 
 WIDTH, HEIGHT, LEFT, TOP, BOTTOM = 364, 260, 62, 60, 210
 MOST_NINES = 5.0

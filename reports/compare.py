@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reports.benchmarks import Ratio, benchmarks
+from podrace.reports.benchmarks import Ratio, benchmarks
 
 LIMIT = 1.25
 """A ratio may grow by so much."""

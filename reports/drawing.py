@@ -9,7 +9,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from reports.words import presentable, shorten
+from podrace.reports.words import presentable, shorten
 
 HERE = Path(__file__).parent
 MOST_CHARS = 1200

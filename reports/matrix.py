@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from reports.drawing import draw, svg_css
-from reports.records import Cell, Report
-from reports.words import shorten
+from podrace.reports.drawing import draw, svg_css
+from podrace.reports.records import Cell, Report
+from podrace.reports.words import shorten
 
 SEVERE = ("lost", "duplicated")
 SIGNS = {"severe": "✗", "bad": "!", "fine": "✓", "none": "", "unknown": "?"}

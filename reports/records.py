@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from reports.benchmarks import Benchmarks
-from reports.words import Event
+from podrace.reports.benchmarks import Benchmarks
+from podrace.reports.words import Event
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reports.benchmarks import benchmarks
-from reports.records import Cell, Operation, Report, Run
-from reports.words import DAMAGE, Event
+from podrace.reports.benchmarks import benchmarks
+from podrace.reports.records import Cell, Operation, Report, Run
+from podrace.reports.words import DAMAGE, Event
 
 COUNTEREXAMPLE = ".podrace.json"
 HISTORY = ".history.jsonl"

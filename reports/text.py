@@ -6,9 +6,9 @@ import re
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 
-from reports.matrix import rows, targets, tone, verdict
-from reports.records import Cell, Report, Run
-from reports.words import presentable
+from podrace.reports.matrix import rows, targets, tone, verdict
+from podrace.reports.records import Cell, Report, Run
+from podrace.reports.words import presentable
 
 MOST_BYTES = 900_000
 """A job's summary on GitHub holds 1 MiB."""

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 
 from markupsafe import Markup
 
-from reports.drawing import draw, svg_css
-from reports.words import SHOWN, UUID, Event, Row, row, shorten
+from podrace.reports.drawing import draw, svg_css
+from podrace.reports.words import SHOWN, UUID, Event, Row, row, shorten
 
 MOST_ROWS = 80
 """What a printed page still holds."""

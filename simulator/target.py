@@ -17,7 +17,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import redis
 
-from simulator.errors import TargetError, UsageError
+from podrace.simulator.errors import TargetError, UsageError
 
 Placeholder = dict[str, Any]
 """`{"upload_uuid": str, "filename": str, "pending": True}`: what stands for an image until it is uploaded."""

@@ -23,11 +23,11 @@ import redis
 from greenlet import getcurrent, greenlet
 from PIL import Image
 
-from reference.memory import MemoryLedger
-from reference.runtime import ThreadRuntime
-from simulator.connection import connect
-from simulator.server import EmbeddedServer
-from simulator.target import PodEnv
+from podrace.reference.memory import MemoryLedger
+from podrace.reference.runtime import ThreadRuntime
+from podrace.simulator.servers.connection import connect
+from podrace.simulator.servers.embedded import EmbeddedServer
+from podrace.simulator.target import PodEnv
 
 START_S = 1_736_899_200.25
 """The virtual clock's first reading: a fraction that a float holds exactly."""

@@ -19,11 +19,11 @@ sys.path.insert(0, str(Path(__file__).parent))  # for measuring, racing: also in
 
 from measuring import on_core
 
-from reference.memory import MemoryLedger
-from reference.runtime import ThreadRuntime
-from simulator.connection import Server, connect
-from simulator.files_store import InProcessFiles
-from simulator.target import PodEnv, load_target
+from podrace.reference.memory import MemoryLedger
+from podrace.reference.runtime import ThreadRuntime
+from podrace.simulator.servers.connection import Server, connect
+from podrace.simulator.servers.files_api.store import InProcessFiles
+from podrace.simulator.target import PodEnv, load_target
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,8 @@ class Benched:
 
 
 TARGETS: Mapping[str, Benched] = {
-    "local": Benched("reference.targets:local", "memory"),
-    "shared": Benched("reference.targets:shared", "redis"),
+    "local": Benched("podrace.reference.targets:local", "memory"),
+    "shared": Benched("podrace.reference.targets:shared", "redis"),
 }
 """Every target that is measured; a further one joins by an entry."""
 

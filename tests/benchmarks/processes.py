@@ -10,9 +10,9 @@ from typing import Any
 import redis
 from measuring import Timed
 
-from reference.runtime import ThreadRuntime
-from reference.store import RedisStore
-from simulator.connection import connect
+from podrace.reference.runtime import ThreadRuntime
+from podrace.reference.store import RedisStore
+from podrace.simulator.servers.connection import connect
 
 RACE_KEY = "mirix:race"
 RESULT = {"type": "google_cloud", "uri": "https://files.test/1", "name": "files/1", "create_time": None}

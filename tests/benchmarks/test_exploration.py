@@ -12,15 +12,15 @@ import pytest
 from conftest import TARGETS
 from measuring import Ratio, busy_s, check, on_core, quiet_collector, ratio_of, tell
 
-from reference import targets
-from simulator.campaign import NamedTarget, explore_cell
-from simulator.cli import PARTS
-from simulator.connection import Server, connect
-from simulator.explore import Exploration, Explorer
-from simulator.frontier import Bounds
-from simulator.lab import InlineLab, ProcessLab
-from simulator.scenarios import SCENARIOS, Absorb, Scenario, find
-from simulator.target import load_target
+from podrace.reference import targets
+from podrace.simulator.app.campaign import NamedTarget, explore_cell
+from podrace.simulator.app.cli import PARTS
+from podrace.simulator.scenarios.catalogue import SCENARIOS, Absorb, Scenario, find
+from podrace.simulator.search.explorer import Exploration, Explorer
+from podrace.simulator.search.frontier import Bounds
+from podrace.simulator.search.lab import InlineLab, ProcessLab
+from podrace.simulator.servers.connection import Server, connect
+from podrace.simulator.target import load_target
 
 SCHEDULES_PER_S = 1000
 PEER_TIMES = 30

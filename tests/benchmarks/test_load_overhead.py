@@ -60,9 +60,9 @@ def asked(benchmark: Any, figure: str, wanted: str, got: float, holds: bool) -> 
 
 
 def make_store(url: str) -> Any:
-    from reference.runtime import ThreadRuntime
-    from reference.store import RedisStore
-    from simulator.connection import connect
+    from podrace.reference.runtime import ThreadRuntime
+    from podrace.reference.store import RedisStore
+    from podrace.simulator.servers.connection import connect
 
     return RedisStore(connect(url, max_connections=1), ThreadRuntime())
 
@@ -93,8 +93,8 @@ def through_users(url: str, seconds: float = ROUND_S) -> float:
     from locust import task
     from locust.env import Environment
 
-    from loadtests.latency import Recorder
-    from loadtests.redis_user import RedisUser
+    from podrace.loadtests.latency import Recorder
+    from podrace.loadtests.redis_user import RedisUser
 
     class Reader(RedisUser):
         host = url
@@ -125,7 +125,7 @@ def through_users(url: str, seconds: float = ROUND_S) -> float:
 
 def serve() -> tuple[Any, str]:
     server = subprocess.Popen(
-        [sys.executable, "-m", "loadtests.embedded"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-m", "podrace.loadtests.embedded"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     assert server.stdout is not None
     return server, server.stdout.readline().split()[0]
@@ -159,8 +159,8 @@ def cost() -> dict[str, Any]:
 
     In time on the processor: both are pure work, and others may use the machine too.
     """
-    from loadtests.latency import Recorder
-    from loadtests.tally import Tally
+    from podrace.loadtests.latency import Recorder
+    from podrace.loadtests.tally import Tally
 
     number, rounds = 10_000, []
     for _ in range(15):

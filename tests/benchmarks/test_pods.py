@@ -15,11 +15,11 @@ from conftest import TARGETS
 from measuring import SEED, Timed, beside, check_ratio, on_core, percentile_us, ratio_of
 from processes import work
 
-from reference.gemini import GeminiFiles
-from reference.runtime import ThreadRuntime
-from reference.status import encode
-from simulator.connection import Server, connect
-from simulator.files_api import FilesApi
+from podrace.reference.gemini import GeminiFiles
+from podrace.reference.runtime import ThreadRuntime
+from podrace.reference.status import encode
+from podrace.simulator.servers.connection import Server, connect
+from podrace.simulator.servers.files_api.api import FilesApi
 
 USER = "user-1"
 TEXTS = 20

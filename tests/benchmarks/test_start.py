@@ -15,15 +15,15 @@ import multiprocess
 import pytest
 from measuring import Timed, beside, check, check_ratio, quartile_ms
 
-from simulator.connection import Server
-from simulator.files_api import FilesApi
-from simulator.fleet import Fleet, PodSpec
+from podrace.simulator.fleets.processes import Fleet, PodSpec
+from podrace.simulator.servers.connection import Server
+from podrace.simulator.servers.files_api.api import FilesApi
 
 PODS = 8
 PODS_WITHIN_MS = 150
 REPRODUCE_LIMIT = 5.0
 HELP_WITHIN_MS = 150
-PODRACE = "import sys; from simulator.cli import main; main(sys.argv[1:])"
+PODRACE = "import sys; from podrace.simulator.app.cli import main; main(sys.argv[1:])"
 
 
 def test_pods_start(benchmark: Any, bench_server: Server, tmp_path: Path) -> None:
@@ -32,13 +32,13 @@ def test_pods_start(benchmark: Any, bench_server: Server, tmp_path: Path) -> Non
     with FilesApi() as files:
         spec = PodSpec(
             name="A",
-            target="reference.targets:shared",
+            target="podrace.reference.targets:shared",
             redis_url=bench_server.url,
             prefix=bench_server.prefix,
             files_url=files.url,
             ledger_path=str(tmp_path / "ledger.sqlite"),
-            memory="reference.memory:MemoryLedger",
-            gemini="reference.gemini:GeminiFiles",
+            memory="podrace.reference.memory:MemoryLedger",
+            gemini="podrace.reference.gemini:GeminiFiles",
         )
         with Fleet([spec], on_event=lambda event: None) as fleet:
             names: list[str] = []

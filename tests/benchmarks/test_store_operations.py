@@ -17,8 +17,8 @@ import pytest
 from conftest import TARGETS
 from measuring import Ratio, Timed, beside, check, check_ratio, on_core
 
-from reference.status import encode
-from simulator.connection import Server, connect
+from podrace.reference.status import encode
+from podrace.simulator.servers.connection import Server, connect
 
 LIMIT = 1.15
 LISTING_LIMIT = 2.0

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from hdrh.log import HistogramLogReader
 
-from loadtests.latency import Latencies, Recorder, new_histogram, percentiles_us
+from podrace.loadtests.latency import Latencies, Recorder, new_histogram, percentiles_us
 
 
 def record(recorder: Recorder, *latencies_us: int, late_us: int = 0, name: str = "GET status") -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
-from simulator.connection import connect
+from podrace.simulator.servers.connection import connect
 
 Start = Callable[..., "subprocess.Popen[str]"]
 HEADLESS = ("--headless", "--users", "12", "--spawn-rate", "12", "--only-summary", "--run-folder", "run")

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from loadtests.shapes import RateSearch, ramp, soak, spike
+from podrace.loadtests.shapes import RateSearch, ramp, soak, spike
 
 
 def test_a_ramp_rises_and_ends() -> None:

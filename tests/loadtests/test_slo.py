@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from loadtests.latency import Latencies, Recorder
-from loadtests.slo import Slo, breaches, load_slo
-from simulator.errors import UsageError
+from podrace.loadtests.latency import Latencies, Recorder
+from podrace.loadtests.slo import Slo, breaches, load_slo
+from podrace.simulator.errors import UsageError
 
 
 def test_ours_is_read() -> None:

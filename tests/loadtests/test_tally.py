@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from loadtests.tally import Tally
+from podrace.loadtests.tally import Tally
 
 URI = "https://files.test/1"
 

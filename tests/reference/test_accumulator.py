@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import redis
 
-from reference.accumulator import Accumulator
-from reference.memory import MemoryLedger
-from reference.targets import ServicePod, shared
-from simulator.target import PodEnv
+from podrace.reference.accumulator import Accumulator
+from podrace.reference.memory import MemoryLedger
+from podrace.reference.targets import ServicePod, shared
+from podrace.simulator.target import PodEnv
 
 if TYPE_CHECKING:
     from tests.conftest import File, VirtualRuntime

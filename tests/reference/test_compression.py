@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from PIL import Image
 
-from reference.upload_manager import UploadManager, compress_image
+from podrace.reference.upload_manager import UploadManager, compress_image
 
 if TYPE_CHECKING:
     from tests.conftest import FakeFiles, VirtualRuntime

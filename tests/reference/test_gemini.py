@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from reference.gemini import GeminiFiles
-from simulator.files_api import Fault, FilesApi, Request
+from podrace.reference.gemini import GeminiFiles
+from podrace.simulator.servers.files_api.api import Fault, FilesApi, Request
 
 KEY = "a-key-that-nobody-may-see"
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-import reference.memory
-from reference.memory import MemoryLedger
+import podrace
+from podrace.reference.memory import MemoryLedger
 
 PARTS: list[dict[str, Any]] = [
     {"type": "text", "text": "ä\n'quoted'"},
@@ -21,7 +21,7 @@ PARTS: list[dict[str, Any]] = [
 
 SENDER = """
 import sys
-from reference.memory import MemoryLedger
+from podrace.reference.memory import MemoryLedger
 ledger = MemoryLedger(sys.argv[1])
 print("ready", flush=True)
 sys.stdin.readline()
@@ -127,7 +127,7 @@ def test_many_threads_open_and_send_at_once(path: Path) -> None:
 
 
 def test_two_processes_at_once(ledger: MemoryLedger, path: Path) -> None:
-    root = Path(reference.memory.__file__).parents[1]
+    root = Path(podrace.__file__).parents[1]
     senders = [
         subprocess.Popen(
             [sys.executable, "-c", SENDER, str(path), name],

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import redis
 
-from reference.store import RedisStore
+from podrace.reference.store import RedisStore
 
 if TYPE_CHECKING:
     from tests.conftest import File, VirtualRuntime

@@ -3,7 +3,7 @@ from __future__ import annotations
 import threading
 import time
 
-from reference.runtime import ThreadRuntime
+from podrace.reference.runtime import ThreadRuntime
 
 
 def test_now_is_the_systems_clock() -> None:

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import redis
 
-from reference.runtime import ThreadRuntime
-from reference.status import InvalidUploadIdError
-from reference.store import LocalStore, RedisStore, UploadStore
+from podrace.reference.runtime import ThreadRuntime
+from podrace.reference.status import InvalidUploadIdError
+from podrace.reference.store import LocalStore, RedisStore, UploadStore
 
 if TYPE_CHECKING:
     from tests.conftest import File

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import redis
 
-from reference.gemini import GeminiFiles
-from reference.memory import MemoryLedger
-from simulator.files_api import FilesApi
-from simulator.target import Pod, PodEnv, load_target
+from podrace.reference.gemini import GeminiFiles
+from podrace.reference.memory import MemoryLedger
+from podrace.simulator.servers.files_api.api import FilesApi
+from podrace.simulator.target import Pod, PodEnv, load_target
 
 if TYPE_CHECKING:
     from tests.conftest import FakeFiles, JoinedRuntime, VirtualRuntime
@@ -27,7 +27,7 @@ TARGETS = ["local", "shared"]
 @pytest.fixture
 def make_pod(make_env: Callable[..., PodEnv]) -> MakePod:
     def make(target: str, name: str, **replaced: Any) -> Pod:
-        return load_target(f"reference.targets:{target}")(make_env(name, **replaced))
+        return load_target(f"podrace.reference.targets:{target}")(make_env(name, **replaced))
 
     return make
 
@@ -151,7 +151,7 @@ def test_options_may_all_be_left_out(
     make_env: Callable[..., PodEnv], runtime: VirtualRuntime, files: FakeFiles, png: Path, target: str
 ) -> None:
     env = PodEnv(**{**vars(make_env("A")), "options": {}})
-    pod = load_target(f"reference.targets:{target}")(env)
+    pod = load_target(f"podrace.reference.targets:{target}")(env)
     files.upload_s = 9.5
     placeholders = [pod.add_message("ann", str(number), [png], str(number))[0] for number in range(5)]
     runtime.sleep(9.25)

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import redis
 
-from reference.status import UploadFailedError
-from reference.store import LocalStore, RedisStore, UploadStore
-from reference.upload_manager import UploadManager
+from podrace.reference.status import UploadFailedError
+from podrace.reference.store import LocalStore, RedisStore, UploadStore
+from podrace.reference.upload_manager import UploadManager
 
 if TYPE_CHECKING:
     from tests.conftest import FakeFiles, JoinedRuntime, VirtualRuntime

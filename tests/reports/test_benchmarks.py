@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from reports.compare import as_text, compare, reference_ratios
+from podrace.reports.compare import as_text, compare, reference_ratios
 
 
 def entry(operation: str, ratio: float, *, spread: float = 0.02, blocks: int = 60, **more: Any) -> dict[str, Any]:

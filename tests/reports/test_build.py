@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from reports.build import FORMATS, build
-from reports.results import KINDS
-from simulator.cli import main
+from podrace.reports.build import FORMATS, build
+from podrace.reports.results import KINDS
+from podrace.simulator.app.cli import main
 
 Write = Callable[..., Path]
 CELL = '{"version": 1, "cells": [{"target": "x", "scenario": "y", "verdict": "holds", "expected": "holds", '
@@ -293,7 +293,7 @@ def test_svgs_alone_are_one_file_a_picture(
 
 
 def test_the_pictures_of_the_readme_are_there_and_say_what_they_show() -> None:
-    root = Path(build.__code__.co_filename).parents[1]
+    root = Path(build.__code__.co_filename).parents[2]
     shown = re.findall(r"!\[(.+?)\]\((\S+\.svg)\)", (root / "README.md").read_text(encoding="utf-8"))
     assert len(shown) == 2
     for _, path in shown:
@@ -329,7 +329,7 @@ def test_the_command_says_the_verdict_and_what_is_left_out(
 
 
 def test_a_file_of_ratios_is_a_baseline(tmp_path: Path, page: Callable[..., Page], write_benchmark: Write) -> None:
-    path = tmp_path / "reference.json"
+    path = tmp_path / "podrace.reference.json"
     path.write_text(
         json.dumps({"ratios": {"shared get": 1.01, "shared push": {"ratio": 1.2, "low": 1.1, "high": 1.3}}})
     )

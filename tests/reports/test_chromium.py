@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from reports.build import build
+from podrace.reports.build import build
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="needs Debian's chromium: apt-get install chromium")

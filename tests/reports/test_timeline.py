@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from reports.timeline import MOST_ROWS, rows_of, timeline
+from podrace.reports.timeline import MOST_ROWS, rows_of, timeline
 
 SVG = "{http://www.w3.org/2000/svg}"
 

@@ -18,8 +18,8 @@ import pytest
 from google import genai
 from google.genai import types
 
-from simulator.connection import Server
-from simulator.server import EmbeddedServer
+from podrace.simulator.servers.connection import Server
+from podrace.simulator.servers.embedded import EmbeddedServer
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +146,8 @@ class Podrace:
         """Begin. With `measured=False` without coverage, whose tracer now and then swallows a KeyboardInterrupt."""
         left_out = "PODRACE_" if measured else ("PODRACE_", "COV")
         interruptible = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
-        command = [sys.executable, "-c", f"{interruptible}from simulator.cli import main; main()", *arguments]
+        code = f"{interruptible}from podrace.simulator.app.cli import main; main()"
+        command = [sys.executable, "-c", code, *arguments]
         process = subprocess.Popen(
             command,
             cwd=self.folder,

@@ -6,17 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from simulator.campaign import NamedTarget, explore_cell, lab_for, markdown
-from simulator.connection import Server
-from simulator.counterexample import load
-from simulator.errors import UsageError
-from simulator.frontier import Bounds
-from simulator.history import read_history
-from simulator.lab import InlineLab, ProcessLab
-from simulator.runs import Cell
-from simulator.scenarios import find
+from podrace.simulator.app.campaign import NamedTarget, explore_cell, lab_for, markdown
+from podrace.simulator.app.counterexample import load
+from podrace.simulator.app.runs import Cell
+from podrace.simulator.errors import UsageError
+from podrace.simulator.history.events import read_history
+from podrace.simulator.scenarios.catalogue import find
+from podrace.simulator.search.frontier import Bounds
+from podrace.simulator.search.lab import InlineLab, ProcessLab
+from podrace.simulator.servers.connection import Server
 
-SHARED = NamedTarget("shared", "reference.targets:shared")
+SHARED = NamedTarget("shared", "podrace.reference.targets:shared")
 
 
 def explore(server: Server, scenario: str, folder: Path, **bounds: float) -> Cell:
@@ -47,7 +47,7 @@ def test_a_cell_that_holds_leaves_nothing(run_server: Server, tmp_path: Path) ->
 
 
 def test_a_fault_with_nothing_to_strike_is_said(run_server: Server, tmp_path: Path) -> None:
-    local = NamedTarget("local", "reference.targets:local")
+    local = NamedTarget("local", "podrace.reference.targets:local")
     cell = explore_cell(run_server, local, find("corrupt-value"), Bounds(), seed=7, folder=tmp_path)
     assert (cell.verdict, cell.words) == ("holds", "–")
     assert "nothing to strike" in cell.note
@@ -67,7 +67,7 @@ def test_a_lab_of_either_kind(run_server: Server) -> None:
     assert isinstance(lab_for("processes", run_server, SHARED, scenario, seed=1, parts={}), ProcessLab)
     for fleet in ("inline", "processes"):
         with pytest.raises(UsageError, match="has no none"):
-            lab_for(fleet, run_server, NamedTarget("x", "reference.targets:none"), scenario, seed=1, parts={})
+            lab_for(fleet, run_server, NamedTarget("x", "podrace.reference.targets:none"), scenario, seed=1, parts={})
 
 
 def test_the_matrix_has_a_row_a_scenario_and_a_column_a_target() -> None:

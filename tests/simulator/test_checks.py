@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from simulator.checks import HOLDS, VIOLATED, Judgement, judge
-from simulator.history import Event
+from podrace.simulator.history.events import Event
+from podrace.simulator.judge.checks import HOLDS, VIOLATED, Judgement, judge
 
 URI = "http://localhost/v1beta/files/"
 

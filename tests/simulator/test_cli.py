@@ -9,15 +9,15 @@ import sys
 
 import pytest
 
-from simulator.cli import cli, main
-from simulator.errors import HarnessError, TargetError, UsageError
+from podrace.simulator.app.cli import cli, main
+from podrace.simulator.errors import HarnessError, TargetError, UsageError
 
 COMMANDS = sorted(cli.commands)
 BARE = {key: value for key, value in os.environ.items() if not key.startswith("COV")} | {
     "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)
 }
 """Without coverage, which imports things of its own and takes its time."""
-CLI = "from simulator.cli import main; main()"
+CLI = "from podrace.simulator.app.cli import main; main()"
 
 
 def run(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -65,8 +65,17 @@ def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_importing_the_command_line_imports_nothing_slow() -> None:
-    slow = ("redis", "google", "google.genai", "PIL", "rich", "multiprocess", "simulator.fleet", "reference")
-    done = run(f"import simulator.cli, sys; print([name for name in {slow} if name in sys.modules])")
+    slow = (
+        "redis",
+        "google",
+        "google.genai",
+        "PIL",
+        "rich",
+        "multiprocess",
+        "podrace.simulator.fleets",
+        "podrace.reference",
+    )
+    done = run(f"import podrace.simulator.app.cli, sys; print([name for name in {slow} if name in sys.modules])")
     assert done.stdout == "[]\n", done.stderr
 
 

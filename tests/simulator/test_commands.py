@@ -10,10 +10,10 @@ import redis
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simulator.commands import ALL_OF_IT, EVERYTHING, NOTHING, CommandTable, Footprint, Trace
-from simulator.connection import connect
-from simulator.probe import Probe
-from simulator.server import EmbeddedServer
+from podrace.simulator.servers.connection import connect
+from podrace.simulator.servers.embedded import EmbeddedServer
+from podrace.simulator.servers.probe import Probe
+from podrace.simulator.world.footprints import ALL_OF_IT, EVERYTHING, NOTHING, CommandTable, Footprint, Trace
 
 
 @pytest.fixture(scope="module")

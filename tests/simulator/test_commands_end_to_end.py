@@ -15,7 +15,7 @@ ROWS_1_TO_20 = 20
 
 
 def podrace(*arguments: str, cwd: Path, measured: bool = True, **environment: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", "from simulator.cli import main; main()", *arguments]
+    command = [sys.executable, "-c", "from podrace.simulator.app.cli import main; main()", *arguments]
     env = {key: value for key, value in os.environ.items() if measured or not key.startswith("COV")}
     env |= {"PYTHONPATH": os.pathsep.join(sys.path)} | environment
     return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=120, check=False)
@@ -79,7 +79,7 @@ def test_explore_says_what_was_covered(tmp_path: Path) -> None:
 
 
 def test_a_spent_budget_is_inconclusive_never_a_pass(tmp_path: Path) -> None:
-    arguments = ("--scenario", "foreign-unlock", "--target", "reference.targets:shared", "--budget", "0.1")
+    arguments = ("--scenario", "foreign-unlock", "--target", "podrace.reference.targets:shared", "--budget", "0.1")
     done = podrace("explore", *arguments, "--preemptions", "8", "--faults", "4", cwd=tmp_path)
     assert done.returncode == 3
     assert "inconclusive" in done.stdout

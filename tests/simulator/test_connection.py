@@ -14,9 +14,9 @@ from urllib.parse import quote, urlsplit
 import pytest
 import redis
 
-from simulator.connection import Server, connect, delete_prefix, open_server, redact
-from simulator.errors import HarnessError, UsageError
-from simulator.server import ServerInfo
+from podrace.simulator.errors import HarnessError, UsageError
+from podrace.simulator.servers.connection import Server, connect, delete_prefix, open_server, redact
+from podrace.simulator.servers.embedded import ServerInfo
 
 PASSWORD = "hunter2/@#:?é"
 ENCODED = quote(PASSWORD, safe="")

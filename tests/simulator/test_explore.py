@@ -13,21 +13,21 @@ from pathlib import Path
 
 import pytest
 
-from simulator import inline
-from simulator.campaign import NamedTarget, explore_cell, lab_for, replay
-from simulator.connection import Server
-from simulator.counterexample import load
-from simulator.explore import Explorer
-from simulator.faults import Kill
-from simulator.frontier import Bounds
-from simulator.history import write_history
-from simulator.lab import InlineLab
-from simulator.play import Play
-from simulator.runs import Cell
-from simulator.scenarios import Absorb, Add, Scenario, find
-from simulator.target import load_target
+from podrace.simulator.app.campaign import NamedTarget, explore_cell, lab_for, replay
+from podrace.simulator.app.counterexample import load
+from podrace.simulator.app.runs import Cell
+from podrace.simulator.fleets import inline
+from podrace.simulator.history.events import write_history
+from podrace.simulator.scenarios.catalogue import Absorb, Add, Scenario, find
+from podrace.simulator.scenarios.faults import Kill
+from podrace.simulator.search.explorer import Explorer
+from podrace.simulator.search.frontier import Bounds
+from podrace.simulator.search.lab import InlineLab
+from podrace.simulator.search.play import Play
+from podrace.simulator.servers.connection import Server
+from podrace.simulator.target import load_target
 
-SHARED = NamedTarget("shared", "reference.targets:shared")
+SHARED = NamedTarget("shared", "podrace.reference.targets:shared")
 SECONDS = 1.0
 
 
@@ -184,8 +184,8 @@ def test_the_same_seed_gives_the_same_bytes_in_another_process(tmp_path: Path) -
     files = []
     for number in ("1", "2"):
         folder = tmp_path / number
-        command = [sys.executable, "-m", "simulator", "explore", "--scenario", "lock-expires-mid-send", "--seed", "3"]
-        code = "from simulator.cli import main; main()"
+        command = [sys.executable, "-m", "podrace", "explore", "--scenario", "lock-expires-mid-send", "--seed", "3"]
+        code = "from podrace.simulator.app.cli import main; main()"
         done = subprocess.run(
             [sys.executable, "-c", code, *command[3:], "--json", "--run-dir", str(folder)],
             env={"PYTHONHASHSEED": number, "PYTHONPATH": ":".join(filter(None, sys.path)), "PATH": os.environ["PATH"]},

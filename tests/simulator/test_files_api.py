@@ -27,9 +27,10 @@ import pytest
 from google import genai
 from google.genai import _api_client, errors, types
 
-from simulator import files_api, files_store
-from simulator.errors import HarnessError
-from simulator.files_api import Fault, FilesApi, Request
+from podrace.simulator.errors import HarnessError
+from podrace.simulator.servers.files_api import api as files_api
+from podrace.simulator.servers.files_api import store as files_store
+from podrace.simulator.servers.files_api.api import Fault, FilesApi, Request
 
 CHUNK_BYTES = 8 * 1024 * 1024
 
@@ -418,7 +419,7 @@ def upload_raw(address: str, count: int, size_bytes: int) -> None:
 
 
 def serve(*arguments: str) -> tuple[subprocess.Popen[str], str]:
-    command = [sys.executable, "-m", "simulator.files_api", *arguments]
+    command = [sys.executable, "-m", "podrace.simulator.servers.files_api.api", *arguments]
     process = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )

@@ -15,8 +15,8 @@ from typing import Any, Protocol
 import pytest
 from google.genai import errors
 
-from simulator.files_api import FilesApi
-from simulator.files_store import InProcessFiles
+from podrace.simulator.servers.files_api.api import FilesApi
+from podrace.simulator.servers.files_api.store import InProcessFiles
 
 Connect = Callable[..., Any]
 

@@ -15,10 +15,10 @@ from typing import Any
 import psutil
 import pytest
 
-from simulator.errors import HarnessError, PodraceError, TargetError, UsageError
-from simulator.fleet import Fleet, PodSpec
-from simulator.history import Event
-from simulator.server import EmbeddedServer
+from podrace.simulator.errors import HarnessError, PodraceError, TargetError, UsageError
+from podrace.simulator.fleets.processes import Fleet, PodSpec
+from podrace.simulator.history.events import Event
+from podrace.simulator.servers.embedded import EmbeddedServer
 
 Until = Callable[..., bool]
 IsGone = Callable[[int], bool]
@@ -146,7 +146,7 @@ def test_a_paused_pod_answers_once_it_is_resumed(fleet: Fleet) -> None:
 
 
 def test_a_pod_that_does_not_answer_in_time(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("simulator.fleet.ANSWER_WITHIN_S", 0.05)
+    monkeypatch.setattr("podrace.simulator.fleets.processes.ANSWER_WITHIN_S", 0.05)
     fleet.pause("A")
     with pytest.raises(HarnessError, match=r"pod A: expected an answer within 0\.05 s"):
         fleet.call("A", "absorb", "u")
@@ -218,11 +218,11 @@ SCRIPT = """
 import signal, statistics, subprocess, sys, time
 signal.signal(signal.SIGINT, signal.default_int_handler)
 from dataclasses import replace
-from simulator.fleet import Fleet, PodSpec
+from podrace.simulator.fleets.processes import Fleet, PodSpec
 spec = PodSpec(
     name="A", redis_url="unix:///nowhere", prefix="x:", files_url="http://127.0.0.1:9", ledger_path={ledger!r},
-    target="reference.targets:shared", memory="reference.memory:MemoryLedger",
-    gemini="reference.gemini:GeminiFiles", options={{"absorb_limit": 1}},
+    target="podrace.reference.targets:shared", memory="podrace.reference.memory:MemoryLedger",
+    gemini="podrace.reference.gemini:GeminiFiles", options={{"absorb_limit": 1}},
 )
 specs = [replace(spec, name=name) for name in "ABCDEFGHI"]
 fleet = Fleet(specs[:{pods}], on_event=lambda event: None)

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from simulator.errors import UsageError
-from simulator.history import describe, describe_parts, plain, read_history, shorten, write_history
+from podrace.simulator.errors import UsageError
+from podrace.simulator.history.events import describe, describe_parts, plain, read_history, shorten, write_history
 
 
 @pytest.mark.parametrize(

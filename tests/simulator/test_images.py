@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from simulator.errors import UsageError
-from simulator.images import identify, prepare
+from podrace.simulator.app.images import identify, prepare
+from podrace.simulator.errors import UsageError
 
 
 def noise(path: Path, size: tuple[int, int], mode: str = "RGB", **settings: Any) -> Path:

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from reference.memory import MemoryLedger
-from simulator.inline import MemoryList
+from podrace.reference.memory import MemoryLedger
+from podrace.simulator.fleets.inline import MemoryList
 
 LEDGERS = {"real": MemoryLedger, "in memory": lambda path: MemoryList()}
 TEXT = {"type": "text", "text": "hello"}

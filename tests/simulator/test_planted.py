@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from simulator.campaign import NamedTarget, explore_cell
-from simulator.connection import Server
-from simulator.frontier import Bounds
-from simulator.runs import Cell
-from simulator.scenarios import SCENARIOS, find
+from podrace.simulator.app.campaign import NamedTarget, explore_cell
+from podrace.simulator.app.runs import Cell
+from podrace.simulator.scenarios.catalogue import SCENARIOS, find
+from podrace.simulator.search.frontier import Bounds
+from podrace.simulator.servers.connection import Server
 
 PLANTED = (
     ("PopBeforeDelivery", "crash-before-send", "lost"),

@@ -9,15 +9,15 @@ from typing import Any
 
 import pytest
 
-from simulator.checks import judge
-from simulator.connection import Server
-from simulator.errors import TargetError
-from simulator.faults import KILL, PAUSE
-from simulator.lab import InlineLab
-from simulator.play import Play
-from simulator.scenarios import Absorb, Add, Call, Scenario
-from simulator.schedule import follow
-from simulator.target import load_target
+from podrace.simulator.errors import TargetError
+from podrace.simulator.judge.checks import judge
+from podrace.simulator.scenarios.catalogue import Absorb, Add, Call, Scenario
+from podrace.simulator.scenarios.faults import KILL, PAUSE
+from podrace.simulator.search.lab import InlineLab
+from podrace.simulator.search.play import Play
+from podrace.simulator.search.schedule import follow
+from podrace.simulator.servers.connection import Server
+from podrace.simulator.target import load_target
 
 Events = list[dict[str, Any]]
 Run = Callable[..., Events]
@@ -43,7 +43,8 @@ def run(
     return run_one
 
 
-CORRECT, SHARED, LOCAL = "planted.correct:correct", "reference.targets:shared", "reference.targets:local"
+CORRECT = "planted.correct:correct"
+SHARED, LOCAL = "podrace.reference.targets:shared", "podrace.reference.targets:local"
 ADD, ABSORB = Add("m1"), Absorb("absorb", after=("m1",))
 
 

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import pytest
 import redis
 
-from simulator.connection import connect
-from simulator.probe import Probe
-from simulator.server import EmbeddedServer
+from podrace.simulator.servers.connection import connect
+from podrace.simulator.servers.embedded import EmbeddedServer
+from podrace.simulator.servers.probe import Probe
 
 
 @pytest.fixture

@@ -11,21 +11,21 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from simulator import heap
-from simulator.commands import CommandTable
-from simulator.connection import Server, connect
-from simulator.explore import Exploration, Explorer
-from simulator.faults import EarlyTimer, ExpireKey, Fault, Kill, LoseConnection, Pause
-from simulator.frontier import Bounds
-from simulator.history import plain
-from simulator.inline import InlineFleet, MemoryList
-from simulator.lab import one_core
-from simulator.play import Play
-from simulator.probe import Probe
-from simulator.scenarios import Absorb, Call, Scenario
-from simulator.server import EmbeddedServer
-from simulator.target import PodEnv
-from simulator.world import DROP_REPLY, Gate, gated_client, make_env, set_gate
+from podrace.simulator.fleets.inline import InlineFleet, MemoryList
+from podrace.simulator.history.events import plain
+from podrace.simulator.scenarios.catalogue import Absorb, Call, Scenario
+from podrace.simulator.scenarios.faults import EarlyTimer, ExpireKey, Fault, Kill, LoseConnection, Pause
+from podrace.simulator.search import heap
+from podrace.simulator.search.explorer import Exploration, Explorer
+from podrace.simulator.search.frontier import Bounds
+from podrace.simulator.search.lab import one_core
+from podrace.simulator.search.play import Play
+from podrace.simulator.servers.connection import Server, connect
+from podrace.simulator.servers.embedded import EmbeddedServer
+from podrace.simulator.servers.probe import Probe
+from podrace.simulator.target import PodEnv
+from podrace.simulator.world.footprints import CommandTable
+from podrace.simulator.world.gates import DROP_REPLY, Gate, gated_client, make_env, set_gate
 
 Program = tuple[tuple[Any, ...], ...]
 """Commands in order. An argument `<` stands for the reply before."""
@@ -494,7 +494,7 @@ def test_frames_of_a_target_whose_folder_is_named_like_ours_are_seen() -> None:
     def held(box: list[int]) -> Iterator[None]:
         yield
 
-    held.__code__ = held.__code__.replace(co_filename=f"{Path(heap.__file__).parent}-targets/pod.py")
+    held.__code__ = held.__code__.replace(co_filename=f"{Path(heap.__file__).parents[1]}-targets/pod.py")
     box: list[int] = []
     waiting: Any = held(box)
     looks = heap.Heap()

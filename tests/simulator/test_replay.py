@@ -10,15 +10,15 @@ from typing import Any
 
 import pytest
 
-from simulator.campaign import NamedTarget, explore_cell, lab_for, replay
-from simulator.connection import Server
-from simulator.counterexample import SavedSchedule, load, save
-from simulator.errors import TargetError, UsageError
-from simulator.frontier import Bounds
-from simulator.history import Event
-from simulator.scenarios import SCENARIOS, find
+from podrace.simulator.app.campaign import NamedTarget, explore_cell, lab_for, replay
+from podrace.simulator.app.counterexample import SavedSchedule, load, save
+from podrace.simulator.errors import TargetError, UsageError
+from podrace.simulator.history.events import Event
+from podrace.simulator.scenarios.catalogue import SCENARIOS, find
+from podrace.simulator.search.frontier import Bounds
+from podrace.simulator.servers.connection import Server
 
-PARTS = {"memory": "reference.memory:MemoryLedger", "gemini": "reference.gemini:GeminiFiles"}
+PARTS = {"memory": "podrace.reference.memory:MemoryLedger", "gemini": "podrace.reference.gemini:GeminiFiles"}
 VIOLATED = [(scenario.name, target) for scenario in SCENARIOS for target in sorted(scenario.violates)]
 ON_PROCESSES = (
     ("timeout-overwrites-completion", "shared"),  # an early timer
@@ -33,7 +33,7 @@ Find = Callable[[str, str], tuple[SavedSchedule, list[Event]]]
 
 
 def named(target: str) -> NamedTarget:
-    return NamedTarget(target, f"reference.targets:{target}")
+    return NamedTarget(target, f"podrace.reference.targets:{target}")
 
 
 @pytest.fixture

@@ -17,15 +17,15 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from reference.memory import MemoryLedger
-from simulator.checks import HOLDS, VIOLATED
-from simulator.cli import PARTS, TARGETS
-from simulator.connection import connect, open_server
-from simulator.files_api import FilesApi
-from simulator.history import read_history
-from simulator.images import identify, prepare
-from simulator.moments import moments
-from simulator.reproduce import Reproduction, Workload, pod_name
+from podrace.reference.memory import MemoryLedger
+from podrace.simulator.app.cli import PARTS, TARGETS
+from podrace.simulator.app.images import identify, prepare
+from podrace.simulator.app.moments import moments
+from podrace.simulator.app.reproduce import Reproduction, Workload, pod_name
+from podrace.simulator.history.events import read_history
+from podrace.simulator.judge.checks import HOLDS, VIOLATED
+from podrace.simulator.servers.connection import connect, open_server
+from podrace.simulator.servers.files_api.api import FilesApi
 
 Until = Callable[..., bool]
 Podrace = Any

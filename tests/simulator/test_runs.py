@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from simulator.errors import HarnessError, UsageError
-from simulator.runs import Cell, exit_code, result_document, run_folder, write_json
-from simulator.server import ServerInfo
+from podrace.simulator.app.runs import Cell, exit_code, result_document, run_folder, write_json
+from podrace.simulator.errors import HarnessError, UsageError
+from podrace.simulator.servers.embedded import ServerInfo
 
 COUNTS = {"accepted": 2, "delivered": 1, "lost": 1, "duplicated": 0, "misreported": 0, "stuck": 0, "leaked": 0}
 

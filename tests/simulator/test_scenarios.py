@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from simulator.campaign import NamedTarget, explore_cell, markdown
-from simulator.connection import Server
-from simulator.errors import UsageError
-from simulator.frontier import Bounds
-from simulator.runs import Cell
-from simulator.scenarios import SCENARIOS, Absorb, Add, Ask, Scenario, find
+from podrace.simulator.app.campaign import NamedTarget, explore_cell, markdown
+from podrace.simulator.app.runs import Cell
+from podrace.simulator.errors import UsageError
+from podrace.simulator.scenarios.catalogue import SCENARIOS, Absorb, Add, Ask, Scenario, find
+from podrace.simulator.search.frontier import Bounds
+from podrace.simulator.servers.connection import Server
 
 CELLS = [(scenario, target) for scenario in SCENARIOS for target in ("local", "shared")]
 WORDS = {
@@ -69,7 +69,7 @@ def test_a_name_finds_its_entry() -> None:
 
 @pytest.mark.parametrize(("scenario", "target"), CELLS, ids=[f"{s.name}-{t}" for s, t in CELLS])
 def test_every_cell_is_as_expected(run_server: Server, tmp_path: Path, scenario: Scenario, target: str) -> None:
-    named = NamedTarget(target, f"reference.targets:{target}")
+    named = NamedTarget(target, f"podrace.reference.targets:{target}")
     cell = explore_cell(run_server, named, scenario, Bounds(), seed=7, folder=tmp_path)
     assert (cell.verdict, cell.expected) == (scenario.expected(target), scenario.expected(target)), cell.note
     assert cell.words == WORDS.get((scenario.name, target), cell.words)

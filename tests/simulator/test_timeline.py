@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from simulator.campaign import NamedTarget, explore_cell
-from simulator.checks import HOLDS, Finding, Judgement
-from simulator.connection import Server
-from simulator.counterexample import load
-from simulator.frontier import Bounds
-from simulator.history import read_history
-from simulator.scenarios import find
-from simulator.timeline import DECIDING, brief, draw, rows, sentence
+from podrace.simulator.app.campaign import NamedTarget, explore_cell
+from podrace.simulator.app.counterexample import load
+from podrace.simulator.app.timeline import DECIDING, brief, draw, rows, sentence
+from podrace.simulator.history.events import read_history
+from podrace.simulator.judge.checks import HOLDS, Finding, Judgement
+from podrace.simulator.scenarios.catalogue import find
+from podrace.simulator.search.frontier import Bounds
+from podrace.simulator.servers.connection import Server
 
 SHOWN = (
     ("timeout-overwrites-completion", "shared", "image-1", "read <failed>"),
@@ -31,7 +31,7 @@ SHOWN = (
 def test_the_sentence_says_what_and_why_and_the_drawing_fits(
     run_server: Server, tmp_path: Path, scenario: str, target: str, what: str, why: str
 ) -> None:
-    named = NamedTarget(target, f"reference.targets:{target}")
+    named = NamedTarget(target, f"podrace.reference.targets:{target}")
     cell = explore_cell(run_server, named, find(scenario), Bounds(preemptions=1), seed=7, folder=tmp_path)
     told = load(Path(str(cell.counterexample))).sentence
     assert what in told

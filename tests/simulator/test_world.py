@@ -13,11 +13,11 @@ import redis
 from redis.exceptions import ConnectionError as BrokenError
 from redis.exceptions import ResponseError, WatchError
 
-from simulator.connection import connect
-from simulator.files_store import InProcessFiles
-from simulator.inline import MemoryList
-from simulator.server import EmbeddedServer
-from simulator.world import (
+from podrace.simulator.fleets.inline import MemoryList
+from podrace.simulator.servers.connection import connect
+from podrace.simulator.servers.embedded import EmbeddedServer
+from podrace.simulator.servers.files_api.store import InProcessFiles
+from podrace.simulator.world.gates import (
     DROP_REPLY,
     DROP_REQUEST,
     FAIL,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from planted.correct import ACCEPT, ACK, LEASE_MS, REMEMBER_MS, Correct
-from simulator.target import Placeholder, PodEnv
+from podrace.simulator.target import Placeholder, PodEnv
 
 CLAIM_FOR_EVER = """
 local owner = redis.call('GET', KEYS[3])

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from simulator.target import Placeholder, PodEnv
+from podrace.simulator.target import Placeholder, PodEnv
 
 LEASE_MS = 30_000
 REMEMBER_MS = 60_000

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from planted.correct import Correct
-from simulator.target import Placeholder, PodEnv
+from podrace.simulator.target import Placeholder, PodEnv
 
 
 class OwnRandomness(Correct):

@@ -1,0 +1,139 @@
+"""The four moments T0 to T3 of the first image, read from a history, and drawn side by side."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import IO, TYPE_CHECKING
+
+from podrace.simulator.history.events import Event
+from podrace.simulator.judge.checks import Judgement
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+NARROW_COLUMNS = 76
+"""Below this width two timelines stand one below the other."""
+
+
+@dataclass(frozen=True)
+class Moment:
+    """One of T0 to T3: when, and what each pod and Redis made of it."""
+
+    name: str
+    t_ms: float
+    lines: tuple[tuple[str, str], ...]
+
+
+def moments(events: Sequence[Event]) -> list[Moment]:
+    """T0 to T3 of the first message. Moments that a run never reached are left out."""
+    first = {event["op"]: event for event in reversed(events) if event["type"] == "invoke"}
+    ended = {event["call"]: event for event in events if event["type"] in ("ok", "fail", "info")}
+    redis = {event["moment"]: ("Redis", _held(event["redis"])) for event in events if event["type"] == "snapshot"}
+    add, absorb, image = first["add"], first["absorb"], first["add"]["images"][0]
+    pod, other = f"Pod {add['actor']}", f"Pod {absorb['actor']}"
+
+    def moment(name: str, event: Event, *lines: tuple[str, str]) -> Moment:
+        return Moment(name, event["t_ms"] - add["t_ms"], lines)
+
+    takes = f"takes the message, starts the upload of {image}, hands out a placeholder"
+    found = [moment("T0", ended[add["call"]], (pod, takes), redis["accepted"])]
+    if "status" in first and first["status"]["image"] == image:
+        end = ended[first["status"]["call"]]
+        answer = end["result"]["status"] if end["type"] == "ok" else end["error"]
+        found.append(moment("T1", end, (pod, f"upload over; {pod} says {answer}"), redis["uploaded"]))
+    steps = [
+        event
+        for event in events
+        if event["type"] == "step"
+        and event["actor"] == absorb["actor"]
+        and absorb["t_ms"] <= event["t_ms"] <= ended[absorb["call"]]["t_ms"]
+    ]
+    read = [step for step in steps if step["what"].startswith("LRANGE")]
+    asked = [step for step in steps if step["what"].startswith("GET upload_status:")]
+    sent = [step for step in steps if step["kind"] == "memory"]
+    kept = any("image" in step["what"] for step in sent[:1])
+    if read:
+        own = "asks its own dict: " + ("completed" if kept else "never heard of it")
+        answer = f"asks Redis: {_answer(asked[-1]['reply'])}" if asked else own
+        found.append(moment("T2", (asked or read)[-1], (other, f"reads the message, {answer}")))
+    if sent:
+        sends = f"sends the memory message {'with' if kept else 'without'} {image}"
+        lost = [] if kept else [("LOST", f"{image} is in no memory, and nobody was told")]
+        found.append(moment("T3", sent[0], (other, sends), redis["absorbed"], *lost))
+    return found
+
+
+def _answer(reply: str) -> str:
+    if reply == "nil":
+        return "nothing there"
+    return next((word for word in ("completed", "failed", "pending") if f'"{word}"' in reply), reply)
+
+
+def _held(keys: Mapping[str, str]) -> str:
+    statuses = {json.loads(value)["status"] for key, value in keys.items() if key.startswith("upload_status:")}
+    words = [f"upload status {', '.join(sorted(statuses))}" if statuses else "no upload status"]
+    if "temp_messages:user-1" in keys:
+        words.append("the message waits")
+    return ", ".join(words)
+
+
+def draw(timelines: Mapping[str, Sequence[Moment]], *, width: int) -> RenderableType:
+    """The timelines side by side, or one below the other where `width` columns are too few."""
+    from rich.console import Group
+
+    if width < NARROW_COLUMNS:
+        return Group(*(_table({name: found}) for name, found in timelines.items()))
+    return _table(timelines)
+
+
+def _table(timelines: Mapping[str, Sequence[Moment]]) -> RenderableType:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, expand=True, padding=(0, 1), show_edge=False, pad_edge=False)
+    table.add_column("", no_wrap=True, style="bold")
+    for name in timelines:
+        table.add_column(name, ratio=1)
+    for name in ("T0", "T1", "T2", "T3"):
+        cells = [next((moment for moment in found if moment.name == name), None) for found in timelines.values()]
+        table.add_row(name, *(_cell(moment) for moment in cells), end_section=False)
+    return table
+
+
+def _cell(moment: Moment | None) -> RenderableType:
+    from rich.text import Text
+
+    text = Text()
+    if moment is None:
+        return text.append("never came", style="dim")
+    text.append(f"at {moment.t_ms:.1f} ms\n", style="dim")
+    for position, (who, what) in enumerate(moment.lines):
+        lost = who == "LOST"
+        style = "bold red" if lost else "dim" if who == "Redis" else ""
+        text.append(("\n" if position else "") + (f"LOST: {what}" if lost else f"{who}: {what}"), style=style)
+    return text.append("\n")
+
+
+def summary_line(target: str, scenario: str, judgement: Judgement) -> str:
+    """`local   foreign-pod   LOST  1 of 1 images`: what became of the images."""
+    lost = sum(f.kind == "lost" and f.subject.startswith("image-") for f in judgement.findings)
+    images = judgement.images
+    if lost:
+        return f"{target:<8}{scenario:<14}LOST  {lost} of {images} images"
+    return f"{target:<8}{scenario:<14}kept  {images} of {images}"
+
+
+def print_timelines(
+    timelines: Mapping[str, Sequence[Moment]], judgements: Mapping[str, Judgement], *, file: IO[str] | None = None
+) -> None:
+    """The timelines and one line a target, on standard output as wide as that is, or into a file."""
+    from rich.console import Console
+
+    console = Console(file=file, width=100) if file else Console()
+    console.print(draw(timelines, width=console.width))
+    console.print()
+    for target, judgement in judgements.items():
+        line = summary_line(target, "foreign-pod", judgement)
+        console.print(line, style="red" if "LOST" in line else "green", highlight=False, soft_wrap=True)

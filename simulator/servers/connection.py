@@ -1,0 +1,228 @@
+"""The way to the server of a run: our own embedded one, or any one node that a URL names.
+
+Layout: `connect`, the one way in which this project makes a client, then `open_server`, which yields a
+Server whichever of the two it is, then the checks of a server that is not ours. redis-py is imported
+where it is used: that takes about 0.2 s.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
+
+from podrace.simulator.errors import HarnessError, UsageError
+from podrace.simulator.servers.embedded import EmbeddedServer, ServerInfo, server_info
+
+if TYPE_CHECKING:
+    import redis
+
+PROBE_TIMEOUT_S = 1.7
+"""For all of the first contact with a foreign server, name resolution included: an error comes within 2 s."""
+
+
+def connect(url: str, *, retries: int = 0, **kwargs: Any) -> redis.Redis:
+    """The one way in which this project makes a client. Costs no round trip before the first command.
+
+    Nothing is retried unless `retries` says so: whether a command ran once or twice is what is being
+    examined. RESP2 without CLIENT SETINFO needs no handshake (AUTH and SELECT only where the URL asks
+    for them). `kwargs` as for redis.Redis; options in the URL's query win over both.
+    """
+    from redis import Redis
+    from redis.backoff import NoBackoff
+    from redis.retry import Retry
+
+    settings: dict[str, Any] = {
+        "retry": Retry(NoBackoff(), retries),
+        "socket_connect_timeout": 1.0,
+        "socket_timeout": 5.0,
+        "max_connections": 64,
+        "protocol": 2,
+        "driver_info": None,
+    }
+    return Redis.from_url(url, **(settings | kwargs))
+
+
+def redact(url: str) -> str:
+    """The URL with every password replaced by ***; where it is malformed, rather too much than too little."""
+    url = re.sub(r"(?i)([?&][^=&]*(?:pass|token|secret)[^=&]*=)[^&]*", r"\1***", url)
+    url = re.sub(r"(?s)^([a-zA-Z0-9+.-]+://)?+([^:@]*):(.*)@", r"\1\2:***@", url)
+    # no "@" yet: where a port is expected and no number stands, it may be a password
+    return re.sub(r"(?s)^([a-zA-Z0-9+.-]+://[^:@\[]*):(?!\d*(?:[/?#]|$)|\*\*\*@).*$", r"\1:***", url)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Server:
+    """The server of a run. `prefix` is that of every key; `url` may hold a password: not in the repr."""
+
+    url: str = field(repr=False)
+    info: ServerInfo
+    prefix: str
+    embedded: EmbeddedServer | None = None
+
+
+@contextmanager
+def open_server(url: str | None) -> Iterator[Server]:
+    """A server for one run: an embedded one where `url` is None, else the one node that `url` names.
+
+    On a foreign server every key stands under a prefix of this run alone, and what is there at the end is
+    deleted, even when the body raised. Raises UsageError within 2 s where the URL cannot be used,
+    HarnessError where the server is lost during the run, or keys could not be deleted.
+    """
+    if url is None:
+        with EmbeddedServer() as embedded, _losing_it_told(embedded.url):
+            yield Server(url=embedded.url, info=embedded.info(), prefix="mirix:", embedded=embedded)
+        return
+    run_prefix = f"podrace:{os.urandom(6).hex()}:"
+    info = _first_contact(url, run_prefix)
+    try:
+        with _losing_it_told(url):
+            yield Server(url=url, info=info, prefix=f"{run_prefix}mirix:")
+    except BaseException as error:
+        if left_over := _sweep(url, run_prefix):
+            error.add_note(left_over)
+        raise
+    if left_over := _sweep(url, run_prefix):
+        raise HarnessError(left_over)
+
+
+@contextmanager
+def _losing_it_told(url: str) -> Iterator[None]:
+    """What the harness itself hears of a lost server, as one line. A pod's calls end in an outcome of their own."""
+    from redis.exceptions import RedisError
+
+    try:
+        yield
+    except RedisError as error:
+        raise HarnessError(f"server {redact(url)!r}: lost during the run: {_reason(error, url)}") from None
+
+
+def delete_prefix(client: redis.Redis, prefix: str) -> None:
+    """Delete every key that starts with `prefix`, in batches that block nobody."""
+    pattern = re.sub(r"([*?\[\]\\])", r"\\\1", prefix) + "*"
+    keys = client.scan_iter(match=pattern, count=1000)
+    while batch := list(islice(keys, 500)):
+        client.unlink(*batch)
+
+
+def _sweep(url: str, run_prefix: str) -> str:
+    """Empty when nothing of the run is left, else what is wrong."""
+    try:
+        # a new client: whatever the run did to its own, this one works
+        with connect(url, retries=2, max_connections=1) as client:
+            delete_prefix(client, run_prefix)
+    except Exception as error:
+        return f"server {redact(url)!r}: {_reason(error, url)}; delete the keys {run_prefix}* that are left"
+    return ""
+
+
+def _first_contact(url: str, run_prefix: str) -> ServerInfo:
+    """Check all that a run needs of a foreign server; UsageError within 2 s.
+
+    In a thread, because name resolution knows no timeout and a socket's begins anew with every byte.
+    The error is made here, with no other behind it: one of redis-py may quote the password.
+    """
+    if not _has_a_form(url):
+        forms = "redis://host:port/db, rediss://host:port/db or unix:///path"
+        raise _unusable(
+            url, f"another form than {forms} (in a password write %40 for @, %2F for /, %23 for #, %3F for ?)"
+        )
+    outcome: list[ServerInfo | str] = []
+
+    def probe() -> None:
+        try:
+            outcome.append(_probe(url, run_prefix))
+        except Exception as error:
+            outcome.append(_reason(error, url))
+
+    thread = threading.Thread(target=probe, name="podrace-probe", daemon=True)
+    thread.start()
+    thread.join(PROBE_TIMEOUT_S)
+    result = outcome[0] if outcome else f"no answer within {PROBE_TIMEOUT_S:g} s"
+    if isinstance(result, ServerInfo):
+        return result
+    raise _unusable(url, result)
+
+
+def _unusable(url: str, came: str) -> UsageError:
+    return UsageError(
+        f"server {redact(url)!r}: expected one Redis or Valkey node that this run may use, got: {came}; "
+        "correct --redis-url or PODRACE_REDIS_URL, or leave it out for the embedded server"
+    )
+
+
+def _has_a_form(url: str) -> bool:
+    """Whether redis-py would take it as it is meant: of a database that is no number, for one, it makes 0."""
+    try:
+        parts = urlsplit(url)
+        if parts.scheme == "unix":
+            return bool(parts.path)
+        return parts.scheme in ("redis", "rediss") and parts.port != 0 and bool(re.fullmatch(r"/?\d*/?", parts.path))
+    except ValueError:
+        return False
+
+
+def _probe(url: str, run_prefix: str) -> ServerInfo:
+    """One round trip: who are you, and may this run write, find and delete its keys?"""
+    from redis.exceptions import ResponseError
+
+    with connect(url, max_connections=1, socket_timeout=1.5) as client:
+        pipeline = client.pipeline(transaction=False)
+        pipeline.info("server")
+        pipeline.set(f"{run_prefix}probe", "", px=60_000)  # gone by itself where the deletion is refused
+        pipeline.scan(0, match=f"{run_prefix}*", count=1)
+        pipeline.unlink(f"{run_prefix}probe")
+        replies = pipeline.execute(raise_on_error=False)
+    fields = replies[0]
+    mode: Any = "standalone"
+    if isinstance(fields, dict):  # Valkey has another name for it
+        mode = fields.get("server_mode", fields.get("redis_mode", mode))
+    if mode != "standalone":
+        raise _RefusedError(f"a server in {mode} mode (today one node is supported: give the URL of one)")
+    for command, reply in zip(("INFO", "SET", "SCAN", "UNLINK"), replies, strict=True):
+        if isinstance(reply, ResponseError):
+            raise _RefusedError(f"{command} on keys {run_prefix}* refused: {_reason(reply, url)}")
+    return server_info(fields, embedded=False)
+
+
+class _RefusedError(Exception):
+    """Its text is ours: it holds no secret."""
+
+
+def _reason(error: Exception, url: str) -> str:
+    """Why, in a few words that are ours or the operating system's wherever others could quote a password."""
+    from redis import exceptions
+
+    text = _without_secrets(str(error), url)
+    cause = error.__cause__ or error.__context__
+    match error:
+        case _RefusedError():
+            return str(error)
+        case exceptions.TimeoutError() | TimeoutError():
+            return "no answer in time"
+        case exceptions.NoPermissionError():
+            return "the user lacks the permission (NOPERM)"
+        case exceptions.InvalidResponse():
+            return "an answer that is not Redis's protocol"
+        case exceptions.AuthenticationError():
+            return f"the user or password in the URL is missing or wrong ({text})"
+        case exceptions.ConnectionError() if isinstance(cause, OSError) and cause.strerror:
+            return cause.strerror
+        case exceptions.ResponseError() | exceptions.ConnectionError():
+            return text  # for one, closed, still loading, too many clients
+    return f"{type(error).__name__}; check the options in the URL's query"
+
+
+def _without_secrets(text: str, url: str) -> str:
+    """Servers quote arguments at the end of a message, and may cut them: drop all from the first quote on."""
+    text = re.split(r"(?:^|\s)['\"`]|[\r\n]|,? with args", text, maxsplit=1)[0][:160].strip(" ,.:")
+    password = urlsplit(url).password
+    for secret in filter(None, (password, unquote(password or ""))):
+        text = text.replace(secret, "***")
+    return text

