@@ -167,7 +167,7 @@ class Lead(Worker):
         self.server = self._stack.enter_context(serve(options.host or None))
         self.environment.host = redact(self.server.url)  # it stands on the page, and a URL may hold a password
         self.files_url = options.files_url or self._stack.enter_context(
-            child("podrace.simulator.servers.files_api.api", "--latency-ms", str(options.files_latency_ms))
+            child("podrace.simulator.servers.files_api", "--latency-ms", str(options.files_latency_ms))
         )
         check_files_api(self.files_url)
         with run_folder(Path(options.run_folder or "runs"), "load"):

@@ -119,7 +119,7 @@ def reproduce(pods: int, uploads: int, images: Path | None, seed: int, run: Run)
     from podrace.simulator.fleets import processes as fleet
     from podrace.simulator.history.events import write_history
     from podrace.simulator.servers.connection import open_server
-    from podrace.simulator.servers.files_api.api import FilesApi
+    from podrace.simulator.servers.files_api import FilesApi
 
     targets = {name: TARGETS[name] for name in ("local", "shared")}
     fleet.warm_up([*PARTS.values(), *targets.values()])

@@ -19,7 +19,7 @@ from podrace.simulator.target import load_object
 if TYPE_CHECKING:
     import redis
 
-    from podrace.simulator.servers.files_api.api import FilesApi
+    from podrace.simulator.servers.files_api import FilesApi
 
 POLL_S = 0.003
 UPLOAD_WITHIN_S = 60.0

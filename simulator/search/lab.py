@@ -18,8 +18,7 @@ from podrace.simulator.history.events import Event, readable
 from podrace.simulator.scenarios.catalogue import Add, Scenario
 from podrace.simulator.search.play import Play
 from podrace.simulator.servers.connection import Server, connect
-from podrace.simulator.servers.files_api.api import FilesApi
-from podrace.simulator.servers.files_api.store import InProcessFiles
+from podrace.simulator.servers.files_api import FilesApi, InProcessFiles
 from podrace.simulator.servers.probe import Probe
 from podrace.simulator.target import PodEnv, Target, load_object
 from podrace.simulator.world.footprints import EVERYTHING

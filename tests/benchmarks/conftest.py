@@ -22,7 +22,7 @@ from measuring import on_core
 from podrace.reference.memory import MemoryLedger
 from podrace.reference.runtime import ThreadRuntime
 from podrace.simulator.servers.connection import Server, connect
-from podrace.simulator.servers.files_api.store import InProcessFiles
+from podrace.simulator.servers.files_api import InProcessFiles
 from podrace.simulator.target import PodEnv, load_target
 
 

@@ -19,7 +19,7 @@ from podrace.reference.gemini import GeminiFiles
 from podrace.reference.runtime import ThreadRuntime
 from podrace.reference.status import encode
 from podrace.simulator.servers.connection import Server, connect
-from podrace.simulator.servers.files_api.api import FilesApi
+from podrace.simulator.servers.files_api import FilesApi
 
 USER = "user-1"
 TEXTS = 20

@@ -17,7 +17,7 @@ from measuring import Timed, beside, check, check_ratio, quartile_ms
 
 from podrace.simulator.fleets.processes import Fleet, PodSpec
 from podrace.simulator.servers.connection import Server
-from podrace.simulator.servers.files_api.api import FilesApi
+from podrace.simulator.servers.files_api import FilesApi
 
 PODS = 8
 PODS_WITHIN_MS = 150

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +12,7 @@ import redis
 
 from podrace.reference.gemini import GeminiFiles
 from podrace.reference.memory import MemoryLedger
-from podrace.simulator.servers.files_api.api import FilesApi
+from podrace.simulator.servers.files_api import FilesApi
 from podrace.simulator.target import Pod, PodEnv, load_target
 
 if TYPE_CHECKING:
@@ -177,7 +176,7 @@ def test_real_threads_and_the_real_client(
     def sha256(content: bytes) -> str:
         return hashlib.sha256(content).hexdigest()
 
-    with FilesApi(rng=random.Random(7), identify=sha256) as api:
+    with FilesApi(identify=sha256) as api:
         gemini = GeminiFiles(api_key="test", base_url=api.url)
         pods = [make_pod(target, name, gemini=gemini, runtime=thread_runtime) for name in "AB"]
         placeholders = pods[0].add_message("ann", "look at this", [jpeg, jpeg], "m1")

@@ -25,7 +25,7 @@ from podrace.simulator.app.reproduce import Reproduction, Workload, pod_name
 from podrace.simulator.history.events import read_history
 from podrace.simulator.judge.checks import HOLDS, VIOLATED
 from podrace.simulator.servers.connection import connect, open_server
-from podrace.simulator.servers.files_api.api import FilesApi
+from podrace.simulator.servers.files_api import FilesApi
 
 Until = Callable[..., bool]
 Podrace = Any

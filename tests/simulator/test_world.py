@@ -16,7 +16,7 @@ from redis.exceptions import ResponseError, WatchError
 from podrace.simulator.fleets.inline import MemoryList
 from podrace.simulator.servers.connection import connect
 from podrace.simulator.servers.embedded import EmbeddedServer
-from podrace.simulator.servers.files_api.store import InProcessFiles
+from podrace.simulator.servers.files_api import InProcessFiles
 from podrace.simulator.world.gates import (
     DROP_REPLY,
     DROP_REQUEST,

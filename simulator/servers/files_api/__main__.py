@@ -1,0 +1,35 @@
+"""The local Gemini Files API as a process of its own."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+
+from podrace.simulator.errors import PodraceError
+from podrace.simulator.servers.files_api.api import FilesApi
+
+
+def main() -> int:
+    """Serve until stdin ends, SIGTERM or SIGINT; prints the URL on one line. Returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m podrace.simulator.servers.files_api", description=__doc__)
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on; loopback by default")
+    parser.add_argument("--port", type=int, default=0, help="0: any free port")
+    parser.add_argument("--latency-ms", type=float, default=0.0, help="what every upload takes")
+    options = parser.parse_args()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: sys.exit(0))
+    try:
+        with FilesApi(host=options.host, port=options.port, latency_s=options.latency_ms / 1000) as api:
+            print(api.url, flush=True)
+            while sys.stdin.readline():
+                pass
+    except PodraceError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
