@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from podrace.simulator.servers.files_api.http import Listener, Reply, RequestHandler
-from podrace.simulator.servers.files_api.store import FileRecord, FileStore, Identify, RefusalError, owner_of
+from podrace.simulator.servers.files_api.store import Clock, FileRecord, FileStore, Identify, RefusalError, owner_of
 
 KEPT_UPLOADS = 1024
 """Open uploads: more are abandoned ones, which must not pile up."""
@@ -78,11 +78,11 @@ class FilesApi(Listener):
         identify: Identify | None = None,
         plan: Plan | None = None,
         processing_s: float = 0.0,
-        now: Callable[[], float] = time.time,
+        now: Clock = time.time,
         host: str = "127.0.0.1",
         port: int = 0,
     ) -> None:
-        self.store = FileStore(now=now, identify=identify, processing_s=processing_s)
+        self.store = FileStore(now, identify, processing_s, RefusalError)
         self._latency_s = latency_s
         self._plan = plan
         self._lock = threading.Lock()
@@ -94,7 +94,11 @@ class FilesApi(Listener):
         return self.store.files()
 
     def answer(self, call: RequestHandler, body: bytes) -> Reply:
-        phase, name = _phase_of(f"{call.command} {call.path} {call.headers.get('X-Goog-Upload-Command', '')}")
+        asked = f"{call.command} {call.path} {call.headers.get('X-Goog-Upload-Command', '')}"
+        found = [(phase, match[1]) for phase, route in ROUTES.items() if (match := re.fullmatch(route, asked))]
+        if not found:
+            raise RefusalError(404, f"There is no {asked}here.")
+        [(phase, name)] = found
         if phase in ("upload", "finalize"):
             return self._take_in(call, phase, name, body)
         self._meet_fault(phase, call.headers.get("X-Goog-Upload-File-Name"))
@@ -164,14 +168,6 @@ class FilesApi(Listener):
             if len(self._uploads) > KEPT_UPLOADS:
                 del self._uploads[next(iter(self._uploads))]
         return {"X-Goog-Upload-Status": "active"}
-
-
-def _phase_of(asked: str) -> tuple[Phase, str]:
-    """What a request asks for, and the file or the open upload that it means."""
-    for phase, route in ROUTES.items():
-        if match := re.fullmatch(route, asked):
-            return phase, match[1]
-    raise RefusalError(404, f"There is no {asked}here.")
 
 
 def _as_json(record: FileRecord) -> dict[str, Any]:

@@ -7,12 +7,11 @@ import io
 import mimetypes
 import os
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from podrace.simulator.servers.files_api.store import FileRecord, FileStore, Identify, RefusalError, owner_of
+from podrace.simulator.servers.files_api.store import Clock, FileRecord, FileStore, Identify, RefusalError, owner_of
 
 
 class InProcessFiles:
@@ -25,10 +24,8 @@ class InProcessFiles:
 
     url = "http://files.invalid"
 
-    def __init__(
-        self, *, now: Callable[[], float] = time.time, identify: Identify | None = None, processing_s: float = 0.0
-    ) -> None:
-        self.store = FileStore(now=now, identify=identify, processing_s=processing_s)
+    def __init__(self, *, now: Clock = time.time, identify: Identify | None = None, processing_s: float = 0.0) -> None:
+        self.store = FileStore(now, identify, processing_s, _client_error)
         self._owner = ""
 
     def with_key(self, key: str) -> InProcessFiles:
@@ -55,25 +52,22 @@ class InProcessFiles:
         if not mime_type:
             raise ValueError(f"Unknown mime type: {file}: expected a known suffix, or `mime_type` in the config")
         os.path.basename(path or "").encode("ascii")  # a header of google-genai's, which fails so on any other letter
-        with _told_as_by_google():
-            return self.store.add(
-                file.read() if isinstance(file, io.IOBase) else Path(file).read_bytes(),
-                name=name if name is None else _full(name),
-                owner=self._owner,
-                base_url=self.url,
-                display_name=asked.get("display_name"),
-                mime_type=mime_type,
-            )
+        return self.store.add(
+            file.read() if isinstance(file, io.IOBase) else Path(file).read_bytes(),
+            name=name if name is None else _full(name),
+            owner=self._owner,
+            base_url=self.url,
+            display_name=asked.get("display_name"),
+            mime_type=mime_type,
+        )
 
     def get(self, *, name: str, config: Any = None) -> FileRecord:
         """The file as it is now. ClientError for one that is gone (404) or another key's (403)."""
-        with _told_as_by_google():
-            return self.store.get(_full(name), self._owner)
+        return self.store.get(_full(name), self._owner)
 
     def delete(self, *, name: str, config: Any = None) -> None:
         """Errors as get's."""
-        with _told_as_by_google():
-            self.store.get(_full(name), self._owner, delete=True)
+        self.store.get(_full(name), self._owner, delete=True)
 
     def list(self, *, config: Any = None) -> Iterator[FileRecord]:
         """This key's files, oldest first."""
@@ -84,11 +78,7 @@ def _full(name: str) -> str:
     return name if name.startswith("files/") else f"files/{name}"
 
 
-@contextmanager
-def _told_as_by_google() -> Iterator[None]:
-    try:
-        yield
-    except RefusalError as refusal:
-        from google.genai.errors import ClientError  # takes a second to load, and no other call needs it
+def _client_error(code: int, message: str) -> Exception:
+    from google.genai.errors import ClientError  # takes a second to load, and nothing else here needs it
 
-        raise ClientError(refusal.code, refusal.body) from None
+    return ClientError(code, RefusalError(code, message).body)

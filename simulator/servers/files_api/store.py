@@ -10,7 +10,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from enum import Enum
-from itertools import takewhile
 from typing import Any
 
 LIFETIME = timedelta(hours=48)
@@ -25,7 +24,9 @@ STATUS_NAMES = {
     503: "UNAVAILABLE",
 }
 
+Clock = Callable[[], float]
 Identify = Callable[[bytes], str | None]
+Refuse = Callable[[int, str], Exception]
 
 
 class FileState(str, Enum):  # noqa: UP042 (google-genai's is no StrEnum either, and str() of one differs)
@@ -84,13 +85,15 @@ class FileStore:
     """The files of every key. Thread-safe.
 
     `now` gives epoch seconds. `identify` is called once with the content of each upload; its answer becomes the
-    record's `mark`. `processing_s` is how long a file stays PROCESSING; it may be set at any time.
+    record's `mark`. `processing_s` is how long a file stays PROCESSING; it may be set at any time. `refuse` makes
+    the error that is raised from an HTTP status code and a message.
     """
 
-    def __init__(self, *, now: Callable[[], float], identify: Identify | None, processing_s: float) -> None:
+    def __init__(self, now: Clock, identify: Identify | None, processing_s: float, refuse: Refuse) -> None:
         self.processing_s = processing_s
         self._now_s = now
         self._identify = identify
+        self._refuse = refuse
         self._lock = threading.Lock()
         self._records: dict[str, FileRecord] = {}
         self._copies: dict[str, int] = {}
@@ -114,16 +117,16 @@ class FileStore:
     def add(self, content: bytes, *, name: str | None, owner: str, base_url: str, **known: Any) -> FileRecord:
         """Store a file. One without a name gets one that depends on its content, its owner and how often it came.
 
-        RefusalError for a name that breaks the rule (400) or is taken (409).
+        Refused for a name that breaks the rule (400) or is taken (409).
         """
         if name is not None and not NAME_RULE.fullmatch(name):
             rule = "at most 40 lowercase alphanumeric characters or dashes (-), no dash first or last"
-            raise RefusalError(400, f"CreateFileRequest.file.name: expected {rule}.")
+            raise self._refuse(400, f"CreateFileRequest.file.name: expected {rule}.")
         sha256 = hashlib.sha256(content).hexdigest()
         mark = self._identify(content) if self._identify else None
         with self._lock:
             if name in self._alive():
-                raise RefusalError(409, f"Requested entity already exists: {name}")
+                raise self._refuse(409, f"Requested entity already exists: {name}")
             name = name or self._next_name(sha256, owner)
             known |= {"sha256": sha256, "size_bytes": len(content), "create_time": self._now(), "mark": mark}
             record = FileRecord(name=name, uri=f"{base_url}/v1beta/{name}", owner=owner, **known)
@@ -131,13 +134,13 @@ class FileStore:
             return self._as_it_is(record)
 
     def get(self, name: str, owner: str, *, delete: bool = False) -> FileRecord:
-        """RefusalError for a file that is not there, or not any more (404), and for another owner's (403)."""
+        """Refused for a file that is not there, or not any more (404), and for another owner's (403)."""
         with self._lock:
             record = self._alive().get(name)
             if record is None:
-                raise RefusalError(404, f"File {name} does not exist.")
+                raise self._refuse(404, f"File {name} does not exist.")
             if record.owner != owner:
-                raise RefusalError(403, f"You do not have permission to access the File {name} or it may not exist.")
+                raise self._refuse(403, f"You do not have permission to access the File {name} or it may not exist.")
             if delete:
                 del self._records[name]
             return self._as_it_is(record)
@@ -146,14 +149,15 @@ class FileStore:
         return datetime.fromtimestamp(self._now_s(), UTC)
 
     def _alive(self) -> dict[str, FileRecord]:
-        now = self._now()
-        for name in list(takewhile(lambda name: self._records[name].expiration_time <= now, self._records)):
-            del self._records[name]  # the oldest stand first
+        limit = self._now() - LIFETIME
+        while self._records and next(iter(self._records.values())).create_time <= limit:
+            del self._records[next(iter(self._records))]  # the oldest stands first
         return self._records
 
     def _as_it_is(self, record: FileRecord) -> FileRecord:
-        if record.state is FileState.ACTIVE and self._now() < record.create_time + timedelta(seconds=self.processing_s):
-            return replace(record, state=FileState.PROCESSING)
+        if self.processing_s and record.state is FileState.ACTIVE:
+            ready = record.create_time + timedelta(seconds=self.processing_s)
+            return replace(record, state=FileState.PROCESSING) if self._now() < ready else record
         return record
 
     def _next_name(self, sha256: str, owner: str) -> str:
