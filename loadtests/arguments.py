@@ -1,41 +1,93 @@
-"""Our arguments beside Locust's own."""
+"""Our arguments beside Locust's own, and what must be right of all of them before anything starts."""
 
 from __future__ import annotations
 
+import os
+import socket
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from podrace.loadtests import shapes
-from podrace.loadtests.targets import TARGETS
+from podrace.loadtests.targets import TARGETS, find_target
 from podrace.simulator.errors import UsageError
+from podrace.simulator.fleets import guarded
+
+LEAST = {"pods": 2, "image_size": 1, "rate": 0, "slo_p99_us": 1, "files_latency_ms": 0}
+ON_PAGE = ("target", "pods", "rate", "image_size")
+"""Of ours: all others are settled before the page comes up."""
+
+_settled: list[bool] = []
 
 
 def add_arguments(parser: Any) -> None:
     """Our arguments, and loopback where Locust itself would listen on every address."""
     parser.set_defaults(web_host="127.0.0.1", master_bind_host="127.0.0.1")
     group = parser.add_argument_group("podrace", "--host redis://… names a server; without it one is started.")
-    group.add_argument("--target", choices=list(TARGETS), default="shared", help="how the pods keep their state")
+    group.add_argument("--target", default="shared", help=f"{', '.join(TARGETS)}, or module:factory")
     group.add_argument("--pods", type=int, default=2, help="pods in each worker, at least 2")
     group.add_argument("--rate", type=float, default=20.0, help="tasks a second for each user; 0: closed loop")
     group.add_argument("--image-size", type=int, default=100, help="size of each image in KB")
-    group.add_argument("--shape", choices=shapes.SHAPES, default="none", help="users over time")
+    group.add_argument("--shape", choices=shapes.SHAPES, default="none", help="spike: of users; search: for a rate")
     group.add_argument("--slo-p99-us", type=float, default=5000.0, help="what a search's p99 must stay within, in µs")
-    group.add_argument("--slo", default=str(Path(__file__).with_name("slo.toml")), help="file of limits")
+    group.add_argument("--slo", default="", help="file of limits; default: loadtests/slo.toml, for what is run")
     group.add_argument("--files-url", default="", help="a running Files API; without it one is started")
     group.add_argument("--files-latency-ms", type=float, default=0.0, help="what an upload takes, in the one started")
     group.add_argument("--run-folder", default="", help="default: runs/<time>-load")
     group.add_argument("--seed", type=int, default=0, help="of ids and image contents")
-    # the page must offer neither: they are settled before it comes up
     for action in group._group_actions:
-        action.include_in_web_ui = action.dest in ("target", "pods", "rate", "image_size")
+        action.include_in_web_ui = action.dest in ON_PAGE
+    parse = parser.parse_args  # wrapped: nothing of Locust's own comes before it forks, listens and connects
+
+    def parse_and_settle(*args: Any, **kwargs: Any) -> Any:
+        options = parse(*args, **kwargs)
+        try:
+            _settle(options, parser)
+        except UsageError as error:
+            parser.exit(error.exit_code, f"error: {error}\n")
+        return options
+
+    parser.parse_args = parse_and_settle
 
 
-LEAST = {"pods": 2, "image_size": 1, "rate": 0, "slo_p99_us": 1, "files_latency_ms": 0}
+def _settle(options: Any, parser: Any) -> None:
+    """What is wrong is told now; workers of --processes get a port of their own, so that two runs never meet."""
+    if options.worker or _settled:  # Locust parses again for its page
+        return
+    _settled.append(True)
+    check_numbers(vars(options))
+    find_target(options.target)
+    if options.shape == "search" and not options.rate:
+        raise UsageError("--shape search: expected --rate above 0, where the search begins, got 0")
+    if options.run_folder and Path(options.run_folder, "result.json").exists():
+        raise UsageError(f"--run-folder {options.run_folder}: holds a run already; name another, or delete it")
+    if options.processes:
+        os.register_at_fork(after_in_child=guarded.die_with_parent)
+        if options.master_bind_port == parser.get_default("master_bind_port"):
+            options.master_bind_port = options.master_port = free_port()
+    if options.processes or options.master:
+        _check_port(options.master_bind_host, options.master_bind_port)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _check_port(host: str, port: int) -> None:
+    """Locust would end with 1 there, which says that a limit was passed."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("0.0.0.0" if host == "*" else host, port))
+        except OSError as error:
+            reason = error.strerror or error
+            raise UsageError(f"--master-bind-port {port}: expected a free port on {host}: {reason}") from error
 
 
 def check_numbers(values: Mapping[str, Any]) -> None:
-    """UsageError for one of our numbers that is out of its range, or, from the page's form, no number."""
+    """UsageError for one of our numbers that is out of its range."""
     for name in LEAST.keys() & values.keys():
         value = values[name]
         try:
@@ -44,3 +96,31 @@ def check_numbers(values: Mapping[str, Any]) -> None:
             fits = False
         if not fits:
             raise UsageError(f"--{name.replace('_', '-')}: expected a number of at least {LEAST[name]}, got {value}")
+
+
+def check_form(form: Mapping[str, str], options: Mapping[str, Any]) -> None:
+    """UsageError for a field of the page's form that Locust would answer with an error of its own, or not at all."""
+    for name, value in form.items():
+        kind = type(options.get(name))
+        if kind in (int, float):
+            try:
+                kind(value)
+            except ValueError:
+                raise UsageError(f"--{name.replace('_', '-')}: expected a number, got {value!r}") from None
+    check_numbers(form)
+    if "target" in form:
+        find_target(form["target"])
+
+
+def as_command(options: Mapping[str, Any], parser: Any) -> list[str]:
+    """The command that repeats a run: every option that is not its default, whichever way it was set."""
+    words = ["locust"]
+    positional: list[str] = []
+    for action in parser._actions:
+        value = options.get(action.dest, action.default)
+        if not action.option_strings:
+            positional = list(value or [])
+        elif action.dest in options and value != action.default and value not in (None, False, []):
+            flag = max(action.option_strings, key=len)
+            words += [flag] if value is True else [flag, *map(str, value if isinstance(value, list) else [value])]
+    return words + positional

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import logging
+import json
 import os
 import random
 import tempfile
@@ -12,18 +12,17 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import gevent
 
-from podrace.loadtests.tally import Tally
-from podrace.loadtests.targets import QUEUE, STORE, UPLOAD, LoadTarget
+from podrace.loadtests.judging import Journal, image_name
+from podrace.loadtests.targets import LoadTarget, Plan
 from podrace.reference.gemini import GeminiFiles
 from podrace.simulator.errors import HarnessError
 from podrace.simulator.servers.connection import connect
-from podrace.simulator.target import Pod, PodEnv
+from podrace.simulator.target import PodEnv, make_pod
 
 MARK = b"podrace image %010d"
 UPLOAD_TIMEOUT_S = 10.0
@@ -31,22 +30,6 @@ DRAIN_S = UPLOAD_TIMEOUT_S + 3.0
 POD_CONNECTIONS = 1024
 """Of one pod: a user or an upload holds one for one command; the number bounds a mistake, nothing waits for it."""
 PNG_HEAD = b"\x89PNG\r\n\x1a\n"
-
-logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """What the master tells every worker of a run. `redis_url` may hold a password: never print this."""
-
-    target: str
-    redis_url: str
-    prefix: str
-    files_url: str
-    pods: int
-    image_size_bytes: int
-    rate_per_s: float
-    seed: int
 
 
 class GreenletRuntime:
@@ -75,17 +58,17 @@ class GreenletRuntime:
 
 
 class MarkedFiles:
-    """The real google-genai client, which tells the tally under which URI each of our images is stored."""
+    """The real google-genai client, which tells the journal under which URI each of our images is stored."""
 
-    def __init__(self, inner: GeminiFiles, tally: Tally) -> None:
+    def __init__(self, inner: GeminiFiles, journal: Journal) -> None:
         self._inner = inner
-        self._tally = tally
+        self._journal = journal
 
     def upload(self, *, file: Any) -> Any:
         number = _image_number(file)  # before: the file may be gone afterwards
         stored = self._inner.upload(file=file)
         if number is not None:
-            self._tally.uploaded(stored.uri, number)
+            self._journal.uploaded(stored.uri, number)
         return stored
 
 
@@ -99,22 +82,12 @@ def _image_number(file: Any) -> int | None:
         return None
 
 
-class Dispatcher:
-    """The memory agent of all pods: hands each batch to the tally of the scenario that its user belongs to."""
-
-    def __init__(self, tallies: dict[str, Tally]) -> None:
-        self._tallies = tallies
-
-    def send(self, user_id: str, parts: Any, batch_id: str | None = None) -> None:
-        self._tallies[user_id.partition("/")[0]].send(user_id, parts, batch_id)
-
-
 class Fleet:
     """The pods of this process, with one store each, and what became of all that they took in."""
 
     def __init__(self, plan: Plan, target: LoadTarget, *, worker: str) -> None:
         self.plan = plan
-        self.tallies = {name: Tally(name) for name in (STORE, UPLOAD, QUEUE)}
+        self.journal = Journal()
         self.runtime = GreenletRuntime()
         self.inconclusive = ""
         self.worker = worker
@@ -122,14 +95,13 @@ class Fleet:
         self._names = itertools.count(1)
         self._clients = [connect(plan.redis_url, max_connections=POD_CONNECTIONS) for _ in range(plan.pods)]
         self._gemini = [GeminiFiles(api_key="local", base_url=plan.files_url) for _ in range(plan.pods)]
-        memory = Dispatcher(self.tallies)
         envs = [
             PodEnv(
                 name=f"{worker}-{number}",
                 redis=client,
                 prefix=plan.prefix,
-                gemini=MarkedFiles(gemini, self.tallies[UPLOAD]),
-                memory=memory,
+                gemini=MarkedFiles(gemini, self.journal),
+                memory=self.journal,
                 runtime=self.runtime,
                 rng=random.Random(f"{plan.seed} {worker} {number}"),
                 # compressing is Pillow's work, not the protocol's, and would stop every greenlet for its time
@@ -137,8 +109,8 @@ class Fleet:
             )
             for number, (client, gemini) in enumerate(zip(self._clients, self._gemini, strict=True))
         ]
-        self.pods: list[Pod] = [target.factory(env) for env in envs]
-        self.stores = [target.store(env) for env in envs]
+        self.pods: list[Any] = [make_pod(target.factory, env) for env in envs]
+        self.stores = [target.store(env) for env in envs] if target.store else []
         self._turns = itertools.cycle(range(plan.pods))
         self._image = PNG_HEAD + random.Random(plan.seed).randbytes(max(0, plan.image_size_bytes - len(PNG_HEAD)))
 
@@ -166,28 +138,23 @@ class Fleet:
 
     def write_image(self, number: int) -> Path:
         """A file that no other image equals; the caller removes it."""
-        path = Path(self._folder.name, f"image-{number:010}.png")
+        path = Path(self._folder.name, f"{image_name(number)}.png")
         path.write_bytes(self._image + MARK % number)
         return path
 
-    def counts(self) -> dict[str, dict[str, int]]:
-        """Counts by scenario so far."""
-        return {name: dict(tally.counts) for name, tally in self.tallies.items() if tally.counts}
-
     def drain(self, within_s: float = DRAIN_S) -> None:
-        """Once the load is over: absorb what is left, by every pod in turn, then settle what became of the rest."""
+        """Once the load is over: absorb what is left, by every pod in turn, then judge what became of the rest."""
         deadline_s = time.monotonic() + within_s
         try:
-            while self._waiting() and time.monotonic() < deadline_s:
-                for user_id in self._waiting():
+            while (users := self.journal.waiting()) and time.monotonic() < deadline_s:
+                for user_id in users:
                     self.pods[next(self._turns)].absorb(user_id)
                 gevent.sleep(0.02)
-            queued = {user_id: set(self._queued(user_id)) for user_id in self._waiting()}
+            held = [text for user_id in self.journal.waiting() for text in self._queued(user_id)]
         except Exception as error:
             self.inconclusive = f"{type(error).__name__} while the queues were emptied: nobody knows what they held"
             return
-        for tally in self.tallies.values():
-            tally.close(queued)
+        self.journal.finish(held)
 
     def close(self) -> None:
         for pod in self.pods:
@@ -198,12 +165,10 @@ class Fleet:
             gemini.close()
         self._folder.cleanup()
 
-    def _waiting(self) -> list[str]:
-        return [user_id for tally in self.tallies.values() for user_id in tally.outstanding]
-
-    def _queued(self, user_id: str) -> Iterator[int]:
-        """The numbers of the messages that still stand in a user's list (specification, section 2)."""
-        import json
-
+    def _queued(self, user_id: str) -> Iterator[str]:
+        """The texts of the messages that still stand in a user's list (specification, section 2)."""
         for item in self._clients[0].lrange(f"{self.plan.prefix}temp_messages:{user_id}", 0, -1):
-            yield int(json.loads(item)["text"].rsplit(" ", 1)[1])
+            try:
+                yield str(json.loads(item)["text"])
+            except (ValueError, LookupError, TypeError):
+                continue  # not as the specification has it: then it is no message of ours

@@ -1,8 +1,8 @@
-"""Latencies in microseconds: counted as they come, merged from all workers, written as JSON and .hlog.
+"""Latencies in microseconds: counted as they come, merged from all workers, written as JSON, .hlog and .hgrm.
 
-Each operation has two histograms. `raw` is what the caller waited for; `corrected` counts from when the
-operation should have begun, so that one stall shows in every operation that it delayed (coordinated omission,
-as in wrk2 and HdrHistogram's own documentation).
+Each operation has up to three histograms. `raw` is what the caller waited for; `corrected`, only where a rate says
+when an operation should have begun, counts from then, so that one stall shows in every operation that it delayed
+(coordinated omission, as in wrk2 and HdrHistogram's own documentation); `failed` is raw, of those that failed.
 """
 
 from __future__ import annotations
@@ -12,14 +12,20 @@ from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import accumulate
-from typing import IO, Any
+from math import log2
+from pathlib import Path
+from typing import Any
 
 from hdrh.histogram import HdrHistogram
 
 HIGHEST_US = 600_000_000
 SIGNIFICANT_FIGURES = 3
-KINDS = ("raw", "corrected")
-PERCENTILES = {"p50_us": 50.0, "p90_us": 90.0, "p99_us": 99.0, "p99_9_us": 99.9}
+KINDS = ("raw", "corrected", "failed")
+SUMMARY = {"p50_us": 50.0, "p90_us": 90.0, "p99_us": 99.0, "p99_9_us": 99.9}
+LEAST_FOR_P99_9 = 1000
+"""Samples below which the slowest of a thousand is nothing but the slowest."""
+TICKS_PER_HALF = 5
+"""Points of a .hgrm for each halving of what is left to 100 %."""
 CURVE = (0, 10, 20, 30, 40, 50, 60, 70, 80, 90, 95, 98, 99, 99.5, 99.8, 99.9, 99.95, 99.99, 99.999, 100)
 
 Interval = dict[str, Any]
@@ -30,35 +36,46 @@ class Recorder:
     """One process's latencies since they were last taken: appended as they come, counted when taken."""
 
     def __init__(self) -> None:
+        self._ended_s = time.time()
         self._reset()
 
     def _reset(self) -> None:
-        self._latencies: dict[str, tuple[list[int], list[int]]] = {}
+        self._latencies: dict[str, tuple[list[int], list[int], list[int]]] = {}
         self._errors: Counter[tuple[str, str]] = Counter()
+        self._commands: Counter[str] = Counter()
 
     def on_request(self, name: str, response_time: float, context: Any = None, exception: Any = None, **_: Any) -> None:
-        """Locust's request event; `response_time` is in milliseconds. A failure has no latency, only a count."""
+        """Locust's request event; `response_time` is in milliseconds. Of a pipeline the context counts commands."""
+        try:
+            raw, corrected, failed = self._latencies[name]
+        except KeyError:
+            raw, corrected, failed = self._latencies[name] = ([], [], [])
+        latency_us = int(response_time * 1000)  # Locust hands the float on, and rounds only in its own table
         if exception is not None:
             self._errors[name, type(exception).__name__] += 1
+            failed.append(latency_us)
             return
-        try:
-            raw, corrected = self._latencies[name]
-        except KeyError:
-            raw, corrected = self._latencies[name] = ([], [])
-        latency_us = int(response_time * 1000)  # Locust hands the float on, and rounds only in its own table
         raw.append(latency_us)
-        corrected.append(latency_us + context["late_us"] if context else latency_us)
+        if context:
+            if "late_us" in context:
+                corrected.append(latency_us + context["late_us"])
+            if "commands" in context:
+                self._commands[name] += context["commands"]
 
     def take(self) -> Interval:
-        """All that came since the last call, as pairs of value and count."""
-        latencies, errors = self._latencies, self._errors
+        """All that came since the last call, as pairs of value and count, and from when to when."""
+        latencies, errors, commands = self._latencies, self._errors, self._commands
         self._reset()
+        began_s, self._ended_s = self._ended_s, time.time()
         return {
+            "began_s": began_s,
+            "ended_s": self._ended_s,
             "counts": {
-                kind: {name: [*map(list, Counter(lists[which]).items())] for name, lists in latencies.items()}
+                kind: {name: [*map(list, Counter(one[which]).items())] for name, one in latencies.items() if one[which]}
                 for which, kind in enumerate(KINDS)
             },
             "errors": [[*key, count] for key, count in errors.items()],
+            "commands": dict(commands),
         }
 
 
@@ -80,79 +97,122 @@ def percentiles_us(histogram: Any, wanted: Sequence[float]) -> list[int]:
     return values
 
 
-class Latencies:
-    """All processes' counts, merged. `log` gets one .hlog line an operation, kind and interval."""
+def percentile_text(histogram: Any) -> str:
+    """As HdrHistogram's plotters read it, at the percentiles that its own writer has, which is 100 times slower."""
+    cumulative = list(accumulate(histogram.counts[: histogram.get_counts_array_index(histogram.max_value) + 1]))
+    total, level = int(histogram.total_count), 0.0
+    rows = [f"{'Value':>12} {'Percentile':>14} {'TotalCount':>10} {'1/(1-Percentile)':>14}\n"]
+    while True:
+        index = bisect_left(cumulative, histogram.get_target_count_at_percentile(level))
+        value = histogram.get_highest_equivalent_value(histogram.get_value_from_index(index))
+        if cumulative[index] == total:
+            break
+        rows.append(f"{value:12.3f} {level / 100:2.12f} {cumulative[index]:10d} {100 / (100 - level):14.2f}")
+        level += 100 / (TICKS_PER_HALF * 2 ** (int(log2(100 / (100 - level))) + 1))
+    rows.append(f"{value:12.3f} {1:2.12f} {total:10d}")
+    rows.append(f"#[Max     = {histogram.get_max_value():12.3f}, Total count    = {total:12d}]\n")
+    return "\n".join(rows)
 
-    def __init__(self, log: IO[str] | None = None) -> None:
+
+class Latencies:
+    """All processes' counts, merged. In `folder` each worker gets a .hlog, a line an operation, kind and interval."""
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self._folder = folder
+        self._logs: dict[str, Any] = {}
+        self._window: dict[tuple[str, str], Any] = {}
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget what was measured; the logs go on."""
         self._histograms: dict[tuple[str, str], Any] = {}
-        self._window: dict[str, Any] = {}
         self.errors: dict[str, Counter[str]] = defaultdict(Counter)
-        self._log = log
-        self._began_s = self._ended_s = time.time()
-        if log:
-            log.write("#[Logged with podrace; unit: microseconds; corrected: from the intended start]\n")
-            log.write("#[Histogram log format version 1.3]\n")
-            log.write(f"#[StartTime: {self._began_s:.3f} (seconds since epoch)]\n")
-            log.write('"StartTimestamp","Interval_Length","Interval_Max","Interval_Compressed_Histogram"\n')
+        self.commands: Counter[str] = Counter()
+        self.began_s = time.monotonic()
 
     @property
     def names(self) -> list[str]:
-        return sorted({name for name, _ in self._histograms} | set(self.errors))
+        return sorted({name for name, _ in self._histograms})
 
-    def add(self, interval: Interval, *, pause: Callable[[], None] = lambda: None) -> None:
+    def add(self, worker: str, interval: Interval, *, pause: Callable[[], None] = lambda: None) -> None:
         """Merge one process's interval. `pause` is called between operations, to let others go on."""
-        now_s = time.time()
         for name, error, count in interval["errors"]:
             self.errors[name][error] += count
+        self.commands.update(interval["commands"])
         for kind in KINDS:
             for name, pairs in interval["counts"][kind].items():
                 part = new_histogram()
                 for value_us, count in pairs:
                     part.record_value(min(value_us, HIGHEST_US), count)
-                total = self._histograms.get((name, kind))
-                if total is None:
-                    total = self._histograms[name, kind] = new_histogram()
-                total.add(part)
-                if kind == "corrected":
-                    self._window.setdefault(name, new_histogram()).add(part)
-                if self._log:
-                    self._write(name, kind, part, now_s)
+                self._histograms.setdefault((name, kind), new_histogram()).add(part)
+                if kind != "failed":
+                    self._window.setdefault((name, kind), new_histogram()).add(part)
+                if self._folder:
+                    self._write(worker, name, kind, part, interval)
                 pause()
-        self._ended_s = now_s
 
-    def _write(self, name: str, kind: str, part: Any, now_s: float) -> None:
-        assert self._log is not None
+    def _write(self, worker: str, name: str, kind: str, part: Any, interval: Interval) -> None:
+        assert self._folder is not None
+        log = self._logs.get(worker)
+        if log is None:
+            log = self._logs[worker] = (self._folder / f"{worker}.hlog").open("w", encoding="utf-8")
+            log.write("#[Logged with podrace; unit: microseconds; corrected: from the intended start]\n")
+            log.write("#[Histogram log format version 1.3]\n")
+            log.write(f"#[StartTime: {interval['began_s']:.3f} (seconds since epoch)]\n")
+            log.write('"StartTimestamp","Interval_Length","Interval_Max","Interval_Compressed_Histogram"\n')
         tag = f"{name}-{kind}".replace(" ", "_").replace(",", "_")  # the format allows neither in a tag
-        start_s, length_s = self._ended_s, now_s - self._ended_s
+        start_s, length_s = interval["began_s"], interval["ended_s"] - interval["began_s"]
         maximum_ms = part.get_max_value() / 1000
-        self._log.write(f"Tag={tag},{start_s:.3f},{length_s:.3f},{maximum_ms:.3f},{part.encode().decode()}\n")
-        self._log.flush()
+        log.write(f"Tag={tag},{start_s:.3f},{length_s:.3f},{maximum_ms:.3f},{part.encode().decode()}\n")
+        log.flush()
+
+    def close(self) -> None:
+        """Close the logs, and write each histogram as HdrHistogram's own percentile text."""
+        for log in self._logs.values():
+            log.close()
+        if self._folder and self._histograms:
+            (self._folder / "hgrm").mkdir(exist_ok=True)
+            for (name, kind), histogram in self._histograms.items():
+                stem = "".join(letter if letter.isalnum() else "_" for letter in f"{name}-{kind}")
+                (self._folder / "hgrm" / f"{stem}.hgrm").write_text(percentile_text(histogram), encoding="ascii")
 
     def take_window_p99_us(self, *, least: int = 50) -> int | None:
-        """The worst corrected p99 of any operation since the last call; None where too little was measured."""
+        """The worst p99 of any operation since the last call; None where too little was measured."""
         window, self._window = self._window, {}
         enough = [histogram for histogram in window.values() if histogram.total_count >= least]
         return max(percentiles_us(histogram, [99.0])[0] for histogram in enough) if enough else None
 
-    def summary(self, name: str, kind: str) -> dict[str, Any]:
-        """`count`, `max_us` and the percentiles of one operation."""
-        histogram = self._histograms.get((name, kind)) or new_histogram()
-        values = percentiles_us(histogram, [*PERCENTILES.values()])
-        count, maximum = int(histogram.total_count), int(histogram.get_max_value())
-        return {"count": count, **dict(zip(PERCENTILES, values, strict=True)), "max_us": maximum}
+    def kinds(self, name: str) -> list[str]:
+        """Which of the three an operation has."""
+        return [kind for kind in KINDS if (name, kind) in self._histograms]
 
-    def document(self, *, duration_s: float, paced: bool) -> dict[str, Any]:
-        """What latency.json holds. `paced=False`: nothing was intended, so `corrected` equals `raw`."""
+    def summary(self, name: str, kind: str) -> dict[str, Any]:
+        """`count`, `max_us` and the percentiles of one operation; a p99.9 of too few is None."""
+        histogram = self._histograms.get((name, kind)) or new_histogram()
+        values: list[int | None] = [*percentiles_us(histogram, [*SUMMARY.values()])]
+        count, maximum = int(histogram.total_count), int(histogram.get_max_value())
+        if count < LEAST_FOR_P99_9:
+            values[-1] = None
+        return {"count": count, **dict(zip(SUMMARY, values, strict=True)), "max_us": maximum}
+
+    def judged(self, name: str) -> dict[str, Any]:
+        """The summary that limits hold for: corrected where there is such a one."""
+        return self.summary(name, "corrected" if (name, "corrected") in self._histograms else "raw")
+
+    def document(self, *, duration_s: float) -> dict[str, Any]:
+        """What latency.json holds. `paced`: whether anything was intended, and so `corrected` is there."""
         operations = []
         for name in self.names:
             entry: dict[str, Any] = {"name": name, "errors": dict(self.errors.get(name, {}))}
-            for kind in KINDS:
-                histogram = self._histograms.get((name, kind)) or new_histogram()
-                curve = list(map(list, zip(CURVE, percentiles_us(histogram, CURVE), strict=True)))
+            for kind in self.kinds(name):
+                curve = list(map(list, zip(CURVE, percentiles_us(self._histograms[name, kind], CURVE), strict=True)))
                 entry[kind] = {**self.summary(name, kind), "curve": curve}
-            entry["count"] = entry["raw"]["count"]
+            entry["count"] = self.summary(name, "raw")["count"]
             entry["rate_per_s"] = round(entry["count"] / duration_s, 1) if duration_s else 0.0
+            if name in self.commands:
+                entry["commands"] = self.commands[name]
             operations.append(entry)
+        paced = any(kind == "corrected" for _, kind in self._histograms)
         return {"version": 1, "unit": "us", "duration_s": duration_s, "paced": paced, "operations": operations}
 
 

@@ -1,17 +1,16 @@
-"""The tab on Locust's page: percentiles in microseconds, and what was lost."""
+"""The tab on Locust's page: verdicts, breaches, the generator's health, and percentiles in microseconds."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from typing import Any
 
-from podrace.loadtests.arguments import check_numbers
-from podrace.simulator.errors import UsageError
+from podrace.loadtests import health
+from podrace.simulator.errors import PodraceError, UsageError
 
 KEY = "podrace"
 COLUMNS = {
-    "name": "Operation",
+    "name": "What",
     "count": "Count",
     "failed": "Failed",
     "median": "p50 (µs)",
@@ -20,12 +19,14 @@ COLUMNS = {
     "slowest": "p99.9 (µs)",
     "maximum": "Max (µs)",
 }
+NOT_ON_PAGE = ("slo", "slo_p99_us", "shape", "files_url", "files_latency_ms", "run_folder", "seed", "podrace_plan")
+LABELS = {"raw": "", "corrected": ", from the intended start", "failed": ", failed"}
 
 
-def add_tab(web_ui: Any, rows: Callable[[], list[dict[str, Any]]]) -> None:
+def add_tab(web_ui: Any, lead: Any) -> None:
     """Add the tab; its rows come with Locust's own statistics, which the page asks for every two seconds.
 
-    A number out of its range is refused where Locust refuses what it does not know itself.
+    What is wrong in the form is refused before Locust takes it, as Locust refuses what it does not know itself.
     """
     structure = [{"key": key, "title": title} for key, title in COLUMNS.items()]
     web_ui.template_args["extended_tabs"] = [{"title": "Microseconds and losses", "key": KEY}]
@@ -34,11 +35,21 @@ def add_tab(web_ui: Any, rows: Callable[[], list[dict[str, Any]]]) -> None:
     @web_ui.app.before_request  # type: ignore[untyped-decorator]
     def refuse() -> Any:
         from flask import jsonify, request
+        from werkzeug.datastructures import ImmutableMultiDict
 
+        if not request.path.endswith("/swarm"):
+            return None
         try:
-            check_numbers(request.form)
-        except UsageError as error:
-            return jsonify({"success": False, "message": str(error), "host": web_ui.environment.host})
+            settled = [name for name in NOT_ON_PAGE if name in request.form]
+            if settled:
+                raise UsageError(f"{settled[0]}: is settled when Locust starts, by its option; expected no such field")
+            lead.check_form(request.form)
+        except PodraceError as error:
+            return jsonify({"success": False, "message": str(error), "host": lead.environment.host})
+        form = [(name, value) for name, value in request.form.items(multi=True) if name != "host"]
+        # Locust must not see a password: it shows the host to everybody
+        form.append(("host", lead.environment.host))
+        request.form = ImmutableMultiDict(form)
         return None
 
     @web_ui.app.after_request  # type: ignore[untyped-decorator]
@@ -46,33 +57,40 @@ def add_tab(web_ui: Any, rows: Callable[[], list[dict[str, Any]]]) -> None:
         from flask import request
 
         if request.path.endswith("/stats/requests") and response.is_json:
-            document = {**response.json, "extended_stats": [{"key": KEY, "data": rows()}]}
+            document = {**response.json, "extended_stats": [{"key": KEY, "data": table_rows(lead)}]}
             response.set_data(json.dumps(document))
         return response
 
 
-def table_rows(latencies: Any, counts: dict[str, Any]) -> list[dict[str, Any]]:
-    """A row for each scenario's losses, for what else went wrong, and for each operation, corrected for omission.
+def table_rows(lead: Any) -> list[dict[str, Any]]:
+    """A row for each thing to be said, and for each operation and kind of latency.
 
-    The page sorts by name: the brackets bring what was lost to the top.
+    The page sorts by name: the brackets, numbered, bring what was lost to the top.
     """
+    said = [f"(1 verdict) {cell.scenario}: {cell.verdict}, expected {cell.expected}" for cell in lead.cells]
     rows: list[dict[str, Any]] = []
-    for scenario, counted in sorted(counts.items()):
-        for kind in ("lost", "duplicated", "misreported"):
+    for scenario, counted in sorted(lead.counts().items()):
+        for kind in ("lost", "duplicated", "misreported", "stuck"):
             if kind == "lost" or counted.get(kind):
                 rows.append({"name": f"({kind}) {scenario}", "count": counted.get(kind, 0)})
-    for name in latencies.names:
-        summary = latencies.summary(name, "corrected")
-        rows.append(
-            {
-                "name": name,
-                "count": summary["count"],
-                "failed": latencies.errors[name].total() if name in latencies.errors else 0,
-                "median": summary["p50_us"],
-                "ninety": summary["p90_us"],
-                "slow": summary["p99_us"],
-                "slowest": summary["p99_9_us"],
-                "maximum": summary["max_us"],
-            }
-        )
+    breaches = lead.breaches(running=not lead.cells) if lead.folder else []
+    said += [f"(2 limit passed) {breach.text}" + f" {breach.excuse}".rstrip() for breach in breaches]
+    said += [f"(3 {line}".replace(":", ")", 1) for line in health.lines(lead.health_document())]
+    said += [f"(4 run folder) {lead.folder}"] if lead.folder else []
+    rows += [{"name": text} for text in said]
+    for name in lead.latencies.names:
+        for kind in lead.latencies.kinds(name):
+            summary = lead.latencies.summary(name, kind)
+            rows.append(
+                {
+                    "name": f"{name}{LABELS[kind]}",
+                    "count": summary["count"],
+                    "failed": lead.latencies.errors[name].total() if name in lead.latencies.errors else 0,
+                    "median": summary["p50_us"],
+                    "ninety": summary["p90_us"],
+                    "slow": summary["p99_us"],
+                    "slowest": summary["p99_9_us"],
+                    "maximum": summary["max_us"],
+                }
+            )
     return rows

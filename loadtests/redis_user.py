@@ -11,14 +11,26 @@ import gevent
 from locust import User
 from locust.exception import RescheduleTask
 
+from podrace.loadtests.health import Health
 from podrace.simulator.servers.connection import connect
 
 RETRY_AFTER_S = 0.1
 """A user whose server does not answer waits so long: a dead server must not turn the run into a busy loop."""
+KILLED_AFTER_S = 1.0
+"""Locust kills users that wait, and may hit one that has just begun: what it had not waited for long is no failure."""
 
 
 class OperationFailedError(RescheduleTask):
-    """The operation failed and has been counted; Locust goes on with the user's next task."""
+    """The operation failed and has been counted; Locust goes on with the user's next task.
+
+    `definite`: whether the failure says for certain that nothing was done.
+    """
+
+    definite = True
+
+
+class KilledError(Exception):
+    """The operation had not ended when its user was killed: at the end of the run, after --stop-timeout."""
 
 
 class MeasuredClient:
@@ -36,66 +48,151 @@ class MeasuredClient:
 
         return measured
 
+    def pipeline(self, *, name: str = "PIPELINE", transaction: bool = True) -> MeasuredPipeline:
+        """A pipeline that is one operation of this name; its commands are counted."""
+        return MeasuredPipeline(self._user, self.redis.pipeline(transaction=transaction), name)
+
+
+class MeasuredPipeline:
+    """redis-py's pipeline, whose `execute` is measured."""
+
+    def __init__(self, user: RedisUser, pipeline: Any, name: str) -> None:
+        self._user, self._pipeline, self._name = user, pipeline, name
+
+    def __getattr__(self, command: str) -> Any:
+        return getattr(self._pipeline, command)
+
+    def __enter__(self) -> MeasuredPipeline:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pipeline.reset()
+
+    def execute(self) -> Any:
+        commands = len(self._pipeline)
+        return self._user.measure(self._name, self._pipeline.execute, commands=commands)
+
 
 class RedisUser(User):
-    """Base of users that talk to the server at `host`, `redis://…` or `unix://…`, each over one connection.
+    """Base of users that talk to the run's server, each over one connection, `self.client`.
 
     `rate_per_s` is how many tasks it starts in a second, by a schedule that is never adjusted: a task that
     begins late is late, and its operations are measured from when they should have begun (`late_us` in
-    the event's context). 0 is a closed loop, where nothing is intended and nothing can be late.
+    the event's context). 0 is a closed loop, where nothing is intended and nothing can be late; None takes --rate.
+    What is late because this process woke the user up late is the generator's weakness, counted by Health.
+
+    `limited` names the operations that a run with such users must measure; `scenario` is for users of pods.
     """
 
     abstract = True
-    rate_per_s: float = 0.0
+    rate_per_s: float | None = None
+    rate_share = 1.0
+    """Of --rate."""
     max_connections = 1
+    limited: tuple[str, ...] = ()
+    scenario = ""
 
     def __init__(self, environment: Any) -> None:
         super().__init__(environment)
-        self.client = MeasuredClient(self, connect(self.host or "", max_connections=self.max_connections))
+        session = getattr(environment, "podrace", None)
+        self._health: Health = session.health if session else Health()
+        self._session = session
+        url = session.redis_url if session else self.host or ""  # Locust's own host is for the page: no password in it
+        self.client = MeasuredClient(self, connect(url, max_connections=self.max_connections))
         self._fire = environment.events.request.fire
-        self._due_s = 0.0
-        self._context: dict[str, Any] = {"late_us": 0}
+        self._paced = type(self).wait_time is RedisUser.wait_time  # a wait_time of Locust's intends no start
+        self._rate = 0.0
+        self._due_s = self._planned_s = 0.0
+        self._excused_s = 0.0
+        self._context: dict[str, Any] = {}
         self._fresh = True
 
+    @property
+    def prefix(self) -> str:
+        """Of keys that are gone when the run is over."""
+        return self._session.prefix if self._session else ""
+
     def on_start(self) -> None:
-        if self.rate_per_s:
-            gevent.sleep(random.random() / self.rate_per_s)  # users spawned together must not beat together
-        self._due_s = time.perf_counter()
+        self._rate = self._asked_rate()
+        if self._rate:
+            gevent.sleep(random.random() / self._rate)  # users spawned together must not beat together
+        self._due_s = self._planned_s = time.perf_counter()
 
     def on_stop(self) -> None:
+        if self._rate:
+            next_s = self._due_s if self._fresh else self._due_s + 1 / self._rate
+            late_s = (self._health.stopped_s or time.perf_counter()) - next_s
+            self._health.missed += int(late_s * self._rate) + 1 if late_s > 0 else 0
         self.client.redis.close()
 
     def wait_time(self) -> float:
         """Seconds until the next task is due; 0 where it is overdue. No slot is ever skipped."""
+        rate, now_s = self._asked_rate(), time.perf_counter()
         self._fresh = True
-        if not self.rate_per_s:
+        if rate != self._rate:  # a search goes to its next rate: with a schedule of its own, nothing owed
+            self._rate, self._excused_s = rate, 0.0
+            self._due_s = now_s + (random.random() - 1) / rate if rate else now_s
+        if not rate:
             return 0.0
-        self._due_s += 1 / self.rate_per_s
-        return max(0.0, self._due_s - time.perf_counter())
+        self._due_s += 1 / rate
+        self._planned_s = max(self._due_s, now_s)
+        return self._planned_s - now_s
 
-    def measure(self, name: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    def measure(
+        self, name: str, function: Callable[..., Any], *args: Any, commands: int | None = None, **kwargs: Any
+    ) -> Any:
         """Call, fire one request event, return the result; OperationFailedError where it raised."""
         began_s = time.perf_counter()
         if self._fresh:
-            # the first operation tells how late the whole task is; all that follow are as late
-            self._fresh = False
-            late_s = began_s - self._due_s if self.rate_per_s else 0.0
-            self._context = {"late_us": max(0, int(late_s * 1e6))}
-        result, failure = None, None
+            self._begin_task(began_s)
+        result, failure, killed = None, None, None
         try:
             result = function(*args, **kwargs)
         except Exception as error:
             failure = error
+        except gevent.GreenletExit as error:
+            if time.perf_counter() - began_s < KILLED_AFTER_S:
+                raise
+            failure, killed = KilledError(name), error
         self._fire(
             request_type="redis",
             name=name,
             response_time=(time.perf_counter() - began_s) * 1000,
             response_length=0,
             exception=failure,
-            context=self._context,
+            context=self._context if commands is None else {**self._context, "commands": commands},
         )
+        if killed is not None:
+            raise killed
         if failure is not None:
-            if isinstance(failure, OSError) or "Connection" in type(failure).__name__:
-                gevent.sleep(RETRY_AFTER_S)
-            raise OperationFailedError from failure
+            raise self._failed(failure) from failure
         return result
+
+    def _begin_task(self, began_s: float) -> None:
+        """The first operation tells how late the whole task is; all that follow are as late."""
+        self._fresh = False
+        if not self._rate or not self._paced:
+            return
+        owed_s = self._planned_s - self._due_s
+        woken_s = max(0.0, began_s - self._planned_s)
+        if owed_s <= 0:  # the user was idle: what it is late by is no server's
+            self._excused_s = owed_s = 0.0
+            self._health.lags_us.append(int(woken_s * 1e6))
+        self._excused_s = min(self._excused_s, owed_s)  # what has been caught up with excuses nothing any more
+        self._context = {"late_us": int((owed_s - self._excused_s) * 1e6)}
+        self._excused_s += woken_s
+        self._health.begun += 1
+
+    def _failed(self, failure: Exception) -> OperationFailedError:
+        error = OperationFailedError()
+        if isinstance(failure, OSError) or any("Connection" in kind.__name__ for kind in type(failure).__mro__):
+            error.definite = False
+            gevent.sleep(RETRY_AFTER_S)
+        return error
+
+    def _asked_rate(self) -> float:
+        if not self._paced:
+            return 0.0
+        if self.rate_per_s is not None:
+            return self.rate_per_s
+        return self._session.rate_per_s * self.rate_share if self._session else 0.0

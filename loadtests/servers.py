@@ -12,7 +12,7 @@ from pathlib import Path
 
 import podrace
 from podrace.simulator.errors import HarnessError, UsageError
-from podrace.simulator.servers.connection import Server, open_server
+from podrace.simulator.servers.connection import Server, connect, delete_prefix, open_server
 from podrace.simulator.servers.embedded import ServerInfo
 
 
@@ -61,3 +61,23 @@ def serve(url: str | None) -> Iterator[Server]:
     with child("podrace.loadtests.embedded") as line:
         url, kind, version = line.split()
         yield Server(url=url, info=ServerInfo(kind, version, embedded=True), prefix="mirix:")
+
+
+def run_id(server: Server) -> str:
+    """By which a server is known that was started again meanwhile, and so has forgotten."""
+    with connect(server.url, max_connections=1) as client:
+        return str(client.info("server").get("run_id", ""))
+
+
+def leftovers(server: Server, run_id_before: str) -> tuple[int, str]:
+    """How many of the pods' keys are left, and how the server was lost, if it was; then deletes them all."""
+    try:
+        with connect(server.url, max_connections=1) as client:
+            store = f"{server.prefix}store:".encode()
+            keys = client.scan_iter(match=f"{server.prefix}*", count=1000)
+            left = sum(not key.startswith(store) for key in keys)
+            delete_prefix(client, server.prefix)
+            known = str(client.info("server").get("run_id", "")) == run_id_before
+        return left, "" if known else "the server was started again during the run, and may have forgotten"
+    except Exception as error:
+        return 0, f"the server is gone ({type(error).__name__}): nobody knows what it still held"

@@ -1,97 +1,118 @@
-"""How many users there are when: ramp, spike, soak, and the search for the highest rate within a limit.
+"""A spike of users, and the search for the highest rate within a limit; a ramp is Locust's own --spawn-rate.
 
 Locust takes the first shape class it finds in a locustfile, so these are chosen by `--shape` and kept out of
-the locustfile's names. The functions of time are pure; `UserShape` puts one of them under Locust's clock.
+the locustfile's names. `spike` and `RateSearch` are pure; the shapes put them under Locust's clock.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from locust import LoadTestShape
 
-Plan = Callable[[float], int | None]
-"""Seconds since the start to a number of users; None ends the run."""
-
+SHAPES = ("none", "spike", "search")
 STEP_S = 8.0
 SETTLE_S = 3.0
-"""Of each step of a search, left out: workers report every second, and users are still being started."""
+"""Of each step of a search, left out: workers report every second, and what the last step owed is worked off."""
+MOST_PER_S = 1_000_000.0
 
 
-def ramp(users: int, duration_s: float) -> Plan:
-    """From one user to all of them in a straight line."""
-    return lambda t_s: None if t_s >= duration_s else max(1, round(users * min(1.0, t_s / duration_s + 0.1)))
+def spike(users: int, duration_s: float, at_s: float) -> int | None:
+    """A tenth of the users, all of them in the middle third, a tenth again; None ends the run."""
+    if at_s >= duration_s:
+        return None
+    return users if 1 <= at_s / duration_s * 3 < 2 else max(1, users // 10)
 
 
-def spike(users: int, duration_s: float) -> Plan:
-    """A tenth of the users, all of them in the middle third, a tenth again."""
-    low = max(1, users // 10)
-    return lambda t_s: None if t_s >= duration_s else (users if 1 <= t_s / duration_s * 3 < 2 else low)
+@dataclass(frozen=True, kw_only=True)
+class Window:
+    """What one step measured. `generator`: why it was the generator that could not do more; empty where it could."""
 
-
-def soak(users: int, duration_s: float) -> Plan:
-    """All users all the time."""
-    return lambda t_s: None if t_s >= duration_s else users
+    p99_us: float | None
+    tasks_per_s: float = 0.0
+    generator: str = ""
 
 
 class RateSearch:
-    """Finds the most users whose p99 stays within `limit_us`: doubles until it does not, then halves the gap.
+    """Finds the highest rate of each user whose p99 stays within `limit_us`: doubles, then halves the gap.
 
-    Pure: give `next` what the last step measured. `best` is the answer so far, 0 where even one step failed.
+    Pure: give `next` what the last step measured. One bad window may be bad luck: a rate has failed when a second
+    window confirms it, and the answer, `best_per_s`, must hold in a second window too. It is 0 where nothing held.
     """
 
-    def __init__(self, limit_us: float, *, start: int, most: int) -> None:
+    def __init__(self, limit_us: float, *, start_per_s: float) -> None:
         self._limit_us = limit_us
-        self._most = most
-        self.users = max(1, min(start, most))
-        self.best = 0
-        self._failed: int | None = None
+        self.rate_per_s = start_per_s
+        self.best_per_s = 0.0
+        self.stopped = ""
+        """Why the search ended before it knew: the generator is the limit."""
         self.steps: list[dict[str, Any]] = []
+        self._failed_per_s: float | None = None
+        self._least_per_s = start_per_s / 8
+        self._held: list[float] = []
+        self._again = False
 
-    def next(self, p99_us: float | None) -> int | None:
-        """The next number of users; None when the answer is within a tenth. Nothing measured is a failure."""
-        holds = p99_us is not None and p99_us <= self._limit_us
-        self.steps.append({"users": self.users, "p99_us": p99_us, "holds": holds})
+    def next(self, window: Window) -> float | None:
+        """The next rate; None when the answer is within a tenth, or cannot be known."""
+        holds = window.p99_us is not None and window.p99_us <= self._limit_us and not window.generator
+        step = {"rate": self.rate_per_s, "tasks_per_s": window.tasks_per_s, "p99_us": window.p99_us, "holds": holds}
+        self.steps.append(step | ({"generator": window.generator} if window.generator else {}))
+        if window.generator:
+            self.stopped = window.generator
+            return None
+        if not holds and not self._again:
+            self._again = True
+            return self.rate_per_s
+        confirmed = self._again
+        self._again = False
         if holds:
-            self.best = self.users
-        else:
-            self._failed = self.users
-        if self._failed is None:
-            if self.users == self._most:
+            if confirmed and self.rate_per_s == self.best_per_s:
                 return None
-            self.users = min(self._most, self.users * 2)
+            self._held.append(self.rate_per_s)
+            self.best_per_s = self.rate_per_s
         else:
-            if self._failed - self.best <= max(1, self.best // 10):
-                return None
-            self.users = (self.best + self._failed) // 2
-        return self.users
+            self._failed_per_s = self.rate_per_s
+            self._held = [rate for rate in self._held if rate < self.rate_per_s]
+            self.best_per_s = max(self._held, default=0.0)
+        return self._choose()
+
+    def _choose(self) -> float | None:
+        if self._failed_per_s is None:
+            self.rate_per_s = min(MOST_PER_S, self.rate_per_s * 2)
+        elif self._failed_per_s - self.best_per_s > self._failed_per_s / 10:
+            self.rate_per_s = (self.best_per_s + self._failed_per_s) / 2
+        elif self.best_per_s:
+            self.rate_per_s, self._again = self.best_per_s, True
+        return self.rate_per_s if self.rate_per_s >= self._least_per_s else None
 
 
-class UserShape(LoadTestShape):
-    """A plan under Locust's clock."""
+class SpikeShape(LoadTestShape):
+    """A spike under Locust's clock."""
 
     abstract = True  # never picked by itself
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, users: int, duration_s: float) -> None:
         super().__init__()
-        self._plan = plan
+        self._users, self._duration_s = users, duration_s
 
     def tick(self) -> tuple[int, float] | None:
-        users = self._plan(self.get_run_time())
+        users = spike(self._users, self._duration_s, self.get_run_time())
         return None if users is None else (users, 100.0)
 
 
 class SearchShape(LoadTestShape):
-    """A RateSearch in steps. `measure` returns, and forgets, the p99 in µs since it was last called."""
+    """A RateSearch in steps. `measure` returns, and forgets, what was measured since it was last called."""
 
     abstract = True
 
-    def __init__(self, search: RateSearch, measure: Callable[[], float | None], *, step_s: float = STEP_S) -> None:
+    def __init__(
+        self, search: RateSearch, users: int, measure: Callable[[], Window], set_rate: Callable[[float], None]
+    ) -> None:
         super().__init__()
         self.search = search
-        self._measure = measure
-        self._step_s = step_s
+        self._users, self._measure, self._set_rate = users, measure, set_rate
         self._step_began_s = 0.0
         self._settled = False
 
@@ -105,12 +126,10 @@ class SearchShape(LoadTestShape):
         if in_step_s >= SETTLE_S and not self._settled:
             self._measure()
             self._settled = True
-        if in_step_s >= self._step_s:
-            if self.search.next(self._measure()) is None:
+        if in_step_s >= STEP_S:
+            rate_per_s = self.search.next(self._measure())
+            if rate_per_s is None:
                 return None
+            self._set_rate(rate_per_s)
             self._step_began_s, self._settled = self.get_run_time(), False
-        return self.search.users, 100.0
-
-
-PLANS = {"ramp": ramp, "spike": spike, "soak": soak}
-SHAPES = ("none", *PLANS, "search")
+        return self._users, 100.0

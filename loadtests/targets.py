@@ -1,15 +1,15 @@
-"""What can be driven under load. The next target is one more entry of TARGETS."""
+"""What can be driven under load: ours by name, anybody's as `module:factory`, or as `module:` and a LoadTarget."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from podrace.loadtests.judging import HOLDS, VIOLATED
 from podrace.reference import targets
 from podrace.reference.store import LocalStore, RedisStore, UploadStore
 from podrace.simulator.errors import UsageError
-from podrace.simulator.judge.checks import HOLDS, VIOLATED
-from podrace.simulator.target import PodEnv, Target
+from podrace.simulator.target import PodEnv, Target, load_object
 
 STORE, UPLOAD, QUEUE = "load-store", "load-upload", "load-queue"
 """The scenarios: statuses written and read, whole lives of uploads, text messages between pods."""
@@ -17,29 +17,57 @@ STORE, UPLOAD, QUEUE = "load-store", "load-upload", "load-queue"
 
 @dataclass(frozen=True, kw_only=True)
 class LoadTarget:
-    """`expected`: the verdict by scenario, with two pods or more and no fault."""
+    """`store`: the four functions of the specification, for users that ask them; None where there are none.
+
+    `violated`: the scenarios that it is expected to violate, with two pods or more and no fault.
+    """
 
     factory: Target
-    store: Callable[[PodEnv], UploadStore]
-    expected: Mapping[str, str]
+    store: Callable[[PodEnv], UploadStore] | None = None
+    violated: frozenset[str] = frozenset()
+
+    def expected(self, scenario: str) -> str:
+        return VIOLATED if scenario in self.violated else HOLDS
 
 
-TARGETS = {
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What the master tells every worker of a run. `redis_url` may hold a password: never print this."""
+
+    token: str
+    version: str
+    target: str
+    redis_url: str = field(repr=False)
+    prefix: str
+    files_url: str
+    pods: int
+    image_size_bytes: int
+    rate_per_s: float
+    seed: int
+
+
+TARGETS: Mapping[str, LoadTarget] = {
     "local": LoadTarget(
         factory=targets.local,
         store=lambda env: LocalStore(env.runtime),
-        expected={STORE: VIOLATED, UPLOAD: VIOLATED, QUEUE: HOLDS},
+        violated=frozenset({STORE, UPLOAD}),
     ),
     "shared": LoadTarget(
         factory=targets.shared,
         store=lambda env: RedisStore(env.redis, env.runtime, prefix=f"{env.prefix}store:"),
-        expected={STORE: HOLDS, UPLOAD: HOLDS, QUEUE: HOLDS},
     ),
 }
 
 
 def find_target(name: str) -> LoadTarget:
-    """The target of a name; UsageError for any other."""
-    if name not in TARGETS:
-        raise UsageError(f"target {name!r}: expected one of {', '.join(TARGETS)}")
-    return TARGETS[name]
+    """The target of a name, or of the factory that it names; UsageError for any other."""
+    if name in TARGETS:
+        return TARGETS[name]
+    if ":" not in name:
+        raise UsageError(f"target {name!r}: expected one of {', '.join(TARGETS)}, or module:factory")
+    found = load_object(name, what="target")
+    if isinstance(found, LoadTarget):
+        return found
+    if not callable(found):
+        raise UsageError(f"target {name!r}: expected a factory that takes a PodEnv, got {type(found).__name__}")
+    return LoadTarget(factory=found)

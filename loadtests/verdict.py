@@ -1,21 +1,38 @@
-"""The end of a run: its cells, its breaches, its files, the table that is printed, and the exit code."""
+"""The end of a run: its cells, its files, the table that is printed, and the exit code."""
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
-from podrace.loadtests.fleet import Plan
+from locust.argument_parser import get_parser
+
+from podrace.loadtests import health
+from podrace.loadtests.arguments import as_command
+from podrace.loadtests.judging import HOLDS, INCONCLUSIVE, KINDS, VIOLATED
 from podrace.loadtests.latency import Latencies
 from podrace.loadtests.shapes import RateSearch
-from podrace.loadtests.slo import Slo, breaches
-from podrace.loadtests.targets import UPLOAD, LoadTarget, find_target
-from podrace.simulator.app.runs import Cell, exit_code, result_document, write_json
-from podrace.simulator.judge.checks import HOLDS, INCONCLUSIVE, KINDS, VIOLATED
+from podrace.loadtests.slo import Breach
+from podrace.loadtests.targets import UPLOAD, Plan, find_target
+from podrace.simulator.app.runs import Cell, result_document, write_json
 from podrace.simulator.servers.connection import redact
 from podrace.simulator.servers.embedded import ServerInfo
+
+FAILED, BROKEN, UNKNOWN, AS_EXPECTED = 4, 1, 3, 0
+PRECEDENCE = (
+    (FAILED, "a part of the harness failed, so that nothing else that is said can be relied on"),
+    (BROKEN, "a verdict is another than the expected one, or a limit is passed: known for certain"),
+    (UNKNOWN, "something is not known: the server or a worker was lost, or it was the generator that was slow"),
+    (AS_EXPECTED, "everything ran, was checked, and is as expected"),
+)
+"""The exit codes of a run; of several that apply, the first. 2, wrong usage, ends it before it begins."""
+LIMITS = "limits"
+LIBRARIES = ("locust", "gevent", "hdrhistogram", "hiredis")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,108 +40,175 @@ class Outcome:
     """All that is known when a run is over. `doubts`: why something is not known."""
 
     plan: Plan
+    options: Any
     folder: Path
     server: ServerInfo
     latencies: Latencies
+    health: Mapping[str, Any]
     counts: Mapping[str, Mapping[str, int]]
+    sentences: Mapping[str, str]
+    scenarios: Iterable[str]
     died: Mapping[str, int]
     leaked: int
+    lost_server: str
     doubts: Sequence[str]
+    failures: Sequence[Mapping[str, Any]]
+    breaches: Sequence[Breach]
+    aborted: bool
     duration_s: float
-    slo: Slo
+    users: int
     search: RateSearch | None
-    exceptions: int
+
+    @property
+    def unknown(self) -> list[str]:
+        return [text for text in (self.lost_server, *self.doubts) if text]
 
 
-def conclude(outcome: Outcome) -> int:
-    """Write the run's files, print its table. Returns the exit code: 0 as expected, 1 not, 3 unknown."""
+def conclude(outcome: Outcome, cells: Sequence[Cell]) -> int:
+    """Write the run's files, print its table. Returns the exit code."""
+    write_files(outcome, cells)
+    print("\n".join(lines(outcome, cells)), flush=True)
+    for failure in outcome.failures:
+        print(f"error: {failure['line']}", file=sys.stderr, flush=True)
+    return exit_code(outcome, cells)
+
+
+def exit_code(outcome: Outcome, cells: Sequence[Cell]) -> int:
+    """The first of PRECEDENCE that applies."""
+    codes = {failure.get("code", FAILED) for failure in outcome.failures} | {AS_EXPECTED}
+    unexpected = [cell.verdict for cell in cells if cell.verdict != cell.expected]
+    codes |= {UNKNOWN if verdict == INCONCLUSIVE else BROKEN for verdict in unexpected}
+    return next(code for code, _ in PRECEDENCE if code in codes)
+
+
+def make_cells(outcome: Outcome) -> list[Cell]:
+    """One cell for each scenario whose users ran, and one for the limits."""
+    found = []
     target = find_target(outcome.plan.target)
-    cells = make_cells(outcome, target)
-    keepers = {cell.scenario: cell.counts for cell in cells if cell.expected == HOLDS}
-    slo = replace(outcome.slo, p99_us={}) if outcome.search else outcome.slo  # a search goes beyond on purpose
-    broken = breaches(slo, outcome.latencies, keepers)
-    if outcome.search is not None and not outcome.search.best:
-        broken.append("search: not even its first step stayed within --slo-p99-us")
-    if outcome.exceptions:
-        broken.append(f"{outcome.exceptions} kinds of exceptions in the users themselves; see the log")
-    code = 1 if broken else exit_code(cells)
-    write_files(outcome, cells, broken)
-    print("\n".join(lines(outcome, cells, broken)), flush=True)
-    return code
-
-
-def make_cells(outcome: Outcome, target: LoadTarget) -> list[Cell]:
-    """One cell for each scenario that ran; one inconclusive cell where nothing was accepted at all."""
-    cells = []
-    for scenario, counted in sorted(outcome.counts.items()):
-        if not counted.get("accepted"):
-            continue
-        counts = {"accepted": 0, "delivered": 0, **dict.fromkeys(KINDS, 0), **counted}
+    for scenario in sorted(outcome.scenarios):
+        counts = {"accepted": 0, "delivered": 0, **dict.fromkeys(KINDS, 0), **outcome.counts.get(scenario, {})}
         if scenario == UPLOAD:
             counts["leaked"] += outcome.leaked
-        found = [kind for kind in KINDS if counts[kind]]
-        verdict = VIOLATED if found else INCONCLUSIVE if outcome.doubts else HOLDS
-        cells.append(
-            Cell(
-                target=outcome.plan.target,
-                scenario=scenario,
-                fleet="locust",
-                verdict=verdict,
-                expected=target.expected[scenario],
-                counts=counts,
-                elapsed_s=round(outcome.duration_s, 3),
-                words=", ".join(found),
-                note="; ".join(outcome.doubts),
-            )
-        )
-    return cells or [
-        Cell(
-            target=outcome.plan.target,
-            scenario="load",
-            fleet="locust",
-            verdict=INCONCLUSIVE,
-            expected=HOLDS,
-            counts={"accepted": 0, "delivered": 0, **dict.fromkeys(KINDS, 0)},
-            note="; ".join([*outcome.doubts, "nothing was accepted"]),
-        )
-    ]
+        kinds = [kind for kind in KINDS if counts[kind]]
+        doubts = outcome.unknown if counts["accepted"] else [*outcome.unknown, "nothing was accepted"]
+        verdict = INCONCLUSIVE if doubts else HOLDS
+        if kinds and not outcome.lost_server:
+            verdict = VIOLATED
+        sentence = outcome.sentences.get(scenario, "")
+        expected = target.expected(scenario)
+        found.append(_cell(outcome, scenario, verdict, expected, counts, ", ".join(kinds), doubts, sentence))
+    certain = [breach.text for breach in outcome.breaches if not breach.excuse]
+    doubts = [*outcome.unknown, *(f"{breach.text}: {breach.excuse}" for breach in outcome.breaches if breach.excuse)]
+    if outcome.search is not None and outcome.search.stopped:
+        doubts.append(outcome.search.stopped)
+    elif outcome.search is not None and not outcome.search.best_per_s:
+        certain.append("search: no rate stayed within --slo-p99-us")
+    verdict = INCONCLUSIVE if doubts else HOLDS
+    if certain and not outcome.lost_server:
+        verdict = VIOLATED
+    counts = {"accepted": 0, "delivered": 0, **dict.fromkeys(KINDS, 0)}
+    found.append(_cell(outcome, LIMITS, verdict, HOLDS, counts, "; ".join(certain), doubts, ""))
+    return found
 
 
-def write_files(outcome: Outcome, cells: Sequence[Cell], broken: Sequence[str]) -> None:
-    """result.json and latency.json; latency.hlog has been written all along."""
-    command = ["locust", *(redact(word) if "://" in word else word for word in sys.argv[1:])]
+def _cell(
+    outcome: Outcome,
+    scenario: str,
+    verdict: str,
+    expected: str,
+    counts: Mapping[str, int],
+    words: str,
+    doubts: Sequence[str],
+    sentence: str,
+) -> Cell:
+    return Cell(
+        target=outcome.plan.target if outcome.scenarios else Path(outcome.options.locustfile).stem,
+        scenario=scenario,
+        fleet="locust",
+        verdict=verdict,
+        expected=expected,
+        counts=counts,
+        elapsed_s=round(outcome.duration_s, 3),
+        words=words,
+        note="; ".join(doubts),
+        sentence=sentence,
+    )
+
+
+def write_files(outcome: Outcome, cells: Sequence[Cell]) -> None:
+    """result.json, latency.json, and where something failed traceback.txt; the logs have been written all along."""
+    parser, options = get_parser(), dict(vars(outcome.options))
+    options |= {"headless": True, "host": redact(options["host"]) if options["host"] else None}
+    command = as_command(options, parser)
     document = result_document(command, seed=outcome.plan.seed, run=outcome.folder, server=outcome.server, cells=cells)
-    document["slo"] = {"breaches": list(broken)}
+    names = {action.dest for action in parser._actions}
+    document["options"] = {name: value for name, value in options.items() if name in names}
+    document["ran"] = {"users": outcome.users, "rate": outcome.plan.rate_per_s, "aborted": outcome.aborted}
+    document["cpu"] = cpu_model()
+    document["versions"] |= {name: version(name) for name in LIBRARIES}
+    document["generator"] = outcome.health
+    document["slo"] = {"breaches": [f"{breach.text}{_excused(breach)}" for breach in outcome.breaches]}
+    document["failures"] = [failure["line"] for failure in outcome.failures]
     document["died"] = dict(outcome.died)
     if outcome.search is not None:
-        best = outcome.search.best
-        rate = round(best * outcome.plan.rate_per_s, 1)
-        document["search"] = {"users": best, "tasks_per_s": rate, "steps": outcome.search.steps}
+        search = outcome.search
+        document["search"] = {"rate": search.best_per_s, "stopped": search.stopped, "steps": search.steps}
     write_json(outcome.folder / "result.json", document)
-    paced = bool(outcome.plan.rate_per_s)
-    latency = outcome.latencies.document(duration_s=outcome.duration_s, paced=paced)
-    write_json(outcome.folder / "latency.json", latency)
+    write_json(outcome.folder / "latency.json", outcome.latencies.document(duration_s=outcome.duration_s))
+    tracebacks = [failure["traceback"] for failure in outcome.failures if failure.get("traceback")]
+    if tracebacks:
+        (outcome.folder / "traceback.txt").write_text("\n".join(tracebacks), encoding="utf-8")
 
 
-def lines(outcome: Outcome, cells: Sequence[Cell], broken: Sequence[str]) -> list[str]:
-    """The summary: latencies, failures by name, verdicts, breaches, the folder."""
-    head = ("operation", "count", "/s", "p50", "p90", "p99", "p99.9", "max")
-    rows = [f"{head[0]:18}" + "".join(f"{word:>10}" for word in head[1:]) + "   µs, from the intended start"]
-    for name in outcome.latencies.names:
-        summary = outcome.latencies.summary(name, "corrected")
-        rate = summary["count"] / outcome.duration_s if outcome.duration_s else 0.0
-        values = [summary["count"], round(rate), *list(summary.values())[1:]]
-        rows.append(f"{name:18}" + "".join(f"{value:>10}" for value in values))
+def cpu_model() -> str:
+    """As the kernel names it; empty where no /proc does."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return ""
+    names = [line.partition(":")[2].strip() for line in text.splitlines() if line.startswith("model name")]
+    return f"{len(os.sched_getaffinity(0))} of {len(names)} x {names[0]}" if names else ""
+
+
+def lines(outcome: Outcome, cells: Sequence[Cell]) -> list[str]:
+    """The summary: latencies, failures by name, the generator, verdicts, breaches, the folder."""
+    rows = table(outcome.latencies, outcome.duration_s)
     for name, errors in sorted(outcome.latencies.errors.items()):
+        slow = outcome.latencies.summary(name, "failed")
         rows += [f"failed: {name}: {error}: {count}" for error, count in errors.most_common()]
+        rows.append(f"failed: {name}: after p50 {slow['p50_us']}, at most {slow['max_us']} µs")
     rows += [f"died in a pod: {name}: {count}" for name, count in outcome.died.items()]
+    rows += health.lines(outcome.health)
     for cell in cells:
         counts = ", ".join(f"{kind} {count}" for kind, count in cell.counts.items() if count)
-        rows.append(f"{cell.target} {cell.scenario}: {cell.verdict}, expected {cell.expected} ({counts})")
-    rows += [f"unknown: {doubt}" for doubt in outcome.doubts]
+        said = f": {cell.sentence}" if cell.sentence else ""
+        rows.append(f"{cell.target} {cell.scenario}: {cell.verdict}, expected {cell.expected} ({counts or '-'}){said}")
+    rows += [f"unknown: {text}" for text in outcome.unknown]
     if outcome.search is not None:
-        best = outcome.search.best
-        rows.append(f"search: {best} users, {best * outcome.plan.rate_per_s:g} tasks a second, stay within the limit")
-    rows += [f"SLO breached: {text}" for text in broken]
+        best = next((s for s in outcome.search.steps[::-1] if s["rate"] == outcome.search.best_per_s), None)
+        held = f"--rate {best['rate']:g}, {best['tasks_per_s']:g} tasks a second, stays" if best else "no rate stays"
+        rows.append(
+            f"search: {held} within the limit" + (f"; {outcome.search.stopped}" if outcome.search.stopped else "")
+        )
+    rows += [f"limit passed: {breach.text}{_excused(breach)}" for breach in outcome.breaches]
+    rows += ["aborted: a limit was passed"] if outcome.aborted else []
     rows.append(f"run: {outcome.folder}")
     return rows
+
+
+def table(latencies: Latencies, duration_s: float) -> list[str]:
+    """Each operation's latencies as waited for, and, where there is a rate, from the intended start, below."""
+    head = ("count", "/s", "p50", "p90", "p99", "p99.9", "max")
+    rows = [f"{'operation':28}" + "".join(f"{word:>10}" for word in head) + "   µs"]
+    for name in latencies.names:
+        for kind, label in (("raw", name), ("corrected", "  from the intended start")):
+            if kind in latencies.kinds(name):
+                summary = latencies.summary(name, kind)
+                rate = round(summary["count"] / duration_s) if duration_s else 0
+                values = [summary["count"], rate, *list(summary.values())[1:]]
+                rows.append(f"{label:28}" + "".join(f"{'–' if value is None else value:>10}" for value in values))
+    return rows
+
+
+def _excused(breach: Breach) -> str:
+    return f"; inconclusive: {breach.excuse}" if breach.excuse else ""

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from hdrh.log import HistogramLogReader
 
-from podrace.loadtests.latency import Latencies, Recorder, new_histogram, percentiles_us
+from podrace.loadtests.latency import Latencies, Recorder, new_histogram, percentile_text, percentiles_us
 
 
 def record(recorder: Recorder, *latencies_us: int, late_us: int = 0, name: str = "GET status") -> None:
@@ -31,7 +31,7 @@ def test_nothing_recorded_is_zero() -> None:
 def test_microseconds_are_kept() -> None:
     recorder, latencies = Recorder(), Latencies()
     record(recorder, *range(1, 1001))
-    latencies.add(recorder.take())
+    latencies.add("w", recorder.take())
     assert latencies.summary("GET status", "raw") == {
         "count": 1000, "p50_us": 500, "p90_us": 900, "p99_us": 990, "p99_9_us": 999, "max_us": 1000,
     }  # fmt: skip
@@ -41,8 +41,8 @@ def test_workers_are_merged_and_nothing_is_taken_twice() -> None:
     workers, latencies = [Recorder(), Recorder()], Latencies()
     for worker, latency_us in zip(workers, (100, 900), strict=True):
         record(worker, *[latency_us] * 50)
-        latencies.add(worker.take())
-        latencies.add(worker.take())
+        latencies.add("w", worker.take())
+        latencies.add("w", worker.take())
     summary = latencies.summary("GET status", "raw")
     assert (summary["count"], summary["p50_us"], summary["max_us"]) == (100, 100, 900)
 
@@ -52,46 +52,84 @@ def test_a_late_operation_is_measured_from_when_it_should_have_begun() -> None:
     recorder, latencies = Recorder(), Latencies()
     for late_ms in range(1000, 0, -10):
         record(recorder, 1000, late_us=late_ms * 1000)
-    latencies.add(recorder.take())
+    latencies.add("w", recorder.take())
     assert latencies.summary("GET status", "raw")["p99_us"] == 1000
     assert latencies.summary("GET status", "corrected")["p50_us"] == pytest.approx(500_000, rel=0.03)
 
 
-def test_failures_are_counted_by_name_and_have_no_latency() -> None:
+def test_failures_are_counted_by_name_and_have_latencies_of_their_own() -> None:
     recorder, latencies = Recorder(), Latencies()
     recorder.on_request(name="absorb", response_time=1.0, exception=ConnectionError("gone"))
-    latencies.add(recorder.take())
+    latencies.add("w", recorder.take())
     assert latencies.errors == {"absorb": {"ConnectionError": 1}}
     assert latencies.summary("absorb", "raw")["count"] == 0
+    assert latencies.summary("absorb", "failed")["max_us"] == 1000
 
 
-def test_the_log_is_read_by_hdrhistograms_own_reader(tmp_path: Path) -> None:
-    path = tmp_path / "latency.hlog"
-    with path.open("w") as log:
-        latencies, recorder = Latencies(log), Recorder()
-        for latency_us in (100, 300):
-            record(recorder, latency_us, late_us=5000)
-            latencies.add(recorder.take())
-    reader, found = HistogramLogReader(str(path), new_histogram()), []
-    while (interval := reader.get_next_interval_histogram()) is not None:
-        found.append((interval.get_tag(), interval.get_max_value()))
-    reader.close()
-    assert [tag for tag, _ in found] == ["GET_status-raw", "GET_status-corrected"] * 2
-    assert [value for tag, value in found if tag.endswith("raw")] == [100, 300]
+def test_a_p99_9_needs_a_thousand_samples() -> None:
+    recorder, latencies = Recorder(), Latencies()
+    record(recorder, *[5] * 999)
+    latencies.add("w", recorder.take())
+    assert latencies.summary("GET status", "raw")["p99_9_us"] is None
+    record(recorder, 5)
+    latencies.add("w", recorder.take())
+    assert latencies.summary("GET status", "raw")["p99_9_us"] == 5
+
+
+def test_without_a_rate_nothing_is_corrected() -> None:
+    recorder, latencies = Recorder(), Latencies()
+    recorder.on_request(name="GET", response_time=1.0, context={})
+    latencies.add("w", recorder.take())
+    assert latencies.kinds("GET") == ["raw"]
+    document = latencies.document(duration_s=1.0)
+    assert document["paced"] is False
+    assert "corrected" not in document["operations"][0]
+
+
+def test_each_worker_has_a_log_that_hdrhistograms_own_reader_reads(tmp_path: Path) -> None:
+    latencies = Latencies(tmp_path)
+    for worker, latency_us in (("worker-0", 100), ("worker-1", 300)):
+        recorder = Recorder()
+        record(recorder, latency_us, late_us=5000)
+        latencies.add(worker, recorder.take() | {"began_s": 50.0, "ended_s": 51.5})
+    latencies.close()
+    for worker, latency_us in (("worker-0", 100), ("worker-1", 300)):
+        reader, found = HistogramLogReader(str(tmp_path / f"{worker}.hlog"), new_histogram()), []
+        while (interval := reader.get_next_interval_histogram()) is not None:
+            length_ms = interval.get_end_time_stamp() - interval.get_start_time_stamp()
+            found.append((interval.get_tag(), length_ms, interval.get_max_value()))
+        reader.close()
+        assert found[0] == ("GET_status-raw", 1500, latency_us)
+        assert found[1][0] == "GET_status-corrected"
+
+
+def test_the_percentile_text_is_as_hdrhistogram_has_it() -> None:
+    histogram, rng = new_histogram(), random.Random(3)
+    for _ in range(500):
+        histogram.record_value(int(rng.lognormvariate(6, 1.5)))
+    theirs = io.BytesIO()
+    histogram.output_percentile_distribution(theirs, 1.0)
+    head, _, *lines, last, end = percentile_text(histogram).splitlines()
+    assert head.split() == theirs.getvalue().decode().splitlines()[0].split()
+    rows = [[float(word) for word in line.split()] for line in lines]
+    assert [row[0] for row in rows] == [histogram.get_value_at_percentile(row[1] * 100) for row in rows]
+    assert [row[3] for row in rows] == pytest.approx([1 / (1 - row[1]) for row in rows], rel=0.01)
+    assert last.split()[1:] == ["1.000000000000", "500"]
+    assert f"Total count    = {500:12d}" in end
 
 
 def test_an_endless_wait_is_cut_to_the_highest_value() -> None:
-    recorder, latencies = Recorder(), Latencies(io.StringIO())
+    recorder, latencies = Recorder(), Latencies()
     record(recorder, 10**12)
-    latencies.add(recorder.take())
+    latencies.add("w", recorder.take())
     assert latencies.summary("GET status", "raw")["count"] == 1
 
 
 def test_the_document_holds_curves_for_a_report() -> None:
     recorder, latencies = Recorder(), Latencies()
     record(recorder, *range(1, 101))
-    latencies.add(recorder.take())
-    document: dict[str, Any] = latencies.document(duration_s=2.0, paced=True)
+    latencies.add("w", recorder.take())
+    document: dict[str, Any] = latencies.document(duration_s=2.0)
     (operation,) = document["operations"]
     assert (operation["name"], operation["count"], operation["rate_per_s"]) == ("GET status", 100, 50.0)
     values = [value for _, value in operation["corrected"]["curve"]]
@@ -102,6 +140,6 @@ def test_the_document_holds_curves_for_a_report() -> None:
 def test_the_window_forgets() -> None:
     recorder, latencies = Recorder(), Latencies()
     record(recorder, *[700] * 60)
-    latencies.add(recorder.take())
+    latencies.add("w", recorder.take())
     assert latencies.take_window_p99_us() == 700
     assert latencies.take_window_p99_us() is None

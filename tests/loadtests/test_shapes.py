@@ -2,47 +2,64 @@ from __future__ import annotations
 
 import pytest
 
-from podrace.loadtests.shapes import RateSearch, ramp, soak, spike
-
-
-def test_a_ramp_rises_and_ends() -> None:
-    plan = ramp(100, 10)
-    users = [plan(t) for t in range(11)]
-    assert users[:10] == sorted(users[:10])
-    assert (users[0], users[9], users[10]) == (10, 100, None)
+from podrace.loadtests.shapes import RateSearch, Window, spike
 
 
 def test_a_spike_is_in_the_middle_third() -> None:
-    plan = spike(100, 9)
-    assert [plan(t) for t in range(10)] == [10, 10, 10, 100, 100, 100, 10, 10, 10, None]
+    assert [spike(100, 9, t) for t in range(10)] == [10, 10, 10, 100, 100, 100, 10, 10, 10, None]
 
 
-def test_a_soak_is_flat() -> None:
-    assert [soak(7, 2)(t) for t in (0, 1.9, 2)] == [7, 7, None]
+def measured(p99_us: float | None) -> Window:
+    return Window(p99_us=p99_us, tasks_per_s=1.0)
 
 
 @pytest.mark.parametrize("capacity", [3, 10, 37, 100, 777])
-def test_the_search_finds_the_highest_within_a_tenth(capacity: int) -> None:
-    search = RateSearch(1000, start=4, most=10_000)
-    users: int | None = search.users
-    while users is not None:
-        users = search.next(900 if users <= capacity else 5000)
-    assert capacity - max(1, capacity // 10) <= search.best <= capacity
-    assert len(search.steps) < 20
+def test_the_search_finds_the_highest_within_a_tenth(capacity: float) -> None:
+    search = RateSearch(1000, start_per_s=4)
+    rate: float | None = search.rate_per_s
+    while rate is not None:
+        rate = search.next(measured(900 if rate <= capacity else 5000))
+    assert capacity * 0.85 <= search.best_per_s <= capacity
+    assert len(search.steps) < 25
 
 
-def test_a_search_that_never_holds_says_none() -> None:
-    search = RateSearch(1, start=1, most=8)
-    assert search.next(50) is None
-    assert search.best == 0
+def test_a_limit_is_confirmed_by_a_second_window() -> None:
+    """One bad window, of ten, is bad luck."""
+    search = RateSearch(1000, start_per_s=10)
+    assert search.next(measured(5000)) == 10
+    assert search.next(measured(900)) == 20
+    assert search.next(measured(5000)) == 20
+    assert search.next(measured(5000)) == 15
+    assert search.best_per_s == 10
 
 
-def test_a_search_ends_at_the_most() -> None:
-    search = RateSearch(1000, start=6, most=8)
-    assert search.next(1) == 8
-    assert search.next(1) is None
-    assert search.best == 8
+def test_the_answer_is_confirmed_and_taken_back_where_it_does_not_hold_again() -> None:
+    search = RateSearch(1000, start_per_s=100)
+    asked = 0
+    rate: float | None = 100.0
+    while rate is not None:
+        asked += rate == 100
+        rate = search.next(measured(900 if rate < 100 or (rate == 100 and asked == 1) else 5000))
+    assert 80 < search.best_per_s < 100
+
+
+def test_a_search_that_never_holds_ends_and_says_none() -> None:
+    search = RateSearch(1, start_per_s=8)
+    rate: float | None = 8.0
+    while rate is not None:
+        rate = search.next(measured(50))
+    assert search.best_per_s == 0
+    assert len(search.steps) < 15
+
+
+def test_the_generator_ends_a_search() -> None:
+    search = RateSearch(1000, start_per_s=8)
+    assert search.next(measured(900)) == 16
+    assert search.next(Window(p99_us=900, generator="the generator is the limit")) is None
+    assert (search.best_per_s, search.stopped) == (8, "the generator is the limit")
 
 
 def test_nothing_measured_is_no_success() -> None:
-    assert RateSearch(1000, start=1, most=8).next(None) is None
+    search = RateSearch(1000, start_per_s=1)
+    search.next(measured(None))
+    assert search.steps[0]["holds"] is False

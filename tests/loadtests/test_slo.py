@@ -5,22 +5,31 @@ from pathlib import Path
 import pytest
 
 from podrace.loadtests.latency import Latencies, Recorder
-from podrace.loadtests.slo import Slo, breaches, load_slo
+from podrace.loadtests.slo import Breach, Slo, breaches, load_slo, only
+from podrace.loadtests.users import Absorber, StoreReader, StoreWriter, UploadLife
 from podrace.simulator.errors import UsageError
 
 
-def test_ours_is_read() -> None:
-    assert load_slo(Path("loadtests/slo.toml")).lost_max == 0
+def test_ours_has_a_limit_for_all_that_ours_measure() -> None:
+    ours = load_slo("")
+    assert ours.lost == 0
+    assert set(ours.operations) == {
+        name for user in (StoreReader, StoreWriter, UploadLife, Absorber) for name in user.limited
+    }
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ('[p99_us]\n"GET nothing" = 1', "unknown operation 'GET nothing'"),
         ("lots = 1", "unknown limit 'lots'"),
-        ("p99_us = 3", "expected a table"),
-        ('[p99_us]\n"absorb" = "fast"', "expected a number"),
-        ("lost_max = -1", "expected a number"),
+        ("operations = 3", "expected tables"),
+        ('[operations]\n"absorb" = 3', "expected tables"),
+        ('[operations."absorb"]\np98_us = 3', "absorb: unknown limit 'p98_us'"),
+        ('[operations."absorb"]\np99_us = "fast"', "absorb: p99_us: expected a number"),
+        ('[operations."absorb"]\nerror_rate = 5', "expected a number from 0 to 1, got 5"),
+        ("error_rate = nan", "expected a number"),
+        ("lost = -1", "expected a number"),
+        ("abort = 1", "abort: expected true or false"),
         ("not toml", "expected a TOML file"),
     ],
 )
@@ -28,19 +37,80 @@ def test_a_wrong_file_is_refused_in_one_line(tmp_path: Path, content: str, messa
     path = tmp_path / "slo.toml"
     path.write_text(content)
     with pytest.raises(UsageError, match=message) as caught:
-        load_slo(path)
+        load_slo(str(path))
     assert "\n" not in str(caught.value)
 
 
-def test_each_breach_is_one_line() -> None:
+@pytest.fixture
+def latencies() -> Latencies:
     recorder, latencies = Recorder(), Latencies()
-    recorder.on_request(name="absorb", response_time=2.0, context={"late_us": 0})
+    for latency_ms in range(1, 101):
+        recorder.on_request(name="absorb", response_time=latency_ms, context={"late_us": 0})
+    recorder.on_request(name="accept", response_time=3.0)
     recorder.on_request(name="accept", response_time=3.0, exception=OSError())
-    latencies.add(recorder.take())
-    slo = Slo(error_rate_max=0.1, lost_max=0, duplicated_max=5, p99_us={"absorb": 1000, "GET status": 1})
-    assert breaches(slo, latencies, {"load-upload": {"lost": 2, "duplicated": 5}}) == [
-        "error rate: 50.000% > 10.000% (1 of 2 operations failed)",
-        "lost in load-upload: 2 > 0",
-        "absorb: p99 2000 µs > 1000 µs (from the intended start)",
+    latencies.add("w", recorder.take())
+    return latencies
+
+
+def texts(found: list[Breach]) -> list[str]:
+    return [breach.text for breach in found]
+
+
+@pytest.mark.parametrize(
+    ("limit", "said"),
+    [
+        ({"p50_us": 40_000}, "absorb: p50_us 50015 > 40000 (from the intended start)"),
+        ({"p90_us": 80_000}, "absorb: p90_us 90047 > 80000 (from the intended start)"),
+        ({"p99_us": 90_000}, "absorb: p99_us 99007 > 90000 (from the intended start)"),
+        ({"max_us": 99_000}, "absorb: max_us 100031 > 99000 (from the intended start)"),
+        ({"p99_9_us": 1}, "absorb: p99_9_us: too few samples (100)"),
+        ({"rate_per_s": 60}, "absorb: rate_per_s 50 < 60"),
+        ({"samples": 101}, "absorb: samples 100 < 101"),
+    ],
+)
+def test_each_limit_can_be_passed(latencies: Latencies, limit: dict[str, float], said: str) -> None:
+    found = breaches(Slo(operations={"absorb": limit}), latencies, {}, duration_s=2.0)
+    assert texts(found) == [said]
+    kept = {name: 1e9 for name in limit if name.endswith("_us") and name != "p99_9_us"} or {"samples": 100}
+    assert breaches(Slo(operations={"absorb": kept}), latencies, {}, duration_s=2.0) == []
+
+
+def test_error_rates_are_of_the_run_and_of_an_operation(latencies: Latencies) -> None:
+    slo = Slo(error_rate=0.001, operations={"accept": {"error_rate": 0.1}, "absorb": {"error_rate": 0.0}})
+    assert texts(breaches(slo, latencies, {}, duration_s=1.0)) == [
+        "error rate: 0.980% > 0.100% (1 of 102 operations failed)",
+        "accept: error rate: 50.000% > 10.000% (1 of 2 operations failed)",
     ]
-    assert breaches(Slo(), latencies, {"load-upload": {"lost": 2}}) == []
+
+
+def test_losses_have_limits(latencies: Latencies) -> None:
+    counts = {"load-upload": {"lost": 2, "duplicated": 5}}
+    slo = Slo(lost=0, duplicated=5)
+    assert texts(breaches(slo, latencies, counts, duration_s=1.0)) == ["lost in load-upload: 2 > 0"]
+    assert breaches(Slo(), latencies, counts, duration_s=1.0) == []
+
+
+def test_what_never_ran_is_a_breach_unless_nobody_was_to_do_it(latencies: Latencies) -> None:
+    slo = Slo(operations={"GET status": {"p99_us": 1e9}})
+    assert texts(breaches(slo, latencies, {}, duration_s=1.0)) == ["GET status: has a limit and never ran"]
+    assert breaches(slo, latencies, {}, duration_s=1.0, running=True) == []
+    assert breaches(only(slo, {"absorb"}), latencies, {}, duration_s=1.0) == []
+
+
+def test_while_it_runs_only_what_cannot_be_mended_is_a_breach(latencies: Latencies) -> None:
+    slo = Slo(operations={"absorb": {"samples": 1000, "rate_per_s": 1000, "p99_9_us": 1, "max_us": 1}})
+    (found,) = breaches(slo, latencies, {}, duration_s=1.0, running=True)
+    assert found.text.startswith("absorb: max_us")
+
+
+def test_the_generator_excuses_latencies_and_rates_and_nothing_else(latencies: Latencies) -> None:
+    asked: list[tuple[float, float]] = []
+
+    def explain(excess_us: float, percentile: float) -> str:
+        asked.append((excess_us, percentile))
+        return "the generator was slow"
+
+    slo = Slo(error_rate=0, operations={"absorb": {"p99_us": 90_000, "rate_per_s": 1000, "samples": 1000}})
+    found = breaches(slo, latencies, {}, duration_s=1.0, explain=explain)
+    assert [bool(breach.excuse) for breach in found] == [False, True, True, False]
+    assert asked[0] == (9007, 99.0)

@@ -1,0 +1,176 @@
+"""How well the generator itself was doing: what is its own weakness is told, and never charged to the server.
+
+`Health` measures one process; `GeneratorHealth` is what all of them said, and answers whether it explains a breach.
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import gevent
+
+from podrace.loadtests.latency import HIGHEST_US, SUMMARY, new_histogram, percentiles_us
+
+PROBE_S = 0.01
+BUSY_SHARE = 0.9
+"""Of one core: a generator that uses so much of it has no time left to be punctual."""
+STOLEN_SHARE = 0.05
+
+Interval = dict[str, Any]
+
+
+class Health:
+    """One process, from `start` on; `take` returns what came since it was last called."""
+
+    def __init__(self) -> None:
+        self.lags_us: list[int] = []
+        self.begun = 0
+        self.missed = 0
+        self.stopped_s = 0.0
+        """When the users were told to stop: a slot that was due by then and was never begun counts as such."""
+        self._pauses_us: list[int] = []
+        self._pause_began_s = 0.0
+        self._probe: Any = None
+        self._marks = (0.0, 0.0, (0, 0))
+
+    def start(self) -> None:
+        """Freeze what is alive, which the collector would look through again and again, and begin to measure."""
+        gc.collect()
+        gc.freeze()
+        self.stop()
+        self.lags_us, self._pauses_us = [], []
+        self.begun = self.missed = 0
+        self.stopped_s = 0.0
+        self._marks = (time.perf_counter(), time.process_time(), _stolen_ticks())
+        gc.callbacks.append(self._on_collection)
+        self._probe = gevent.spawn(self._probe_forever)
+
+    def stop(self) -> None:
+        if self._probe is not None:
+            self._probe.kill()
+            self._probe = None
+            gc.callbacks.remove(self._on_collection)
+
+    def take(self) -> Interval:
+        wall_s, cpu_s, ticks = time.perf_counter(), time.process_time(), _stolen_ticks()
+        lags_us, pauses_us = Counter(self.lags_us), self._pauses_us
+        stolen, total = ticks[0] - self._marks[2][0], ticks[1] - self._marks[2][1]
+        interval = {
+            "lags_us": [*map(list, lags_us.items())],
+            "pauses_us": pauses_us,
+            "wall_s": wall_s - self._marks[0],
+            "cpu_s": cpu_s - self._marks[1],
+            "stolen": stolen / total if total else 0.0,
+            "begun": self.begun,
+            "missed": self.missed,
+        }
+        self.lags_us, self._pauses_us = [], []
+        self.begun = self.missed = 0
+        self._marks = (wall_s, cpu_s, ticks)
+        return interval
+
+    def _on_collection(self, phase: str, info: Any) -> None:
+        if phase == "start":
+            self._pause_began_s = time.perf_counter()
+        else:
+            self._pauses_us.append(int((time.perf_counter() - self._pause_began_s) * 1e6))
+
+    def _probe_forever(self) -> None:
+        """An idle greenlet that wants to be woken: it alone knows the lag where no user is ever idle."""
+        while True:
+            due_s = time.perf_counter() + PROBE_S
+            gevent.sleep(PROBE_S)
+            self.lags_us.append(max(0, int((time.perf_counter() - due_s) * 1e6)))
+
+
+class GeneratorHealth:
+    """What all processes said of themselves, added up."""
+
+    def __init__(self) -> None:
+        self._lags = new_histogram()
+        self._pauses_us: list[int] = []
+        self._cpu: dict[str, list[float]] = {}
+        self._stolen: list[float] = []
+        self.begun = self.missed = 0
+
+    def add(self, worker: str, interval: Interval) -> None:
+        for lag_us, count in interval["lags_us"]:
+            self._lags.record_value(min(lag_us, HIGHEST_US), count)
+        self._pauses_us += interval["pauses_us"]
+        seconds = self._cpu.setdefault(worker, [0.0, 0.0])
+        seconds[0] += interval["cpu_s"]
+        seconds[1] += interval["wall_s"]
+        self._stolen.append(interval["stolen"])
+        self.begun += interval["begun"]
+        self.missed += interval["missed"]
+
+    @property
+    def cpu_share(self) -> float:
+        """Of one core, by the busiest process."""
+        return max((used_s / wall_s for used_s, wall_s in self._cpu.values() if wall_s), default=0.0)
+
+    @property
+    def stolen_share(self) -> float:
+        return sum(self._stolen) / len(self._stolen) if self._stolen else 0.0
+
+    def lag_us(self, percentile: float) -> int:
+        return percentiles_us(self._lags, [percentile])[0]
+
+    def busy(self) -> str:
+        """Why the processes could not be punctual at all; empty where they could."""
+        if self.cpu_share >= BUSY_SHARE:
+            return f"the generator is the limit: it used {self.cpu_share:.0%} of a core; add processes or lower --rate"
+        if self.stolen_share >= STOLEN_SHARE:
+            return f"the machine was slowed down from outside: {self.stolen_share:.0%} of its time was stolen"
+        return ""
+
+    def explains(self, excess_us: float, percentile: float) -> str:
+        """Why a latency past its limit by `excess_us` may be the generator's own; empty where it cannot be."""
+        if reason := self.busy():
+            return reason
+        lag_us = self.lag_us(percentile)
+        if lag_us < excess_us:
+            return ""
+        pause_us = max(self._pauses_us, default=0)
+        collected = f", garbage collection for up to {pause_us} µs" if pause_us >= excess_us else ""
+        return f"the generator itself woke up {lag_us} µs late at that percentile{collected}"
+
+    def document(self, duration_s: float) -> dict[str, Any]:
+        """What result.json and the tab show. Rates are of tasks; a closed loop intends none."""
+        values = percentiles_us(self._lags, [*SUMMARY.values()])
+        intended = self.begun + self.missed
+        return {
+            "wake_lag": dict(zip(SUMMARY, values, strict=True)) | {"max_us": int(self._lags.get_max_value())},
+            "collector": {"pauses": len(self._pauses_us), "max_us": max(self._pauses_us, default=0)},
+            "cpu_share": round(self.cpu_share, 3),
+            "stolen_share": round(self.stolen_share, 4),
+            "tasks": {"intended": intended, "begun": self.begun, "never_begun": self.missed}
+            | ({"intended_per_s": round(intended / duration_s, 1), "begun_per_s": round(self.begun / duration_s, 1)}
+               if duration_s else {}),
+        }  # fmt: skip
+
+
+def lines(health: Mapping[str, Any]) -> Sequence[str]:
+    """A document of GeneratorHealth in two lines."""
+    lag, tasks = health["wake_lag"], health["tasks"]
+    rate = f"{tasks.get('intended_per_s', 0):g} tasks/s intended, {tasks.get('begun_per_s', 0):g} begun"
+    return (
+        f"generator: woke up late by p50 {lag['p50_us']}, p99 {lag['p99_us']}, at most {lag['max_us']} µs; "
+        f"{health['collector']['pauses']} collections, at most {health['collector']['max_us']} µs; "
+        f"{health['cpu_share']:.0%} of a core; {health['stolen_share']:.1%} stolen",
+        "generator: " + (f"{rate}, {tasks['never_begun']} never begun" if tasks["intended"] else "as fast as it can"),
+    )
+
+
+def _stolen_ticks() -> tuple[int, int]:
+    """Stolen and all ticks of the machine so far; zeros where no /proc tells them."""
+    try:
+        fields = [int(word) for word in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
+    except (OSError, ValueError):
+        return 0, 0
+    return (fields[7], sum(fields)) if len(fields) == 8 else (0, 0)

@@ -1,0 +1,228 @@
+"""What became of every message and image of one process: recorded as it happens, judged by the simulator's checks.
+
+A `Journal` records; `_judged` makes a history of what it recorded, in the form of simulator/history/events.py, and
+asks the simulator's checks. A message is judged as soon as nothing more is expected of it, and forgotten but for one
+byte, by which a second delivery of it is known: a run of hours needs no more memory than one of minutes.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from podrace.simulator.history.events import Event
+from podrace.simulator.judge.checks import HOLDS, INCONCLUSIVE, KINDS, VIOLATED, Finding, judge
+
+AT_ONCE = 200
+"""Messages judged together: the check of statuses compares each reading of a history with every other."""
+GONE_UNDELIVERED, GONE_REFUSED, GONE_DELIVERED = 1, 2, 3
+
+Parts = Sequence[Mapping[str, Any]]
+
+
+@dataclass(slots=True)
+class Message:
+    """One message and the one image that it may carry. Moments count what happened in this process; 0 is never."""
+
+    scenario: str
+    user_id: str
+    number: int
+    image: bool
+    begun: int
+    answered: int = 0
+    ended: str = ""
+    """How the pod answered: `ok`, `fail` (definitely not taken) or `info` (nobody can know)."""
+    over: bool = False
+    """Whether its user has nothing more to do with it."""
+    reads: list[str] = field(default_factory=list)
+    uris: list[str] = field(default_factory=list)
+    deliveries: list[tuple[int, str, Parts]] = field(default_factory=list)
+
+
+class Journal:
+    """All that this process handed in and saw delivered. `counts` and `sentences` by scenario, as judged so far."""
+
+    def __init__(self) -> None:
+        self.counts: dict[str, Counter[str]] = {}
+        self.sentences: dict[str, str] = {}
+        self._open: dict[int, Message] = {}
+        self._gone = bytearray()
+        self._images: dict[str, int] = {}
+        self._last_begun: dict[str, int] = {}
+        self._moment = 0
+
+    def begin(self, scenario: str, user_id: str, *, image: bool) -> int:
+        """The number of a new message that is about to be handed in, as `text_of(number)`."""
+        number = len(self._gone)
+        self._gone.append(0)
+        self._moment += 1
+        self._open[number] = Message(scenario, user_id, number, image, self._moment)
+        return number
+
+    def end(self, number: int, ended: str) -> None:
+        """How the pod has answered. From `ok` on, message and image are promised."""
+        self._moment += 1
+        message = self._open[number]
+        message.ended, message.answered = ended, self._moment
+
+    def read(self, number: int, status: str) -> None:
+        """A pod has told this status of the message's image."""
+        reads = self._open[number].reads
+        if reads[-1:] != [status]:  # the same again tells the checks nothing
+            reads.append(status)
+
+    def close(self, number: int) -> None:
+        """Its user has nothing more to do with it."""
+        self._open[number].over = True
+
+    def uploaded(self, uri: str, number: int) -> None:
+        """The Files API has stored the image of message `number` under this URI."""
+        if number in self._open:
+            self._images[uri] = number
+            self._open[number].uris.append(uri)
+
+    def send(self, user_id: str, parts: Parts, batch_id: str | None = None) -> None:
+        """The memory agent of all pods: what arrives here has been delivered. An image belongs to the text before."""
+        began = 0
+        for end in range(1, len(parts) + 1):
+            if end == len(parts) or parts[end].get("type") == "text":
+                self._deliver(user_id, parts[began:end])
+                began = end
+
+    def verified(self, scenario: str, right: bool, sentence: str) -> None:
+        """An answer that was compared with the one that alone is right."""
+        counts = self.counts.setdefault(scenario, Counter())
+        counts["accepted"] += 1
+        counts["delivered" if right else "misreported"] += 1
+        if not right:
+            self.sentences.setdefault(scenario, sentence)
+
+    def waiting(self) -> list[str]:
+        """The users with a message that was accepted and has not been delivered."""
+        open_messages = (m for m in self._open.values() if m.ended == "ok" and not m.deliveries)
+        return list(dict.fromkeys(message.user_id for message in open_messages))
+
+    def settle(self) -> None:
+        """Judge every message that nothing more is expected of."""
+        over = [m for m in self._open.values() if m.over and (m.deliveries or m.ended != "ok")]
+        self._judge(over, held=())
+
+    def finish(self, held: Iterable[str]) -> None:
+        """After the last absorption judge all; `held` are the texts of what still stands in a queue."""
+        self._judge(list(self._open.values()), held=set(held))
+
+    def _deliver(self, user_id: str, parts: Parts) -> None:
+        number = number_of(parts[0].get("text"))
+        if number is None or number >= len(self._gone):
+            return  # nothing that was handed in: the message that it may have been is lost
+        self._moment += 1
+        delivery = (self._moment, user_id, parts)
+        message = self._open.get(number)
+        if message is not None:
+            message.deliveries.append(delivery)
+        elif self._gone[number] != GONE_UNDELIVERED:  # refused, or delivered before
+            before = [delivery] * (self._gone[number] - GONE_REFUSED)
+            ended = "ok" if before else "fail"
+            scenario = str(parts[0]["text"]).partition(" ")[0]
+            again = Message(scenario, user_id, number, False, 0, 1, ended, True, [], [], [*before, delivery])
+            self._note(scenario, _judged([again], {}, ())[1])
+
+    def _judge(self, messages: Sequence[Message], held: Iterable[str]) -> None:
+        messages = sorted(messages, key=lambda m: (m.scenario, m.deliveries[0][0] if m.deliveries else 0))
+        for first in range(0, len(messages), AT_ONCE):
+            chunk = messages[first : first + AT_ONCE]
+            for scenario in dict.fromkeys(message.scenario for message in chunk):
+                chosen = [message for message in chunk if message.scenario == scenario]
+                counts, findings = _judged(chosen, self._images, held)
+                self.counts.setdefault(scenario, Counter()).update(counts)
+                self._note(scenario, [*findings, *_out_of_order(chosen, self._last_begun)])
+            for message in chunk:
+                self._forget(message)
+
+    def _note(self, scenario: str, findings: Iterable[Finding]) -> None:
+        for finding in findings:
+            self.counts.setdefault(scenario, Counter())[finding.kind] += 1
+            self.sentences.setdefault(scenario, finding.sentence)
+
+    def _forget(self, message: Message) -> None:
+        undelivered = GONE_REFUSED if message.ended == "fail" else GONE_UNDELIVERED
+        self._gone[message.number] = GONE_DELIVERED if message.deliveries else undelivered
+        del self._open[message.number]
+        for uri in message.uris:
+            self._images.pop(uri, None)
+
+
+def text_of(scenario: str, number: int) -> str:
+    """The text of a message: by it a delivery is known."""
+    return f"{scenario} message {number}"
+
+
+def number_of(text: object) -> int | None:
+    """The number in such a text; None for any other."""
+    last = str(text).rpartition(" message ")[2]
+    return int(last) if last.isascii() and last.isdigit() else None
+
+
+def image_name(number: int) -> str:
+    """Of the image of a message; its file is called so."""
+    return f"image-{number:010}"
+
+
+def _judged(
+    messages: Sequence[Message], images: Mapping[str, int], held: Iterable[str]
+) -> tuple[dict[str, int], list[Finding]]:
+    """What the simulator's checks say of these messages: how many were accepted and delivered, and what is wrong."""
+    foreign: list[Finding] = []
+    judgement = judge(_history(messages, images, held, foreign))
+    counts = {"accepted": judgement.accepted, "delivered": judgement.delivered}
+    return counts, [*judgement.findings, *foreign]
+
+
+def _history(
+    messages: Sequence[Message], images: Mapping[str, int], held: Iterable[str], foreign: list[Finding]
+) -> Iterator[Event]:
+    """The messages as events. An image that came with another's message is put into `foreign` and left out."""
+    ledger: list[tuple[str, Parts]] = []
+    names: dict[str, str] = {}
+    for message in messages:
+        call = message.number
+        name, image = str(call), image_name(call)
+        text = text_of(message.scenario, call)
+        carried = [image] if message.image else []
+        names |= dict.fromkeys(message.uris, image)
+        add = {"type": "invoke", "op": "add", "call": call, "actor": message.user_id, "user": message.user_id}
+        yield add | {"message": name, "text": text, "images": carried}
+        if message.ended:
+            yield {"type": message.ended, "call": call}
+        for status in message.reads:
+            yield {"type": "invoke", "op": "status", "call": -1, "actor": message.user_id, "image": image}
+            yield {"type": "ok", "call": -1, "result": {"status": status}}
+        for _, user_id, parts in message.deliveries:
+            for part in parts:
+                owner = images.get(part.get("google_cloud_file_uri", ""), call)
+                if owner != call:
+                    sentence = f"{image_name(owner)} arrived with message {call}, to which it does not belong"
+                    foreign.append(Finding("misreported", image_name(owner), sentence))
+                else:
+                    ledger.append((user_id, [part]))
+    yield {"type": "final", "ledger": ledger, "images": names, "held": held, "keys": ()}
+
+
+def _out_of_order(messages: Sequence[Message], last_begun: dict[str, int]) -> Iterator[Finding]:
+    """Messages, in order of delivery, that came behind one that was handed in only after they had been accepted.
+
+    `last_begun`: by user, when that of the delivered ones was handed in which was so last.
+    """
+    for message in messages:
+        if not message.deliveries:
+            continue
+        latest = last_begun.get(message.user_id, 0)
+        if message.ended == "ok" and message.answered < latest:
+            sentence = f"message {message.number} was delivered behind one that was sent after it had been accepted"
+            yield Finding("misreported", str(message.number), sentence)
+        last_begun[message.user_id] = max(latest, message.begun)
+
+
+__all__ = ["HOLDS", "INCONCLUSIVE", "KINDS", "VIOLATED", "Journal", "image_name", "text_of"]

@@ -1,0 +1,409 @@
+"""The master, or the only process: opens the server and the Files API, says in a Plan what is to be done, merges what
+the workers measured, judges, and closes.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import signal
+import sys
+import time
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import gevent
+import psutil
+from locust import events as locust_events
+from locust import runners
+
+from podrace.loadtests import page, shapes, slo, verdict
+from podrace.loadtests.arguments import add_arguments, check_form
+from podrace.loadtests.fleet import DRAIN_S, UPLOAD_TIMEOUT_S
+from podrace.loadtests.health import GeneratorHealth
+from podrace.loadtests.judging import HOLDS
+from podrace.loadtests.latency import Latencies, merged_counts
+from podrace.loadtests.servers import check_files_api, child, leftovers, run_id, serve
+from podrace.loadtests.session import DONE, FAILED, RATE, STOP, VERSION, Worker, describe
+from podrace.loadtests.targets import STORE, UPLOAD, Plan, find_target
+from podrace.simulator.app.runs import run_folder
+from podrace.simulator.errors import PodraceError, UsageError
+from podrace.simulator.servers.connection import redact
+
+REPORT_EVERY_S = 1.0
+STOP_TIMEOUT_S = UPLOAD_TIMEOUT_S + 2
+"""A task is let finish: a user killed in the middle of one would be a crash that no scenario asked for."""
+_installed: list[bool] = []
+
+
+def install() -> None:
+    """Hook into Locust; once, when a locustfile asks for RedisUser."""
+    if _installed:
+        return
+    _installed.append(True)
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())  # for --target module:factory, as `python -m` has it
+    runners.WORKER_REPORT_INTERVAL = REPORT_EVERY_S  # 3 s would be half a step of a search
+    locust_events.init_command_line_parser.add_listener(add_arguments)
+    locust_events.init.add_listener(_on_init)
+
+
+def _on_init(environment: Any, runner: Any, web_ui: Any, **_: Any) -> None:
+    # one line a request otherwise, at load-test rates, with the address of each upload in it
+    logging.getLogger("httpx2").setLevel(logging.WARNING)
+    is_worker = isinstance(runner, runners.WorkerRunner)
+    session: Worker | Lead = Worker(environment) if is_worker else Lead(environment)
+    environment.podrace = session
+    environment.stop_timeout = max(environment.stop_timeout, STOP_TIMEOUT_S)
+    # Locust prints its tables, in whole milliseconds, even where --loglevel asks for silence
+    logging.getLogger("locust.stats_logger").setLevel(environment.parsed_options.loglevel.upper())
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        # else it is raised in whichever user runs just then, in the middle of an operation
+        gevent.signal_handler(signal.SIGINT, gevent.get_hub().handle_system_error, KeyboardInterrupt, None)
+    try:
+        session.start()
+    except PodraceError as error:
+        print(f"error: {_told(error)}", file=sys.stderr)
+        if environment.parsed_options.processes and not is_worker:
+            for process in psutil.Process().children():
+                process.kill()  # nothing has begun that could be ended in order, and they would look for us long
+        raise SystemExit(error.exit_code) from None
+    if web_ui and isinstance(session, Lead):
+        page.add_tab(web_ui, session)
+
+
+def _told(error: PodraceError) -> str:
+    return str(error).replace("--redis-url or PODRACE_REDIS_URL", "--host")
+
+
+class Lead(Worker):
+    """The process that judges. `latencies`, `generator` and the rest are of the run that is on, or was last."""
+
+    def __init__(self, environment: Any) -> None:
+        super().__init__(environment)
+        self.is_master = isinstance(self.runner, runners.MasterRunner)
+        self.latencies = Latencies()
+        self.generator = self._window = GeneratorHealth()
+        self.search: shapes.RateSearch | None = None
+        self.folder: Path | None = None
+        self.cells: list[Any] = []
+        self._reports: dict[str, dict[str, Any]] = {}
+        self._failures: list[dict[str, Any]] = []
+        self._done: set[str] = set()
+        self._expected: set[str] = set()
+        self._stack, self._server_stack = ExitStack(), ExitStack()
+        self._run: ExitStack | None = None
+        self._window_began_s = self._began_s = 0.0
+        self._warm = self._aborted = False
+        self._users = (0, 0)
+        self._run_id = ""
+
+    def start(self) -> None:
+        """Check all that was asked for and open what is needed. Raises PodraceError before any load starts."""
+        options, events = self.options, self.environment.events
+        self.slo = slo.load_slo(options.slo)
+        self._choose_users()
+        atexit.register(self._stack.close)
+        self._stack.push(self._server_stack)
+        self.open_server(options.host or None)
+        self.files_url = options.files_url
+        if UPLOAD in self.scenarios:
+            self.files_url = self.files_url or self._stack.enter_context(
+                child("podrace.simulator.servers.files_api", "--latency-ms", str(options.files_latency_ms))
+            )
+            check_files_api(self.files_url)
+        with run_folder(Path(options.run_folder or "runs"), "load"):
+            pass  # one that cannot be written is told now, not when the users are about to start
+        self._choose_shape()
+        events.test_start.add_listener(lambda **_: self._on_test_start())
+        events.test_stopping.add_listener(lambda **_: self._on_test_stopping())
+        events.test_stop.add_listener(lambda **_: self._on_test_stop())
+        events.quitting.add_listener(lambda **_: self._on_quitting())
+        events.reset_stats.add_listener(lambda **_: self.reset())
+        events.spawning_complete.add_listener(lambda **_: self.reset() if self.environment.reset_stats else None)
+        if self.is_master:
+            events.worker_report.add_listener(self._on_worker_report)
+            self.runner.register_message(DONE, lambda msg, **_: self._on_done(msg))
+            self.runner.register_message(FAILED, lambda msg, **_: self.tell_failure(msg.data | {"id": msg.node_id}))
+        else:
+            events.request.add_listener(self.recorder.on_request)
+            gevent.spawn(self._flush_forever)
+
+    def open_server(self, url: str | None) -> None:
+        """The server of the runs from now on. UsageError for a wrong one; then the one before stays."""
+        stack = ExitStack()
+        self.server = stack.enter_context(serve(url))
+        self._server_stack.close()
+        self._server_stack.push(stack)
+        self.environment.host = redact(self.server.url)  # it stands on the page, and a URL may hold a password
+
+    def check_form(self, form: Any) -> None:
+        """What the page's form asks for, before Locust takes it; UsageError where that cannot be."""
+        check_form(form, vars(self.options))
+        stores = find_target(form.get("target", self.options.target)).store
+        if STORE in self.scenarios and stores is None:
+            raise UsageError(f"--target {form['target']}: has no store for the users StoreReader and StoreWriter")
+        host = form.get("host", self.environment.host).strip()
+        if host != self.environment.host:
+            if self._run is not None:
+                raise UsageError("host: expected the one of this run while it goes on; stop it first")
+            try:
+                self.open_server(host or None)
+            except UsageError as error:
+                raise UsageError(_told(error)) from None
+
+    def counts(self) -> dict[str, Any]:
+        return dict(merged_counts(report.get("counts", {}) for report in self._reports.values()))
+
+    def duration_s(self) -> float:
+        return time.monotonic() - self.latencies.began_s
+
+    def asked_users(self) -> list[Any]:
+        """The classes of users of which this run has, or had, any."""
+        asked = {name for name, count in self.runner.target_user_classes_count.items() if count}
+        return [user for user in self.environment.user_classes if not asked or user.__name__ in asked]
+
+    def breaches(self, *, running: bool = False) -> list[slo.Breach]:
+        """The limits that are passed, of what the users do who were asked for."""
+        limits = self.slo
+        if not self.options.slo:
+            limits = slo.only(limits, {name for user in self.asked_users() for name in getattr(user, "limited", ())})
+        if self.search is not None:
+            limits = slo.only(limits, set())  # a search goes beyond on purpose
+        kept = find_target(self.options.target).expected
+        counts = {name: counted for name, counted in self.counts().items() if kept(name) == HOLDS}
+        explain = self.generator.explains
+        return slo.breaches(
+            limits, self.latencies, counts, duration_s=self.duration_s(), explain=explain, running=running
+        )
+
+    def health_document(self) -> dict[str, Any]:
+        return self.generator.document(self.duration_s())
+
+    def reset(self) -> None:
+        """Forget what was measured so far: RESET on the page, --reset-stats, the end of the warm-up."""
+        self.latencies.reset()
+        self.generator = GeneratorHealth()
+
+    def tell_failure(self, failure: dict[str, Any]) -> None:
+        """A part of the run has failed, and so the whole: end it."""
+        self._failures.append(failure)
+        if self.is_master:
+            gevent.spawn(self._end_run)
+
+    def _choose_users(self) -> None:
+        """A target of a user's own has no store: users of one are left out, or refused where they were named."""
+        options = self.options
+        if STORE in self.scenarios and find_target(options.target).store is None:
+            if options.user_classes:
+                raise UsageError(
+                    f"--target {options.target}: has no store; name users other than StoreReader and -Writer"
+                )
+            self.environment.user_classes = [
+                user for user in self.environment.user_classes if getattr(user, "scenario", "") != STORE
+            ]
+
+    def _choose_shape(self) -> None:
+        options = self.options
+        shape: Any = None
+        users = options.num_users or 20
+        if options.shape == "search":
+            self.search = shapes.RateSearch(options.slo_p99_us, start_per_s=options.rate)
+            shape = shapes.SearchShape(self.search, users, self._take_window, self._set_rate)
+        elif options.shape == "spike":
+            shape = shapes.SpikeShape(users, options.run_time or 60)
+        if shape is not None:
+            shape.runner = self.runner
+            self.environment.shape_class = shape
+
+    def _set_rate(self, rate_per_s: float) -> None:
+        self.set_rate(rate_per_s)
+        if self.is_master:
+            self.runner.send_message(RATE, rate_per_s)
+
+    def _take_window(self) -> shapes.Window:
+        p99_us, window = self.latencies.take_window_p99_us(), self._window
+        seconds, now_s = time.monotonic() - self._window_began_s, time.monotonic()
+        self._window, self._window_began_s = GeneratorHealth(), now_s
+        reason = ""
+        if p99_us is not None and p99_us > self.options.slo_p99_us:
+            reason = window.explains(p99_us - self.options.slo_p99_us, 99.0)
+        elif window.missed + window.begun and window.busy():
+            reason = window.busy()
+        return shapes.Window(p99_us=p99_us, tasks_per_s=round(window.begun / seconds, 1), generator=reason)
+
+    def _on_test_start(self) -> None:
+        self.environment.process_exit_code = verdict.FAILED  # until the end says otherwise
+        options = self.options
+        self._run = ExitStack()
+        path = Path(options.run_folder) if options.run_folder else None
+        number = 1
+        while path and (path / "result.json").exists():  # of a run before this one, from the page
+            number += 1
+            path = Path(f"{options.run_folder}-{number}")
+        self.folder = self._run.enter_context(run_folder(path, "load"))
+        self.latencies = Latencies(self.folder)
+        self.generator = self._window = GeneratorHealth()
+        for forgotten in (self._reports, self._failures, self._done, self._expected, self.cells):
+            forgotten.clear()
+        self._warm = self._aborted = False
+        self._run_id = run_id(self.server)
+        self.plan = Plan(
+            token=os.urandom(8).hex(),
+            version=VERSION,
+            target=options.target,
+            redis_url=self.server.url,
+            prefix=self.server.prefix,
+            files_url=self.files_url,
+            pods=options.pods,
+            image_size_bytes=options.image_size * 1000,
+            rate_per_s=options.rate,
+            seed=options.seed,
+        )
+        options.podrace_plan = asdict(self.plan)  # Locust sends every argument that is not its own to the workers
+        self._began_s = self._window_began_s = time.monotonic()
+        if not self.is_master:
+            self._own_url = None
+            self._begin()
+            self.latencies.began_s = time.monotonic()
+
+    def _on_test_stopping(self) -> None:
+        self.health.stopped_s = time.perf_counter()
+        ramping = self.runner.state == runners.STATE_SPAWNING
+        running = self.runner.user_count
+        self._users = (running if ramping else self.runner.target_user_count, running)
+        if self.is_master:
+            self._await_workers()
+
+    def _on_test_stop(self) -> None:
+        if self._run is None or self.folder is None or self.plan is None:
+            return
+        run, self._run = self._run, None
+        try:
+            with run:
+                self.environment.process_exit_code = self._conclude()
+        except Exception as error:
+            failure = describe(error)
+            (self.folder / "traceback.txt").write_text(failure["traceback"], encoding="utf-8")
+            print(f"error: {failure['line']}; see {self.folder}/traceback.txt", file=sys.stderr, flush=True)
+            self.environment.process_exit_code = verdict.FAILED
+
+    def _conclude(self) -> int:
+        assert self.plan is not None
+        assert self.folder is not None
+        if not self.is_master:
+            self.drain()
+            self._flush()
+        duration_s, reports = self.duration_s(), self._reports.values()
+        missing = self._expected - self._done - {failure.get("id") for failure in self._failures}
+        left, lost = leftovers(self.server, self._run_id)
+        asked, running = self._users
+        broken = [worker for worker, report in self._reports.items() if report["broken"]]
+        failures = [*self._failures, *({"line": f"{name}: an exception of its own; see its log"} for name in broken)]
+        if self.runner.exceptions:
+            first = next(iter(self.runner.exceptions.values()))
+            line = f"the users themselves: {len(self.runner.exceptions)} kinds of exceptions, such as {first['msg']!r}"
+            failures.append({"line": line, "traceback": first["traceback"]})
+        doubts = [
+            *(report.get("doubts", "") for report in reports),
+            f"workers that did not hand in their counts: {len(missing)}" if missing else "",
+            f"users: {asked} were asked for, {running} were running at the end" if running < asked else "",
+        ]
+        self.latencies.close()
+        outcome = verdict.Outcome(
+            plan=self.plan,
+            options=self.options,
+            folder=self.folder,
+            server=self.server.info,
+            latencies=self.latencies,
+            health=self.generator.document(duration_s),
+            counts=self.counts(),
+            sentences={name: text for report in reports for name, text in report.get("sentences", {}).items()},
+            scenarios={user.scenario for user in self.asked_users() if getattr(user, "scenario", "")},
+            died=merged_counts({"died": report.get("died", {})} for report in reports)["died"],
+            leaked=0 if missing or failures else left,  # a worker that died has left what it was about to use
+            lost_server=lost,
+            doubts=[text for text in dict.fromkeys(doubts) if text],
+            failures=failures,
+            breaches=self.breaches(),
+            aborted=self._aborted,
+            duration_s=duration_s,
+            users=running,
+            search=self.search,
+        )
+        self.cells[:] = verdict.make_cells(outcome)
+        return verdict.conclude(outcome, self.cells)
+
+    def _on_quitting(self) -> None:
+        """Runs before Locust settles the exit code, however the run ends."""
+        if self._run is not None:
+            self.runner.quit()
+        try:
+            self._stack.close()
+        except PodraceError as error:
+            print(f"error: {error}", file=sys.stderr)
+
+    def _end_run(self) -> None:
+        if self.options.headless:
+            self.runner.quit()
+        else:
+            self.runner.stop()
+
+    def _on_worker_report(self, client_id: str, data: dict[str, Any]) -> None:
+        report = data.get("podrace")
+        if self._run is None or self.plan is None:
+            return
+        if report is None or report.get("version") != VERSION:
+            if client_id in {failure.get("id") for failure in self._failures}:
+                return
+            had = report.get("version", "an old one") if report else "no podrace"
+            line = f"worker {client_id} runs {had}, this master podrace {VERSION}: install the same"
+            self.tell_failure({"line": line, "code": verdict.FAILED, "id": client_id})
+        elif report["token"] == self.plan.token:  # else it is of a run before this one
+            self._expected.add(client_id)
+            self._add(f"worker-{self.runner.get_worker_index(client_id)}", report)
+
+    def _on_done(self, message: Any) -> None:
+        self._on_worker_report(message.node_id, {"podrace": message.data})
+        self._done.add(message.node_id)
+
+    def _await_workers(self) -> None:
+        """Before Locust stops the workers: let each finish, drain and hand in. One that died is not waited for."""
+        clients = self.runner.clients
+        failed = {failure.get("id") for failure in self._failures}
+        self._expected = (self._expected | {client.id for client in clients.all}) - failed
+        for client in self._expected & set(clients):
+            self.runner.send_message(STOP, client_id=client)
+        deadline_s = time.monotonic() + STOP_TIMEOUT_S + DRAIN_S + 5
+        while time.monotonic() < deadline_s:
+            alive = {client.id for client in clients.all if client.state != runners.STATE_MISSING}
+            if not (self._expected - self._done) & alive:
+                return
+            gevent.sleep(0.05)
+
+    def _flush_forever(self) -> None:
+        while True:
+            gevent.sleep(REPORT_EVERY_S)
+            if self._run is not None:
+                self._flush()
+
+    def _flush(self) -> None:
+        self._add("worker-0", self.report())
+
+    def _add(self, worker: str, report: dict[str, Any]) -> None:
+        if not self._warm and time.monotonic() - self._began_s >= self.slo.warm_up_s:
+            self._warm = True
+            if self.slo.warm_up_s:
+                self.reset()
+        self.latencies.add(worker, report.pop("interval"), pause=lambda: None if self.is_master else gevent.sleep(0))
+        health = report.pop("health")
+        for generator in {id(one): one for one in (self.generator, self._window)}.values():
+            generator.add(worker, health)
+        self._reports[worker] = report
+        if self.slo.abort and self._warm and not self._aborted:
+            self._aborted = any(not breach.excuse for breach in self.breaches(running=True))
+            if self._aborted:
+                gevent.spawn(self._end_run)

@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from podrace.loadtests.judging import AT_ONCE, Journal, image_name, text_of
+
+UPLOAD = "load-upload"
+
+
+@pytest.fixture
+def journal() -> Journal:
+    return Journal()
+
+
+def hand_in(journal: Journal, *, image: bool = True, user: str = "u", ended: str = "ok") -> int:
+    number = journal.begin(UPLOAD, user, image=image)
+    if image:
+        journal.uploaded(uri(number), number)
+    journal.end(number, ended)
+    journal.close(number)
+    return number
+
+
+def uri(number: int) -> str:
+    return f"https://files.test/{number}"
+
+
+def text(number: int) -> dict[str, Any]:
+    return {"type": "text", "text": text_of(UPLOAD, number)}
+
+
+def image(number: int) -> dict[str, Any]:
+    return {"type": "google_cloud_file_uri", "google_cloud_file_uri": uri(number)}
+
+
+def wrong(journal: Journal, held: tuple[str, ...] = ()) -> dict[str, int]:
+    """What is wrong at the end."""
+    journal.settle()
+    journal.finish(held)
+    counts = journal.counts.get(UPLOAD, {})
+    return {kind: count for kind, count in counts.items() if count and kind not in ("accepted", "delivered")}
+
+
+def test_what_arrives_is_kept(journal: Journal) -> None:
+    number = hand_in(journal)
+    journal.send("u", [text(number), image(number)])
+    assert wrong(journal) == {}
+    assert journal.counts[UPLOAD] == {"accepted": 2, "delivered": 2}
+
+
+def test_a_message_without_its_image_has_lost_it(journal: Journal) -> None:
+    journal.send("u", [text(hand_in(journal))])
+    assert wrong(journal) == {"lost": 1}
+
+
+def test_an_image_named_as_missing_is_not_lost(journal: Journal) -> None:
+    number = hand_in(journal)
+    missing = {"type": "missing_image", "filename": f"/tmp/{image_name(number)}.png", "reason": "gone"}
+    journal.send("u", [text(number), missing])
+    assert wrong(journal) == {}
+
+
+def test_a_second_delivery_is_a_duplicate_however_late(journal: Journal) -> None:
+    number = hand_in(journal, image=False)
+    journal.send("u", [text(number)])
+    journal.settle()
+    journal.send("u", [text(number)])
+    assert wrong(journal) == {"duplicated": 1}
+
+
+def test_delivery_may_come_before_the_pod_has_answered(journal: Journal) -> None:
+    number = journal.begin(UPLOAD, "u", image=False)
+    journal.send("u", [text(number)])
+    journal.settle()
+    journal.end(number, "ok")
+    journal.close(number)
+    assert wrong(journal) == {}
+    assert journal.counts[UPLOAD]["delivered"] == 1
+
+
+@pytest.mark.parametrize(("ended", "found"), [("info", {}), ("fail", {"misreported": 1})])
+@pytest.mark.parametrize("late", [False, True])
+def test_what_was_refused_must_not_arrive(journal: Journal, ended: str, found: dict[str, int], late: bool) -> None:
+    number = hand_in(journal, image=False, ended=ended)
+    if late:
+        journal.settle()
+    journal.send("u", [text(number)])
+    assert wrong(journal) == found
+
+
+def test_left_in_the_queue_is_stuck_and_nowhere_is_lost(journal: Journal) -> None:
+    held, _ = hand_in(journal, image=False), hand_in(journal, image=False)
+    assert journal.waiting() == ["u"]
+    assert wrong(journal, held=(text_of(UPLOAD, held),)) == {"stuck": 1, "lost": 1}
+
+
+def test_an_image_that_comes_with_anothers_message_is_told(journal: Journal) -> None:
+    one, two = hand_in(journal), hand_in(journal)
+    journal.send("u", [text(one), image(two), text(two), image(one)])
+    assert wrong(journal) == {"misreported": 2, "lost": 2}
+
+
+def test_another_user_is_told(journal: Journal) -> None:
+    journal.send("somebody", [text(hand_in(journal, image=False))])
+    assert wrong(journal) == {"misreported": 1}
+
+
+@pytest.mark.parametrize("settled", [False, True])
+def test_the_order_of_one_user_is_kept(journal: Journal, settled: bool) -> None:
+    one, two = hand_in(journal, image=False), hand_in(journal, image=False)
+    journal.send("u", [text(two)])
+    if settled:
+        journal.settle()
+    journal.send("u", [text(one)])
+    assert wrong(journal) == {"misreported": 1}
+
+
+def test_messages_that_were_under_way_together_have_no_order(journal: Journal) -> None:
+    one, two = (journal.begin(UPLOAD, "u", image=False) for _ in range(2))
+    for number in (one, two):
+        journal.end(number, "ok")
+        journal.close(number)
+    journal.send("u", [text(two), text(one)])
+    assert wrong(journal) == {}
+
+
+def test_a_status_that_goes_back_is_told(journal: Journal) -> None:
+    number = journal.begin(UPLOAD, "u", image=True)
+    journal.uploaded(uri(number), number)
+    journal.end(number, "ok")
+    for status in ("pending", "completed", "pending"):
+        journal.read(number, status)
+    journal.close(number)
+    journal.send("u", [text(number), image(number)])
+    assert wrong(journal) == {"misreported": 1}
+
+
+def test_what_is_over_is_forgotten(journal: Journal) -> None:
+    for _ in range(3 * AT_ONCE):
+        journal.send("u", [text(hand_in(journal, image=False))])
+    journal.settle()
+    assert journal._open == {}
+    assert journal.counts[UPLOAD] == {"accepted": 3 * AT_ONCE, "delivered": 3 * AT_ONCE}
+
+
+def test_what_nobody_handed_in_is_no_delivery(journal: Journal) -> None:
+    journal.send("u", [{"type": "text", "text": "spam"}, text(7)])
+    assert wrong(journal) == {}

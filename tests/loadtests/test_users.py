@@ -1,0 +1,134 @@
+"""The users of pods against targets with one planted bug each, in this process and without Locust's runner."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+import broken
+
+from podrace.loadtests.fleet import Fleet
+from podrace.loadtests.health import Health
+from podrace.loadtests.redis_user import OperationFailedError
+from podrace.loadtests.targets import QUEUE, STORE, TARGETS, UPLOAD, LoadTarget, Plan
+from podrace.loadtests.users import Absorber, FleetUser, StoreReader, StoreWriter, UploadLife
+from podrace.simulator.servers.embedded import EmbeddedServer
+
+Make = Callable[[LoadTarget, type[FleetUser]], Any]
+
+
+class InMemory:
+    """Gemini's files service for a fleet: what it is given, it has."""
+
+    def __init__(self, **_: Any) -> None:
+        self.stored = 0
+
+    def upload(self, *, file: Any) -> Any:
+        self.stored += 1
+        return SimpleNamespace(uri=f"https://files.test/{id(self)}/{self.stored}", name="files/x", create_time=None)
+
+    def close(self) -> None: ...
+
+
+@pytest.fixture
+def make_user(server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
+    """Makes a user, its fleet behind it; actors of the pods run at once, and timers never."""
+    monkeypatch.setattr("podrace.loadtests.fleet.GeminiFiles", InMemory)
+    made: list[Any] = []
+    plan = Plan(token="", version="", target="", redis_url=server.url, prefix="mirix:", files_url="", pods=2,
+                image_size_bytes=100, rate_per_s=0.0, seed=1)  # fmt: skip
+
+    def make(target: LoadTarget, kind: type[FleetUser]) -> Any:
+        fleet = Fleet(dataclasses.replace(plan), target, worker="w")
+        monkeypatch.setattr(fleet.runtime, "spawn", lambda name, function: name == "timeout" or function())
+        session = SimpleNamespace(fleet=fleet, health=Health(), redis_url=server.url, prefix="mirix:", rate_per_s=0.0)
+        fired: list[str] = []
+        request = SimpleNamespace(fire=lambda **event: fired.append(event["name"]))
+        user: Any = kind(SimpleNamespace(podrace=session, events=SimpleNamespace(request=request)))
+        user.fired = fired
+        user.on_start()
+        made.append(user)
+        return user
+
+    yield make
+    for user in made:
+        user.fleet.close()
+        user.client.redis.flushall()
+        user.on_stop()
+
+
+def run(user: Any, turns: int) -> dict[str, int]:
+    """Let the user do so much, absorb what is left, and tell what is wrong."""
+    for _ in range(turns):
+        for task in user.tasks:
+            task(user)
+    user.fleet.drain(within_s=0.5)
+    counts = user.fleet.journal.counts.get(user.scenario, {})
+    return {kind: count for kind, count in counts.items() if count and kind not in ("accepted", "delivered")}
+
+
+@pytest.mark.parametrize("kind", [StoreReader, StoreWriter, UploadLife, Absorber])
+def test_the_fix_is_right_and_all_that_is_limited_is_measured(make_user: Make, kind: type[FleetUser]) -> None:
+    user = make_user(TARGETS["shared"], kind)
+    assert run(user, 82) == {}
+    assert user.fleet.journal.counts[kind.scenario]["accepted"] > 0
+    assert set(user.fired) == set(kind.limited)
+
+
+@pytest.mark.parametrize("name", broken.STORES)
+def test_no_broken_store_is_green(make_user: Make, name: str) -> None:
+    target = broken.with_store(broken.STORES[name])
+    found = [run(make_user(target, kind), 82) for kind in (StoreReader, StoreWriter)]
+    assert any("misreported" in one for one in found)
+
+
+@pytest.mark.parametrize(("command", "answer"), [("ltrim", True), ("lrange", []), ("rpush", 1)])
+def test_a_server_that_does_not_do_it_is_told(make_user: Make, command: str, answer: Any) -> None:
+    user = make_user(TARGETS["shared"], StoreWriter)
+    setattr(user.client.redis, command, lambda *_: answer)
+    assert run(user, 1)["misreported"] >= 1
+
+
+@pytest.mark.parametrize("name", broken.ACCUMULATORS)
+def test_no_broken_pod_is_green(make_user: Make, name: str) -> None:
+    user = make_user(broken.with_accumulator(broken.ACCUMULATORS[name]), UploadLife)
+    fleet = user.fleet
+    for _ in range(3):  # several messages of one user before they are absorbed together
+        number = fleet.journal.begin(UPLOAD, user.user_id, image=True)
+        user.hand_in(fleet.pods[0], user.user_id, number, [fleet.write_image(number)])
+        fleet.journal.close(number)
+    assert run(user, 1) != {}
+
+
+@pytest.mark.parametrize("scenario", [STORE, UPLOAD])
+def test_the_bug_is_found_where_it_is_expected(make_user: Make, scenario: str) -> None:
+    user = make_user(TARGETS["local"], StoreReader if scenario == STORE else UploadLife)
+    assert run(user, 4) != {}
+    assert user.fleet.journal.sentences[scenario]
+    assert TARGETS["local"].expected(scenario) == "violated"
+    assert TARGETS["local"].expected(QUEUE) == "holds"
+
+
+def test_a_message_that_was_refused_and_is_delivered_is_told(make_user: Make) -> None:
+    """The pod pushes, and then raises what is no connection error: a definite no."""
+    user = make_user(broken.with_accumulator(broken.Accumulator), Absorber)
+    for pod in user.fleet.pods:
+        accept = pod.add_message
+
+        def refuse(*args: Any, accept: Any = accept) -> None:
+            accept(*args)
+            raise ValueError("no")
+
+        pod.add_message = refuse
+    with pytest.raises(OperationFailedError):
+        user.accept()
+    for _ in range(8):
+        user.absorb()
+    assert run(user, 0) == {"misreported": 1}
