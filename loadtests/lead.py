@@ -98,7 +98,7 @@ class Lead(Worker):
         self._run: ExitStack | None = None
         self._window_began_s = self._began_s = 0.0
         self._warm = self._aborted = False
-        self._users = (0, 0)
+        self._asked = 0
         self._run_id = ""
 
     def start(self) -> None:
@@ -271,12 +271,11 @@ class Lead(Worker):
             self.latencies.began_s = time.monotonic()
 
     def _on_test_stopping(self) -> None:
-        self.health.stopped_s = time.perf_counter()
-        ramping = self.runner.state == runners.STATE_SPAWNING
-        running = self.runner.user_count
-        self._users = (running if ramping else self.runner.target_user_count, running)
+        self._asked = 0 if self.runner.state == runners.STATE_SPAWNING else self.runner.target_user_count
         if self.is_master:
             self._await_workers()
+        else:
+            self.stopping()
 
     def _on_test_stop(self) -> None:
         if self._run is None or self.folder is None or self.plan is None:
@@ -300,7 +299,7 @@ class Lead(Worker):
         duration_s, reports = self.duration_s(), self._reports.values()
         missing = self._expected - self._done - {failure.get("id") for failure in self._failures}
         left, lost = leftovers(self.server, self._run_id)
-        asked, running = self._users
+        asked, running = self._asked, sum(report["users"] for report in reports)
         broken = [worker for worker, report in self._reports.items() if report["broken"]]
         failures = [*self._failures, *({"line": f"{name}: an exception of its own; see its log"} for name in broken)]
         if self.runner.exceptions:

@@ -42,6 +42,8 @@ class Worker:
         self.fleet: Fleet | None = None
         self.plan: Plan | None = None
         self.rate_per_s = 0.0
+        self.users: int | None = None
+        """How many users were running when they were told to stop."""
         self._own_url: str | None = self.options.host
         self._stopping = RLock()
 
@@ -79,7 +81,7 @@ class Worker:
             plan = replace(plan, redis_url=self._own_url)
         if self.fleet is not None:
             self.fleet.close()
-        self.plan, self.fleet, self.rate_per_s = plan, None, plan.rate_per_s
+        self.plan, self.fleet, self.rate_per_s, self.users = plan, None, plan.rate_per_s, None
         if self.scenarios:
             target: LoadTarget = find_target(plan.target)
             self.fleet = Fleet(plan, target, worker=self.runner.client_id)
@@ -97,6 +99,7 @@ class Worker:
             "version": VERSION,
             "interval": self.recorder.take(),
             "health": self.health.take(),
+            "users": self.runner.user_count if self.users is None else self.users,
             "broken": log.unhandled_greenlet_exception,
         }
         if self.fleet is not None:
@@ -111,6 +114,12 @@ class Worker:
 
     def set_rate(self, rate_per_s: float) -> None:
         self.rate_per_s = rate_per_s
+
+    def stopping(self) -> None:
+        """The users are about to be told to stop."""
+        if self.users is None:
+            self.users = self.runner.user_count
+            self.health.stopped_s = time.perf_counter()
 
     def drain(self) -> None:
         self.health.stop()
@@ -139,7 +148,7 @@ class Worker:
     def _stop(self) -> None:
         """Stop the users, drain, hand in the rest. Ctrl-C reaches worker and master alike: the second call waits."""
         with self._stopping:
-            self.health.stopped_s = self.health.stopped_s or time.perf_counter()
+            self.stopping()
             self.runner.stop()
             self.environment.stop_timeout = 0.0  # Locust would sleep for so long before it is ready again
             self.runner.send_message(DONE, self.report())

@@ -79,20 +79,25 @@ class StoreReader(FleetUser):
     def turn_by_turn(self) -> None:
         turn, self.turn = self.turn, (self.turn + 1) % ROUND
         if turn == 0 or not self.upload_id:
-            self.write()
+            self.replace()
         elif turn == 1:
             self.list_all()
         else:
             self.read()
 
-    def write(self) -> None:
-        """A new status; the one before it is deleted."""
+    def replace(self) -> None:
+        """Delete the status that there is, and write another."""
+        if not self.upload_id:
+            self.write()
         writer, reader = (self.fleet.stores[pod] for pod in self.fleet.next_pods())
         before, self.upload_id = self.upload_id, ""
-        if before:
-            self.measure("DEL status", writer.delete_upload_status, before)
-            self.expect("GET status", self.measure("GET status", reader.get_upload_status, before), unknown())
-            self.deleted_id = before
+        self.measure("DEL status", writer.delete_upload_status, before)
+        self.expect("GET status", self.measure("GET status", reader.get_upload_status, before), unknown())
+        self.deleted_id = before
+        self.write()
+
+    def write(self) -> None:
+        writer = self.fleet.stores[self.fleet.next_pods()[0]]
         upload_id = str(uuid.uuid4())
         result = file_result(upload_id)
         self.measure("SET status", writer.set_upload_status, upload_id, COMPLETED, result, "image.png")

@@ -38,15 +38,11 @@ def locust(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     temporary = tmp_path_factory.mktemp("t")
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("LOCUST", "COV"))}
 
-    def start(*arguments: str) -> subprocess.Popen[str]:
-        # Locust's own port is one for the machine: another test's master may be there
-        if "--processes" in arguments and "--master-bind-port" not in arguments:
-            port = _free_port()
-            arguments += ("--master-bind-port", port, "--master-port", port)
+    def start(*arguments: str, locustfile: str = str(ROOT / "loadtests/locustfile.py")) -> subprocess.Popen[str]:
         process = subprocess.Popen(
-            [sys.executable, "-m", "locust", "-f", str(ROOT / "loadtests/locustfile.py"), *arguments],
+            [sys.executable, "-m", "locust", "-f", locustfile, *arguments],
             cwd=tmp_path,
-            env=environment | {"PYTHONPATH": str(ROOT), "TMPDIR": str(temporary)},
+            env=environment | {"PYTHONPATH": f"{ROOT}:{Path(__file__).parent}", "TMPDIR": str(temporary)},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
