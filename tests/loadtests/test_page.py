@@ -12,9 +12,12 @@ import urllib.parse
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
+
+from podrace.simulator.servers.connection import connect
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
@@ -46,20 +49,83 @@ def fetch(url: str, **form: str) -> str:
     raise AssertionError(f"{url}: nobody listens")
 
 
+def swarm(url: str, **form: str) -> dict[str, Any]:
+    answer: dict[str, Any] = json.loads(fetch(f"{url}/swarm", user_count="12", spawn_rate="12", **form))
+    return answer
+
+
+def table(url: str) -> tuple[str, dict[str, Any]]:
+    """The state of the run, and the tab's rows by name."""
+    report = json.loads(fetch(f"{url}/stats/requests"))
+    (rows,) = report["extended_stats"]
+    return report["state"], {row["name"]: row for row in rows["data"]}
+
+
+def until(url: str, found: Callable[[str, dict[str, Any]], bool]) -> dict[str, Any]:
+    deadline_s = time.monotonic() + 30
+    while time.monotonic() < deadline_s:
+        state, rows = table(url)
+        if found(state, rows):
+            return rows
+    raise AssertionError(f"{state}: {list(rows)}")
+
+
+WRONG = (
+    ({"pods": "1"}, "--pods: expected a number of at least 2, got 1"),
+    ({"pods": "2.5"}, "--pods: expected a number, got '2.5'"),
+    ({"rate": "nan"}, "--rate: expected a number of at least 0, got nan"),
+    ({"rate": "fast"}, "--rate: expected a number, got 'fast'"),
+    ({"stop_timeout": "x"}, "--stop-timeout: expected a number, got 'x'"),
+    ({"target": "nope"}, "target 'nope': expected one of local, shared, or module:factory"),
+    ({"target": "broken:plain"}, "--target broken:plain: has no store"),
+    ({"slo": "/etc/passwd"}, "slo: is settled when Locust starts"),
+    ({"host": "redis://:hunter2@127.0.0.1:1"}, "Connection refused"),
+    ({"host": "http://127.0.0.1"}, "another form"),
+)
+
+
+def test_what_is_wrong_in_the_form_is_a_message(locust: Start, free_port: Callable[[], str]) -> None:
+    url, _ = start_page(locust, free_port())
+    for form, message in WRONG:
+        answer = swarm(url, **form)
+        assert answer["success"] is False
+        assert message in answer["message"]
+        assert "hunter2" not in json.dumps(answer)
+    assert table(url)[0] == "ready"
+
+
+def test_the_host_on_the_page_is_the_one_that_is_used(
+    locust: Start, tmp_path: Path, free_port: Callable[[], str], tcp_server: Callable[..., Any]
+) -> None:
+    with tcp_server(config={"requirepass": "s3cret"}) as server, connect(server.url, password="s3cret") as client:
+        url, _ = start_page(locust, free_port(), "--run-folder", "run", "StoreReader")
+        asked = server.tcp_url.replace("redis://", "redis://:s3cret@")
+        answer = swarm(url, host=asked)
+        assert (answer["success"], answer["host"]) == (True, asked.replace("s3cret", "***"))
+        until(url, lambda state, rows: state == "running" and rows.get("GET status", {}).get("count", 0) > 0)
+        assert client.keys("podrace:*")
+        fetch(f"{url}/stop", stop="1")
+        rows = until(url, lambda state, rows: any(name.startswith("(1 verdict)") for name in rows))
+        assert "(1 verdict) load-store: holds, expected holds" in rows
+        assert "(4 run folder) run" in rows
+        assert any(name.startswith("(3 generator) woke up late by p50") for name in rows)
+        assert {"GET status", "GET status, from the intended start"} < rows.keys()
+        assert "s3cret" not in fetch(url) + fetch(f"{url}/stats/requests")
+        fetch(f"{url}/stats/reset", reset="1")
+        assert "GET status" not in until(url, lambda state, rows: "GET status" not in rows)
+        assert swarm(url, host="")["success"]  # the next run: our own server, and a folder of its own
+        until(url, lambda state, rows: state == "running" and "(4 run folder) run-2" in rows)
+        assert client.keys("podrace:*") == []
+
+
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 def test_the_tab_shows_microseconds_and_losses(locust: Start, tmp_path: Path, free_port: Callable[[], str]) -> None:
-    url, line = start_page(locust, free_port(), "--target", "local")
+    (tmp_path / "slo.toml").write_text("[operations]\nabsorb = {p50_us = 1}\n")
+    url, line = start_page(locust, free_port(), "--target", "local", "--slo", "slo.toml")
     assert "127.0.0.1" in line
-    refused = json.loads(fetch(f"{url}/swarm", user_count="12", spawn_rate="12", pods="1"))
-    assert (refused["success"], refused["message"]) == (False, "--pods: expected a number of at least 2, got 1")
-    assert json.loads(fetch(f"{url}/swarm", user_count="12", spawn_rate="12"))["success"]
-    rows: dict[str, int] = {}
-    state = ""
-    while not (state == "running" and rows.get("(lost) load-upload", 0) and rows.get("absorb")):
-        report = json.loads(fetch(f"{url}/stats/requests"))
-        state = report["state"]
-        (table,) = report["extended_stats"]
-        rows = {row["name"]: row["count"] for row in table["data"]}
+    assert swarm(url)["success"]
+    until(url, lambda state, rows: state == "running" and rows.get("(lost) load-upload", {}).get("count", 0) > 0
+          and "absorb" in rows)  # fmt: skip
     kept = Path(os.environ.get("PODRACE_SCREENSHOTS") or tmp_path)
     kept.mkdir(parents=True, exist_ok=True)
     shot = kept / "locust.png"
@@ -69,7 +135,9 @@ def test_the_tab_shows_microseconds_and_losses(locust: Start, tmp_path: Path, fr
                    stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
     dumped = subprocess.run([*common, "--dump-dom", f"{url}/?tab=podrace"], check=True, timeout=50,
                             capture_output=True, text=True).stdout  # fmt: skip
-    for expected in ("Microseconds and losses", "p99.9 (µs)", "(lost) load-upload", "GET status"):
+    for expected in ("Microseconds and losses", "p99.9 (µs)", "(lost) load-upload", "GET status",
+                     "from the intended start", "(2 limit passed) absorb: p50_us", "(3 generator) woke up late",
+                     "(4 run folder) runs/"):  # fmt: skip
         assert expected in dumped
     with Image.open(shot) as picture:
         assert picture.size == (1400, 1000)
