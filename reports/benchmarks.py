@@ -23,6 +23,7 @@ class Ratio:
     limit: float | None = None
     p50_us: float | None = None
     p99_us: float | None = None
+    p99_9_us: float | None = None
 
     @property
     def past(self) -> bool:
@@ -51,11 +52,17 @@ class Benchmarks:
     claims: list[Claim] = field(default_factory=list)
     machine: str = ""
     versions: str = ""
+    date: str = ""
 
 
 def benchmarks(document: Mapping[str, Any], *, name: str) -> tuple[Benchmarks, list[str]]:
     """What the document holds, and what of it is damaged. Benchmarks without a floor are left out."""
-    found = Benchmarks(name, machine=_machine(document.get("machine_info")), versions=_versions(document))
+    found = Benchmarks(
+        name,
+        machine=_machine(document.get("machine_info")) or str(document.get("machine") or ""),
+        versions=_versions(document) or str(document.get("versions") or ""),
+        date=str(document.get("datetime") or document.get("date") or "")[:10],
+    )
     damaged: list[str] = []
     for number, item in enumerate(document.get("benchmarks") or (), 1):
         try:
@@ -108,6 +115,7 @@ def _ratio(details: Mapping[str, Any], target: str, operation: str) -> Ratio:
         number("limit"),
         number("p50_us"),
         number("p99_us"),
+        number("p99_9_us"),
     )
 
 
@@ -137,4 +145,8 @@ def _versions(document: Mapping[str, Any]) -> str:
     info, commit = document.get("machine_info"), document.get("commit_info")
     python = f"Python {info['python_version']}" if isinstance(info, dict) and info.get("python_version") else ""
     at = f"commit {str(commit['id'])[:10]}" if isinstance(commit, dict) and commit.get("id") else ""
-    return ", ".join(part for part in (python, at) if part)
+    extras = [item.get("extra_info") for item in document.get("benchmarks") or () if isinstance(item, dict)]
+    libraries = next(
+        (str(extra["versions"]) for extra in extras if isinstance(extra, dict) and "versions" in extra), ""
+    )
+    return ", ".join(part for part in (python, libraries, at) if part)

@@ -1,8 +1,8 @@
 """Two benchmark files compared: by how much each ratio to its floor has changed, with an interval.
 
 Times of two machines, or of one on two days, say nothing beside each other; ratios to a floor that was
-measured in the same run do. The interval of a change is by bootstrap: over the blocks of both runs where
-the files hold them, else from the interval that they hold.
+measured in the same run do. The interval of a change is by bootstrap: over the processes of both runs and the
+blocks of each where the files hold them, else from the interval that they hold.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from podrace.reports.benchmarks import Ratio, benchmarks
+from podrace.reports.benchmarks import Benchmarks, Ratio, benchmarks
 
-LIMIT = 1.25
+LIMIT = 1.10
 """A ratio may grow by so much."""
 RESAMPLES = 500
 _Z = 1.96
@@ -56,13 +56,16 @@ class Comparison:
 
     @property
     def passed(self) -> bool:
-        return not self.past_own_limit and not any(change.past for change in self.changes)
+        """Nothing is past a limit, and nothing that was measured before is missing or damaged."""
+        wrong = self.past_own_limit or self.only_before or self.damaged
+        return not wrong and not any(change.past for change in self.changes)
 
 
 @dataclass(frozen=True)
 class _Measured:
     ratio: Ratio
-    blocks: Sequence[float]
+    blocks: Sequence[Sequence[float]]
+    """The ratios of single blocks, by process; empty where the file holds none."""
 
 
 def compare(before: Path, after: Path, *, limit: float = LIMIT, seed: int = 7) -> Comparison:
@@ -70,8 +73,8 @@ def compare(before: Path, after: Path, *, limit: float = LIMIT, seed: int = 7) -
 
     Raises ValueError, with the file and what is wrong, for what cannot be read or holds no ratio.
     """
-    first, damaged_first = _read(before)
-    second, damaged_second = _read(after)
+    first, damaged_first, _ = _read(before)
+    second, damaged_second, _ = _read(after)
     both = [key for key in first if key in second]
     if not both:
         raise ValueError(f"{before} and {after}: expected operations that both have measured, there is none")
@@ -94,32 +97,40 @@ def as_text(comparison: Comparison) -> str:
         + (f"  past {one.limit:g}" if one.past else "")
         for name, one in zip(names, changes, strict=True)
     ]
-    for what, keys in (("only before", comparison.only_before), ("only after", comparison.only_after)):
+    for what, keys in (("missing", comparison.only_before), ("new", comparison.only_after)):
         if keys:
             lines.append(f"{what}: {', '.join(keys)}")
     lines += [f"damaged: {reason}" for reason in comparison.damaged]
     for ratio in comparison.past_own_limit:
         lines.append(f"{ratio.target} {ratio.operation}: {ratio.ratio:.3f} times {ratio.floor}, past {ratio.limit:g}")
     past = sum(change.past for change in changes) + len(comparison.past_own_limit)
-    lines.append(f"{len(changes)} compared, " + (f"{past} past the limit" if past else "none past the limit"))
+    missing = f", {len(comparison.only_before)} missing" if comparison.only_before else ""
+    lines.append(f"{len(changes)} compared, {past or 'none'} past the limit{missing}")
     return "\n".join(lines)
 
 
 def reference_ratios(path: Path) -> dict[str, Any]:
-    """The small file that is committed, made from a benchmark file: ratios with their intervals, no times."""
+    """The small file that is committed, made from a benchmark file: ratios with their intervals, and on what and when.
+
+    Its percentiles tell a reader how long a thing takes on that machine; nothing is compared with them.
+    """
+    measured, _, found = _read(path)
     ratios: dict[str, Any] = {}
-    for key, measured in _read(path)[0].items():
-        one = measured.ratio
+    for key, each in measured.items():
+        one = each.ratio
         ratios[key] = {
             "ratio": round(one.ratio, 3),
             "low": round(one.ratio if one.low is None else one.low, 3),
             "high": round(one.ratio if one.high is None else one.high, 3),
             "floor": one.floor,
         }
-    return {"ratios": dict(sorted(ratios.items()))}
+        times = {"p50_us": one.p50_us, "p99_us": one.p99_us, "p99_9_us": one.p99_9_us}
+        ratios[key] |= {name: round(value, 1) for name, value in times.items() if value is not None}
+    about = {"machine": found.machine, "versions": found.versions, "date": found.date}
+    return {**about, "ratios": dict(sorted(ratios.items()))}
 
 
-def _read(path: Path) -> tuple[dict[str, _Measured], list[str]]:
+def _read(path: Path) -> tuple[dict[str, _Measured], list[str], Benchmarks]:
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -136,19 +147,21 @@ def _read(path: Path) -> tuple[dict[str, _Measured], list[str]]:
         measured[key] = _Measured(one, blocks.get(key, ()))
     if not measured:
         raise ValueError(f"{path}: expected ratios to a floor, found none; make it with `make bench`")
-    return measured, [f"{path}: {reason}" for reason in damaged]
+    return measured, [f"{path}: {reason}" for reason in damaged], found
 
 
-def _blocks(document: Mapping[str, Any]) -> dict[str, list[float]]:
-    """The ratios of single blocks, where a benchmark holds them and all are numbers above 0."""
+def _blocks(document: Mapping[str, Any]) -> dict[str, list[list[float]]]:
+    """The ratios of single blocks by process, where a benchmark holds them and all are numbers above 0."""
     found = {}
     for item in document.get("benchmarks") or ():
         extra = item.get("extra_info") if isinstance(item, dict) else None
         blocks = extra.get("blocks") if isinstance(extra, dict) else None
-        if isinstance(extra, dict) and isinstance(blocks, list) and blocks:
-            numbers = [float(value) for value in blocks if isinstance(value, int | float) and value > 0]
-            if len(numbers) == len(blocks):
-                found[f"{extra.get('target')} {extra.get('operation')}"] = numbers
+        if not isinstance(extra, dict) or not isinstance(blocks, list):
+            continue
+        processes = [part if isinstance(part, list) else [part] for part in blocks]
+        values = [value for part in processes for value in part]
+        if values and all(processes) and all(isinstance(value, int | float) and value > 0 for value in values):
+            found[f"{extra.get('target')} {extra.get('operation')}"] = processes
     return found
 
 
@@ -169,7 +182,8 @@ def _change(before: _Measured, after: _Measured, limit: float, rng: random.Rando
 def _draw(measured: _Measured, rng: random.Random) -> float:
     """The ratio as another run of the same might have had it."""
     if measured.blocks:
-        return statistics.median(rng.choices(measured.blocks, k=len(measured.blocks)))
+        processes = rng.choices(measured.blocks, k=len(measured.blocks))
+        return statistics.median(value for blocks in processes for value in rng.choices(blocks, k=len(blocks)))
     one = measured.ratio
     if not one.low or not one.high or one.low <= 0 or one.high < one.low:
         return one.ratio

@@ -10,6 +10,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,18 +30,19 @@ def run(*arguments: str) -> Any:
 
 
 def test_redis_user_against_a_bare_loop(benchmark: Any) -> None:
-    figures = once(benchmark, "ratio")
-    asked(benchmark, "RedisUser / bare loop", ">= 0.75", figures["ratio"], figures["ratio"] >= 0.75)
+    asked(benchmark, "ratio", "RedisUser / bare gevent loop", 0.8)
 
 
 def test_two_processes_against_one(benchmark: Any) -> None:
-    figures = once(benchmark, "processes")
-    asked(benchmark, "two processes / one", ">= 1.5", figures["ratio"], figures["ratio"] >= 1.5)
+    import pytest
+
+    if len(os.sched_getaffinity(0)) < 3:
+        pytest.skip("needs two cores that the server does not use")
+    asked(benchmark, "processes", "two processes / one", 1.7)
 
 
 def test_histogram_and_checks(benchmark: Any) -> None:
-    figures = once(benchmark, "cost")
-    asked(benchmark, "histogram and checks, µs an operation", "< 3", figures["cost_us"], figures["cost_us"] < 3)
+    asked(benchmark, "cost", "histogram and checks / time of an operation", 0.03, most=True)
 
 
 def once(benchmark: Any, what: str) -> Any:
@@ -53,10 +55,28 @@ def once(benchmark: Any, what: str) -> Any:
     return figures
 
 
-def asked(benchmark: Any, figure: str, wanted: str, got: float, holds: bool) -> None:
-    """For the table at the end. Not a ratio to a floor: of those here, more is better."""
-    benchmark.extra_info["figures"] = [{"figure": figure, "asked": wanted, "got": got, "holds": holds}]
+def asked(benchmark: Any, what: str, figure: str, limit: float, *, most: bool = False) -> None:
+    """For the table at the end; the interval decides. Not a ratio to a floor: of some here, more is better."""
+    figures = once(benchmark, what)
+    low, high = figures["interval"]
+    holds = low <= limit if most else high >= limit
+    got = f"{figures['ratio']} [{low}, {high}]"
+    wanted = f"{'<=' if most else '>='} {limit:g}"
+    benchmark.extra_info["figures"] = [{"figure": figure, "asked": wanted, "got": got, "holds": holds, "must": True}]
     assert holds, benchmark.extra_info["measured"]
+
+
+def told(pairs: list[tuple[float, float]], first: str, second: str) -> dict[str, Any]:
+    """The medians, and the ratio of the second to the first with its interval, over pairs measured side by side."""
+    from measuring import ratio_of
+
+    found = ratio_of([after / before for before, after in pairs])
+    return {
+        first: round(statistics.median(pair[0] for pair in pairs), 2),
+        second: round(statistics.median(pair[1] for pair in pairs), 2),
+        "ratio": round(found.ratio, 4),
+        "interval": [round(found.low, 4), round(found.high, 4)],
+    }
 
 
 def make_store(url: str) -> Any:
@@ -132,12 +152,7 @@ def serve() -> tuple[Any, str]:
 
 
 def ratio(url: str) -> dict[str, Any]:
-    pairs = [(bare(url), through_users(url)) for _ in range(5)]
-    return {
-        "bare_per_s": round(statistics.median(pair[0] for pair in pairs)),
-        "users_per_s": round(statistics.median(pair[1] for pair in pairs)),
-        "ratio": round(statistics.median(users / alone for alone, users in pairs), 3),
-    }
+    return told([(bare(url), through_users(url)) for _ in range(9)], "bare_per_s", "users_per_s")
 
 
 def processes(url: str) -> dict[str, Any]:
@@ -146,46 +161,83 @@ def processes(url: str) -> dict[str, Any]:
         started = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(count)]
         return sum(float(process.communicate()[0]) for process in started)
 
-    pairs = [(rate(1), rate(2)) for _ in range(3)]
-    return {
-        "one_per_s": round(statistics.median(pair[0] for pair in pairs)),
-        "two_per_s": round(statistics.median(pair[1] for pair in pairs)),
-        "ratio": round(statistics.median(two / one for one, two in pairs), 3),
-    }
+    return told([(rate(1), rate(2)) for _ in range(5)], "one_per_s", "two_per_s")
 
 
-def cost() -> dict[str, Any]:
-    """µs an operation: the histogram, counting included, and the checks of a message that two operations carry.
+def cost(url: str) -> dict[str, Any]:
+    """What recording and checking takes, of the time of the operation that is recorded and checked.
 
-    In time on the processor: both are pure work, and others may use the machine too.
+    Of a status that is read, and of a message that a pod takes in and another absorbs; the dearer one counts. All in
+    time on the processor: the rest of an operation, in which others run, is left out, and makes the share larger.
     """
-    from podrace.loadtests.latency import Recorder
-    from podrace.loadtests.tally import Tally
+    found = {
+        "status": told([status_us(url) for _ in range(11)], "operation_us", "recorded_us"),
+        "message": told([message_us(url) for _ in range(11)], "operation_us", "recorded_us"),
+    }
+    return found | max(found.values(), key=lambda one: one["ratio"])
 
-    number, rounds = 10_000, []
-    for _ in range(15):
-        recorder, tally = Recorder(), Tally("load-queue")
-        events = [{"response_time": 0.2 + index % 500 / 1000, "context": {"late_us": 3}} for index in range(number)]
-        began_s = time.process_time()
-        for event in events:
-            recorder.on_request(request_type="redis", name="GET status", response_length=0, exception=None, **event)
-        recorder.take()
-        histogram_s = time.process_time() - began_s
-        batches = [[{"type": "text", "text": tally.text(index)}] for index in range(number // 2)]
-        began_s = time.process_time()
-        for batch in batches:
-            tally.accepted("load-queue/u", tally.issue(image=False))
-            tally.send("load-queue/u", batch)
-        rounds.append((histogram_s / number * 1e6, (time.process_time() - began_s) / number * 1e6))
-    histogram_us, checks_us = (statistics.median(part) for part in zip(*rounds, strict=True))
-    figures = {"histogram_us": histogram_us, "checks_us": checks_us, "cost_us": histogram_us + checks_us}
-    return {name: round(value, 2) for name, value in figures.items()}
+
+def spent_us(calls: int, call: Callable[[int], Any]) -> float:
+    began_s = time.process_time()
+    for index in range(calls):
+        call(index)
+    return (time.process_time() - began_s) / calls * 1e6
+
+
+def status_us(url: str) -> tuple[float, float]:
+    from podrace.loadtests.judging import Journal
+    from podrace.loadtests.latency import Recorder
+
+    store, recorder, journal = make_store(url), Recorder(), Journal()
+    known = store.get_upload_status(UPLOAD_ID)
+    wanted = json.loads(json.dumps(known))
+
+    def record(index: int) -> None:
+        latency_ms = 0.2 + index % 500 / 1000
+        recorder.on_request(request_type="redis", name="GET", response_time=latency_ms, context={"late_us": 3})
+        journal.verified("load-store", known == wanted, "")
+        if index % 1000 == 999:
+            recorder.take()
+
+    return spent_us(1000, lambda _: store.get_upload_status(UPLOAD_ID)), spent_us(10_000, record)
+
+
+def message_us(url: str) -> tuple[float, float]:
+    from podrace.loadtests.fleet import Fleet
+    from podrace.loadtests.judging import Journal, text_of
+    from podrace.loadtests.latency import Recorder
+    from podrace.loadtests.targets import QUEUE, TARGETS, Plan
+
+    plan = Plan(token="", version="", target="shared", redis_url=url, prefix="mirix:", files_url="http://127.0.0.1",
+                pods=2, image_size_bytes=1, rate_per_s=0.0, seed=1)  # fmt: skip
+    fleet = Fleet(plan, TARGETS["shared"], worker="w")
+
+    def operate(index: int) -> None:
+        number = fleet.journal.begin(QUEUE, "u", image=False)
+        fleet.pods[0].add_message("u", text_of(QUEUE, number), [], str(index))
+        fleet.pods[1].absorb("u")
+
+    recorder, journal = Recorder(), Journal()
+
+    def record(index: int) -> None:
+        number = journal.begin(QUEUE, "u", image=False)
+        journal.end(number, "ok")
+        journal.close(number)
+        journal.send("u", [{"type": "text", "text": text_of(QUEUE, number)}])
+        for name in ("accept", "absorb"):
+            latency_ms = 0.2 + index % 500 / 1000
+            recorder.on_request(request_type="redis", name=name, response_time=latency_ms, context={"late_us": 3})
+        if index % 100 == 99:
+            journal.settle()
+            recorder.take()
+
+    try:
+        return spent_us(300, operate), spent_us(3000, record)
+    finally:
+        fleet.close()
 
 
 def main(what: str, *rest: str) -> None:
-    if what == "cost":
-        print(json.dumps(cost()))
-        return
     import locust  # noqa: F401 - patches the process, before any connection is opened
 
     if what == "worker":
@@ -194,7 +246,7 @@ def main(what: str, *rest: str) -> None:
     server, url = serve()
     try:
         make_store(url).set_upload_status(UPLOAD_ID, "completed", {"uri": "https://x", "name": "x"}, "image.png")
-        print(json.dumps({"ratio": ratio, "processes": processes}[what](url)))
+        print(json.dumps({"ratio": ratio, "processes": processes, "cost": cost}[what](url)))
     finally:
         server.stdin.close()
         server.wait()
