@@ -20,7 +20,7 @@ def __getattr__(name: str) -> Any:
     """RedisUser; asking for it here hooks this package into Locust, as Locust's own plugins do."""
     if name != "RedisUser":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from podrace.loadtests.lead import install
+    from podrace.loadtests.hooks import install
     from podrace.loadtests.redis_user import RedisUser
 
     install()

@@ -5,9 +5,7 @@ the workers measured, judges, and closes.
 from __future__ import annotations
 
 import atexit
-import logging
 import os
-import signal
 import sys
 import time
 from contextlib import ExitStack
@@ -16,17 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import gevent
-import psutil
-from locust import events as locust_events
 from locust import runners
 
-from podrace.loadtests import page, shapes, slo, verdict
-from podrace.loadtests.arguments import add_arguments, check_form
+from podrace.loadtests import shapes, slo, verdict
+from podrace.loadtests.arguments import check_form
 from podrace.loadtests.fleet import DRAIN_S, UPLOAD_TIMEOUT_S
 from podrace.loadtests.health import GeneratorHealth
 from podrace.loadtests.judging import HOLDS
 from podrace.loadtests.latency import Latencies, merged_counts
-from podrace.loadtests.servers import check_files_api, child, leftovers, run_id, serve
+from podrace.loadtests.servers import check_files_api, child, leftovers, run_id, serve, told
 from podrace.loadtests.session import DONE, FAILED, RATE, STOP, VERSION, Worker, describe
 from podrace.loadtests.targets import STORE, UPLOAD, Plan, find_target
 from podrace.simulator.app.runs import run_folder
@@ -36,47 +32,6 @@ from podrace.simulator.servers.connection import redact
 REPORT_EVERY_S = 1.0
 STOP_TIMEOUT_S = UPLOAD_TIMEOUT_S + 2
 """A task is let finish: a user killed in the middle of one would be a crash that no scenario asked for."""
-_installed: list[bool] = []
-
-
-def install() -> None:
-    """Hook into Locust; once, when a locustfile asks for RedisUser."""
-    if _installed:
-        return
-    _installed.append(True)
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())  # for --target module:factory, as `python -m` has it
-    runners.WORKER_REPORT_INTERVAL = REPORT_EVERY_S  # 3 s would be half a step of a search
-    locust_events.init_command_line_parser.add_listener(add_arguments)
-    locust_events.init.add_listener(_on_init)
-
-
-def _on_init(environment: Any, runner: Any, web_ui: Any, **_: Any) -> None:
-    # one line a request otherwise, at load-test rates, with the address of each upload in it
-    logging.getLogger("httpx2").setLevel(logging.WARNING)
-    is_worker = isinstance(runner, runners.WorkerRunner)
-    session: Worker | Lead = Worker(environment) if is_worker else Lead(environment)
-    environment.podrace = session
-    environment.stop_timeout = max(environment.stop_timeout, STOP_TIMEOUT_S)
-    # Locust prints its tables, in whole milliseconds, even where --loglevel asks for silence
-    logging.getLogger("locust.stats_logger").setLevel(environment.parsed_options.loglevel.upper())
-    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
-        # else it is raised in whichever user runs just then, in the middle of an operation
-        gevent.signal_handler(signal.SIGINT, gevent.get_hub().handle_system_error, KeyboardInterrupt, None)
-    try:
-        session.start()
-    except PodraceError as error:
-        print(f"error: {_told(error)}", file=sys.stderr)
-        if environment.parsed_options.processes and not is_worker:
-            for process in psutil.Process().children():
-                process.kill()  # nothing has begun that could be ended in order, and they would look for us long
-        raise SystemExit(error.exit_code) from None
-    if web_ui and isinstance(session, Lead):
-        page.add_tab(web_ui, session)
-
-
-def _told(error: PodraceError) -> str:
-    return str(error).replace("--redis-url or PODRACE_REDIS_URL", "--host")
 
 
 class Lead(Worker):
@@ -99,6 +54,7 @@ class Lead(Worker):
         self._window_began_s = self._began_s = 0.0
         self._warm = self._aborted = False
         self._asked = 0
+        self._ended_s = 0.0
         self._run_id = ""
 
     def start(self) -> None:
@@ -153,13 +109,13 @@ class Lead(Worker):
             try:
                 self.open_server(host or None)
             except UsageError as error:
-                raise UsageError(_told(error)) from None
+                raise UsageError(told(error)) from None
 
     def counts(self) -> dict[str, Any]:
         return dict(merged_counts(report.get("counts", {}) for report in self._reports.values()))
 
     def duration_s(self) -> float:
-        return time.monotonic() - self.latencies.began_s
+        return (self._ended_s or time.monotonic()) - self.latencies.began_s
 
     def asked_users(self) -> list[Any]:
         """The classes of users of which this run has, or had, any."""
@@ -193,6 +149,8 @@ class Lead(Worker):
         self._failures.append(failure)
         if self.is_master:
             gevent.spawn(self._end_run)
+        elif failure["traceback"] and self.folder:
+            (self.folder / "traceback.txt").write_text(failure["traceback"], encoding="utf-8")
 
     def _choose_users(self) -> None:
         """A target of a user's own has no store: users of one are left out, or refused where they were named."""
@@ -250,6 +208,7 @@ class Lead(Worker):
         for forgotten in (self._reports, self._failures, self._done, self._expected, self.cells):
             forgotten.clear()
         self._warm = self._aborted = False
+        self._ended_s = 0.0
         self._run_id = run_id(self.server)
         self.plan = Plan(
             token=os.urandom(8).hex(),
@@ -271,6 +230,7 @@ class Lead(Worker):
             self.latencies.began_s = time.monotonic()
 
     def _on_test_stopping(self) -> None:
+        self._ended_s = time.monotonic()
         self._asked = 0 if self.runner.state == runners.STATE_SPAWNING else self.runner.target_user_count
         if self.is_master:
             self._await_workers()
@@ -327,7 +287,7 @@ class Lead(Worker):
             lost_server=lost,
             doubts=[text for text in dict.fromkeys(doubts) if text],
             failures=failures,
-            breaches=self.breaches(),
+            breaches=self.breaches(running=bool(failures or lost or missing or self._aborted)),
             aborted=self._aborted,
             duration_s=duration_s,
             users=running,

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import podrace
-from podrace.simulator.errors import HarnessError, UsageError
+from podrace.simulator.errors import HarnessError, PodraceError, UsageError
 from podrace.simulator.servers.connection import Server, connect, delete_prefix, open_server
 from podrace.simulator.servers.embedded import ServerInfo
 
@@ -63,10 +63,18 @@ def serve(url: str | None) -> Iterator[Server]:
         yield Server(url=url, info=ServerInfo(kind, version, embedded=True), prefix="mirix:")
 
 
+def told(error: PodraceError) -> str:
+    """The error's text with the option that is ours."""
+    return str(error).replace("--redis-url or PODRACE_REDIS_URL", "--host")
+
+
 def run_id(server: Server) -> str:
-    """By which a server is known that was started again meanwhile, and so has forgotten."""
-    with connect(server.url, max_connections=1) as client:
-        return str(client.info("server").get("run_id", ""))
+    """By which a server is known that was started again meanwhile, and so has forgotten; empty where none answers."""
+    try:
+        with connect(server.url, max_connections=1) as client:
+            return str(client.info("server").get("run_id", ""))
+    except Exception:  # the end of the run finds it gone, too, and says so
+        return ""
 
 
 def leftovers(server: Server, run_id_before: str) -> tuple[int, str]:
@@ -77,7 +85,8 @@ def leftovers(server: Server, run_id_before: str) -> tuple[int, str]:
             keys = client.scan_iter(match=f"{server.prefix}*", count=1000)
             left = sum(not key.startswith(store) for key in keys)
             delete_prefix(client, server.prefix)
-            known = str(client.info("server").get("run_id", "")) == run_id_before
-        return left, "" if known else "the server was started again during the run, and may have forgotten"
+        return left, "" if run_id(
+            server
+        ) == run_id_before else "the server was started again during the run, and may have forgotten"
     except Exception as error:
         return 0, f"the server is gone ({type(error).__name__}): nobody knows what it still held"

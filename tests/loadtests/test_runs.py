@@ -101,6 +101,14 @@ def test_a_factory_of_ones_own_is_driven_without_a_store(
     assert cells(tmp_path).keys() == {"load-queue", "load-upload", "limits"}
 
 
+@pytest.mark.parametrize("processes", [(), ("--processes", "2")])
+def test_a_factory_that_makes_nothing_is_inconclusive(locust: Start, processes: tuple[str, ...]) -> None:
+    code, out, err = finish(locust(*HEADLESS, "--run-time", "30s", "--target", "broken:raises", *processes, "Absorber"))
+    assert code == 3, out + err
+    assert "error: the target's factory raised RuntimeError: this factory makes nothing" in err
+    assert "Traceback" not in err
+
+
 OWN = """
 from locust import task
 from podrace.loadtests import RedisUser
