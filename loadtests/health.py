@@ -18,7 +18,7 @@ from podrace.loadtests.latency import HIGHEST_US, SUMMARY, new_histogram, percen
 
 PROBE_S = 0.01
 BUSY_SHARE = 0.9
-"""Of one core: a generator that uses so much of it has no time left to be punctual."""
+"""Of one core: a generator that uses so much of it, or waits for it, has no time left to be punctual."""
 STOLEN_SHARE = 0.05
 
 Interval = dict[str, Any]
@@ -36,7 +36,7 @@ class Health:
         self._pauses_us: list[int] = []
         self._pause_began_s = 0.0
         self._probe: Any = None
-        self._marks = (0.0, 0.0, (0, 0))
+        self._marks = (0.0, 0.0, 0.0, (0, 0))
 
     def start(self) -> None:
         """Freeze what is alive, which the collector would look through again and again, and begin to measure."""
@@ -46,7 +46,7 @@ class Health:
         self.lags_us, self._pauses_us = [], []
         self.begun = self.missed = 0
         self.stopped_s = 0.0
-        self._marks = (time.perf_counter(), time.process_time(), _stolen_ticks())
+        self._marks = (time.perf_counter(), time.process_time(), _waited_s(), _stolen_ticks())
         gc.callbacks.append(self._on_collection)
         self._probe = gevent.spawn(self._probe_forever)
 
@@ -57,21 +57,22 @@ class Health:
             gc.callbacks.remove(self._on_collection)
 
     def take(self) -> Interval:
-        wall_s, cpu_s, ticks = time.perf_counter(), time.process_time(), _stolen_ticks()
+        wall_s, cpu_s, waited_s, ticks = time.perf_counter(), time.process_time(), _waited_s(), _stolen_ticks()
         lags_us, pauses_us = Counter(self.lags_us), self._pauses_us
-        stolen, total = ticks[0] - self._marks[2][0], ticks[1] - self._marks[2][1]
+        stolen, total = ticks[0] - self._marks[3][0], ticks[1] - self._marks[3][1]
         interval = {
             "lags_us": [*map(list, lags_us.items())],
             "pauses_us": pauses_us,
             "wall_s": wall_s - self._marks[0],
             "cpu_s": cpu_s - self._marks[1],
+            "waited_s": waited_s - self._marks[2],
             "stolen": stolen / total if total else 0.0,
             "begun": self.begun,
             "missed": self.missed,
         }
         self.lags_us, self._pauses_us = [], []
         self.begun = self.missed = 0
-        self._marks = (wall_s, cpu_s, ticks)
+        self._marks = (wall_s, cpu_s, waited_s, ticks)
         return interval
 
     def _on_collection(self, phase: str, info: Any) -> None:
@@ -94,7 +95,7 @@ class GeneratorHealth:
     def __init__(self) -> None:
         self._lags = new_histogram()
         self._pauses_us: list[int] = []
-        self._cpu: dict[str, list[float]] = {}
+        self._seconds: dict[str, Counter[str]] = {}
         self._stolen: list[float] = []
         self.begun = self.missed = 0
 
@@ -102,17 +103,18 @@ class GeneratorHealth:
         for lag_us, count in interval["lags_us"]:
             self._lags.record_value(min(lag_us, HIGHEST_US), count)
         self._pauses_us += interval["pauses_us"]
-        seconds = self._cpu.setdefault(worker, [0.0, 0.0])
-        seconds[0] += interval["cpu_s"]
-        seconds[1] += interval["wall_s"]
+        seconds = self._seconds.setdefault(worker, Counter())
+        seconds.update({name: interval[name] for name in ("cpu_s", "waited_s", "wall_s")})
         self._stolen.append(interval["stolen"])
         self.begun += interval["begun"]
         self.missed += interval["missed"]
 
     @property
-    def cpu_share(self) -> float:
-        """Of one core, by the busiest process."""
-        return max((used_s / wall_s for used_s, wall_s in self._cpu.values() if wall_s), default=0.0)
+    def core_shares(self) -> tuple[float, float]:
+        """For how much of the time the busiest process had a core, and for how much it waited for one."""
+        shares = [(one["cpu_s"] / one["wall_s"], one["waited_s"] / one["wall_s"])
+                  for one in self._seconds.values() if one["wall_s"]]  # fmt: skip
+        return max(shares, key=sum, default=(0.0, 0.0))
 
     @property
     def stolen_share(self) -> float:
@@ -123,8 +125,10 @@ class GeneratorHealth:
 
     def busy(self) -> str:
         """Why the processes could not be punctual at all; empty where they could."""
-        if self.cpu_share >= BUSY_SHARE:
-            return f"the generator is the limit: it used {self.cpu_share:.0%} of a core; add processes or lower --rate"
+        used, waited = self.core_shares
+        if used + waited >= BUSY_SHARE:
+            said = f"it used {used:.0%} of a core, and waited for one for {waited:.0%} of the time"
+            return f"the generator is the limit: {said}; add cores and processes, or lower --rate"
         if self.stolen_share >= STOLEN_SHARE:
             return f"the machine was slowed down from outside: {self.stolen_share:.0%} of its time was stolen"
         return ""
@@ -147,7 +151,8 @@ class GeneratorHealth:
         return {
             "wake_lag": dict(zip(SUMMARY, values, strict=True)) | {"max_us": int(self._lags.get_max_value())},
             "collector": {"pauses": len(self._pauses_us), "max_us": max(self._pauses_us, default=0)},
-            "cpu_share": round(self.cpu_share, 3),
+            "cpu_share": round(self.core_shares[0], 3),
+            "waited_share": round(self.core_shares[1], 3),
             "stolen_share": round(self.stolen_share, 4),
             "tasks": {"intended": intended, "begun": self.begun, "never_begun": self.missed}
             | ({"intended_per_s": round(intended / duration_s, 1), "begun_per_s": round(self.begun / duration_s, 1)}
@@ -162,9 +167,18 @@ def lines(health: Mapping[str, Any]) -> Sequence[str]:
     return (
         f"generator: woke up late by p50 {lag['p50_us']}, p99 {lag['p99_us']}, at most {lag['max_us']} µs; "
         f"{health['collector']['pauses']} collections, at most {health['collector']['max_us']} µs; "
-        f"{health['cpu_share']:.0%} of a core; {health['stolen_share']:.1%} stolen",
+        f"{health['cpu_share']:.0%} of a core, waited for it {health['waited_share']:.0%}; "
+        f"{health['stolen_share']:.1%} stolen",
         "generator: " + (f"{rate}, {tasks['never_begun']} never begun" if tasks["intended"] else "as fast as it can"),
     )
+
+
+def _waited_s() -> float:
+    """For how long this process could have run and others did; 0 where no /proc tells it."""
+    try:
+        return int(Path("/proc/self/schedstat").read_text().split()[1]) / 1e9
+    except (OSError, ValueError, IndexError):
+        return 0.0
 
 
 def _stolen_ticks() -> tuple[int, int]:

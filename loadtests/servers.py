@@ -85,8 +85,7 @@ def leftovers(server: Server, run_id_before: str) -> tuple[int, str]:
             keys = client.scan_iter(match=f"{server.prefix}*", count=1000)
             left = sum(not key.startswith(store) for key in keys)
             delete_prefix(client, server.prefix)
-        return left, "" if run_id(
-            server
-        ) == run_id_before else "the server was started again during the run, and may have forgotten"
+        again = run_id(server) != run_id_before
+        return left, "the server was started again during the run, and may have forgotten" if again else ""
     except Exception as error:
         return 0, f"the server is gone ({type(error).__name__}): nobody knows what it still held"

@@ -141,7 +141,8 @@ class Worker:
             self.build(plan)
         except Exception as error:
             failure = describe(error)
-            print(f"error: {failure['line']}", file=sys.stderr, flush=True)
+            if not self.options.processes:  # else the master has the same terminal, and says it once for all
+                print(f"error: {failure['line']}", file=sys.stderr, flush=True)
             self.tell_failure(failure)
             raise SystemExit(failure["code"]) from None
 

@@ -89,7 +89,7 @@ def breaches(
 ) -> list[Breach]:
     """One for each limit that is passed. `counts`: by scenario, of those expected to keep everything.
 
-    `running`: the run goes on, so that what is wanted at least may still come.
+    `running`: the run goes on, or was cut short, so that what is wanted at least may still come, or might have.
     """
     found = []
     failed = sum(errors.total() for errors in latencies.errors.values())

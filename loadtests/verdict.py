@@ -68,8 +68,8 @@ def conclude(outcome: Outcome, cells: Sequence[Cell]) -> int:
     """Write the run's files, print its table. Returns the exit code."""
     write_files(outcome, cells)
     print("\n".join(lines(outcome, cells)), flush=True)
-    for failure in outcome.failures:
-        print(f"error: {failure['line']}", file=sys.stderr, flush=True)
+    for line in dict.fromkeys(failure["line"] for failure in outcome.failures):
+        print(f"error: {line}", file=sys.stderr, flush=True)
     return exit_code(outcome, cells)
 
 

@@ -14,7 +14,8 @@ from podrace.loadtests.redis_user import OperationFailedError, RedisUser
 
 def interval(**parts: Any) -> dict[str, Any]:
     return {
-        "lags_us": [], "pauses_us": [], "wall_s": 1.0, "cpu_s": 0.1, "stolen": 0.0, "begun": 0, "missed": 0,
+        "lags_us": [], "pauses_us": [], "wall_s": 1.0, "cpu_s": 0.1, "waited_s": 0.0, "stolen": 0.0,
+        "begun": 0, "missed": 0,
     } | parts  # fmt: skip
 
 
@@ -62,7 +63,12 @@ def test_a_lag_explains_no_more_than_itself() -> None:
 
 @pytest.mark.parametrize(
     ("parts", "reason"),
-    [({"cpu_s": BUSY_SHARE}, "the generator is the limit"), ({"stolen": 0.2}, "stolen"), ({}, "")],
+    [
+        ({"cpu_s": BUSY_SHARE}, "the generator is the limit"),
+        ({"cpu_s": 0.5, "waited_s": 0.45}, "waited for one for 45%"),
+        ({"stolen": 0.2}, "stolen"),
+        ({}, ""),
+    ],
 )
 def test_a_busy_generator_explains_everything(parts: dict[str, Any], reason: str) -> None:
     health = GeneratorHealth()
