@@ -263,7 +263,7 @@ def test_an_exception_in_a_user_is_the_harnesss_failure(locust: Start, tmp_path:
 
 
 def test_two_runs_at_once_never_meet(locust: Start, tmp_path: Path, lenient: tuple[str, str]) -> None:
-    runs = [locust(*HEADLESS[:-1], name, *lenient, "--run-time", "2s", "--processes", "2", "StoreReader")
+    runs = [locust(*HEADLESS[:-1], name, *lenient, "--run-time", "4s", "--processes", "2", "StoreReader")
             for name in ("one", "two")]  # fmt: skip
     for process, name in zip(runs, ("one", "two"), strict=True):
         code, out, err = finish(process)
