@@ -14,14 +14,11 @@ from locust import events, runners
 
 from podrace.loadtests import page
 from podrace.loadtests.arguments import add_arguments
-from podrace.loadtests.fleet import UPLOAD_TIMEOUT_S
-from podrace.loadtests.lead import REPORT_EVERY_S, Lead
+from podrace.loadtests.lead import REPORT_EVERY_S, STOP_TIMEOUT_S, Lead
 from podrace.loadtests.servers import told
 from podrace.loadtests.session import Worker
 from podrace.simulator.errors import PodraceError
 
-STOP_TIMEOUT_S = UPLOAD_TIMEOUT_S + 2
-"""A task is let finish: a user killed in the middle of one would be a crash that no scenario asked for."""
 _installed: list[bool] = []
 
 

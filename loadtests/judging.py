@@ -36,7 +36,7 @@ class Message:
     """How the pod answered: `ok`, `fail` (definitely not taken) or `info` (nobody can know)."""
     over: bool = False
     """Whether its user has nothing more to do with it."""
-    reads: list[str] = field(default_factory=list)
+    reads: list[Mapping[str, Any]] = field(default_factory=list)
     uris: list[str] = field(default_factory=list)
     deliveries: list[tuple[int, str, Parts]] = field(default_factory=list)
 
@@ -67,11 +67,11 @@ class Journal:
         message = self._open[number]
         message.ended, message.answered = ended, self._moment
 
-    def read(self, number: int, status: str) -> None:
-        """A pod has told this status of the message's image."""
+    def read(self, number: int, answer: Mapping[str, Any]) -> None:
+        """What a pod has told of the upload of the message's image."""
         reads = self._open[number].reads
-        if reads[-1:] != [status]:  # the same again tells the checks nothing
-            reads.append(status)
+        if reads[-1:] != [answer]:  # the same again tells the checks nothing
+            reads.append(answer)
 
     def close(self, number: int) -> None:
         """Its user has nothing more to do with it."""
@@ -196,9 +196,9 @@ def _history(
         yield add | {"message": name, "text": text, "images": carried}
         if message.ended:
             yield {"type": message.ended, "call": call}
-        for status in message.reads:
+        for answer in message.reads:
             yield {"type": "invoke", "op": "status", "call": -1, "actor": message.user_id, "image": image}
-            yield {"type": "ok", "call": -1, "result": {"status": status}}
+            yield {"type": "ok", "call": -1, "result": answer}
         for _, user_id, parts in message.deliveries:
             for part in parts:
                 owner = images.get(part.get("google_cloud_file_uri", ""), call)

@@ -168,9 +168,9 @@ class UploadLife(FleetUser):
             placeholder = self.hand_in(taking, self.user_id, number, [image])[0]
             with gevent.Timeout(UPLOAD_TIMEOUT_S + 1, False):
                 while True:
-                    status = self.measure("upload status", taking.upload_status, placeholder)["status"]
-                    journal.read(number, status)
-                    if status != PENDING:
+                    answer = self.measure("upload status", taking.upload_status, placeholder)
+                    journal.read(number, answer)
+                    if answer["status"] != PENDING:
                         break
                     gevent.sleep(POLL_S)
             self.measure("absorb", absorbing.absorb, self.user_id)

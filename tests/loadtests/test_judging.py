@@ -131,7 +131,7 @@ def test_a_status_that_goes_back_is_told(journal: Journal) -> None:
     journal.uploaded(uri(number), number)
     journal.end(number, "ok")
     for status in ("pending", "completed", "pending"):
-        journal.read(number, status)
+        journal.read(number, {"status": status})
     journal.close(number)
     journal.send("u", [text(number), image(number)])
     assert wrong(journal) == {"misreported": 1}
