@@ -118,11 +118,11 @@ class Journal:
         if number is None or number >= len(self._gone):
             return  # nothing that was handed in: the message that it may have been is lost
         self._moment += 1
-        delivery = (self._moment, user_id, parts)
-        message = self._open.get(number)
+        message, delivery = self._open.get(number), (self._moment, user_id, parts)
         if message is not None:
             message.deliveries.append(delivery)
         elif self._gone[number] != GONE_UNDELIVERED:  # refused, or delivered before
+            delivery = (self._moment, user_id, parts[:1])  # its image has been judged with it
             before = [delivery] * (self._gone[number] - GONE_REFUSED)
             ended = "ok" if before else "fail"
             scenario = str(parts[0]["text"]).partition(" ")[0]
