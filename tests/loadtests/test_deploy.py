@@ -156,7 +156,7 @@ def test_each_containers_command_runs(
     before = entrypoint()
     assert before == ["locust", "-f", "loadtests/locustfile.py"]
     (tmp_path / "slo.toml").write_text("lost = 0\nduplicated = 0\n")
-    headless = ["--headless", "--users", "6", "--spawn-rate", "6", "--run-time", "2s", "--only-summary",
+    headless = ["--headless", "--users", "6", "--spawn-rate", "6", "--run-time", "5s", "--only-summary",
                 "--slo", "slo.toml"]  # fmt: skip
     assert found["master"][:3] == found["worker"][:3] == before
     master = locust(*here(found["master"])[3:], "--master-bind-port", port, *headless)

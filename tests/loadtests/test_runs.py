@@ -96,7 +96,7 @@ def test_a_broken_store_is_no_green_run(locust: Start, tmp_path: Path, lenient: 
 def test_a_factory_of_ones_own_is_driven_without_a_store(
     locust: Start, tmp_path: Path, lenient: tuple[str, str]
 ) -> None:
-    code, out, err = finish(locust(*HEADLESS, *lenient, "--run-time", "2s", "--target", "broken:plain"))
+    code, out, err = finish(locust(*HEADLESS, *lenient, "--run-time", "4s", "--target", "broken:plain"))
     assert code == 0, out + err
     assert cells(tmp_path).keys() == {"load-queue", "load-upload", "limits"}
 
