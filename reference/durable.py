@@ -237,7 +237,7 @@ class DurablePod:
         heartbeat = self._uploader.heartbeat
         heartbeat.hold(lease, batch.claimer, user_id, longest_s=self._settings.absorb_timeout_s)
         try:
-            batch, parts = self._build(user_id, batch)
+            parts = self._build(user_id, batch)
             self._memory.send(user_id, parts, batch_id=batch.batch_id, fence=batch.fence)
         except Exception as error:
             if hasattr(error, "highest_fence"):
@@ -262,8 +262,8 @@ class DurablePod:
         _log.warning("user %r: batch %s refused (%s): %s", user_id, batch.batch_id, verdict, reason)
         return verdict
 
-    def _build(self, user_id: str, batch: Batch) -> tuple[Batch, list[dict[str, Any]]]:
-        """The parts to send, and the batch with the files that had to be uploaded again."""
+    def _build(self, user_id: str, batch: Batch) -> list[dict[str, Any]]:
+        """The parts to send. Files that Gemini has dropped are uploaded again, and so stand in the batch."""
         parts: list[dict[str, Any]] = []
         for item in batch.items:
             record = orjson.loads(item.record)
@@ -274,9 +274,8 @@ class DurablePod:
                 parts += [_missing_image(name, reason) for name in record.get("filenames", ())]
             else:
                 parts.append({"type": "text", "text": record["text"]})
-            for image in images:
-                parts.append(self._image_part(item, image))
-        return batch, parts
+            parts += [self._image_part(item, image) for image in images]
+        return parts
 
     def _image_part(self, item: Item, image: dict[str, Any]) -> dict[str, Any]:
         if not image.get("pending"):
@@ -284,9 +283,11 @@ class DurablePod:
         name = image["upload_uuid"]
         status = item.uploads[name]
         if status["status"] == COMPLETED:
-            status = item.uploads[name] = self._uploader.refresh(image, status)
+            status = self._uploader.refresh(image, status)
         if status["status"] == COMPLETED:
+            item.uploads[name] = status
             return _file_part(status["result"])
+        # A file that was lost later: readers are not told `failed` of what was `completed`, the agent is told why.
         reason: str = status.get("reason", "")
         return _missing_image(image["filename"], reason)
 
@@ -301,7 +302,7 @@ class DurablePod:
         ]
 
     def requeue(self, user_id: str, message_id: str) -> bool:
-        """Put a dead letter at the end of the queue again, with its images. False where there is none.
+        """Put a dead letter at the end of the queue again, with its images. True where the message now waits there.
 
         Raises ValueError while the queue has still to tell the memory agent that it is missing: absorb first.
         """

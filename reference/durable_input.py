@@ -202,17 +202,17 @@ def read_image(image: Path | str, *, compress: bool, max_image_bytes: int) -> by
     try:
         compressed = compress_image(str(image)) if compress else None
         path = Path(compressed or image)
-        size = path.stat().st_size
-        if size > max_image_bytes:
-            raise ImageTooLargeError(f"image {_shown(image)}: {size} bytes, expected at most {max_image_bytes}")
-        content = path.read_bytes()
+        if not path.is_file():
+            raise FileNotFoundError("there is no such file")
+        with path.open("rb") as opened:
+            content = opened.read(max_image_bytes + 1)
     except (OSError, TypeError, ValueError) as error:
-        if isinstance(error, ImageTooLargeError):
-            raise
         raise ImageGoneError(f"image {_shown(image)}: cannot be read: {error}") from error
     finally:
         if compressed:
             Path(compressed).unlink(missing_ok=True)
+    if len(content) > max_image_bytes:
+        raise ImageTooLargeError(f"image {_shown(image)}: expected at most {max_image_bytes} bytes, got more")
     if mime_type(content) is None:
         raise NotAnImageError(f"image {_shown(image)}: expected PNG, JPEG, WebP, GIF, HEIC or HEIF, got none of them")
     return content
