@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import uuid
+import os
+import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +17,6 @@ from podrace.reference.upload_manager import compress_image
 
 MAX_ID_BYTES = 512
 """Of a user's or a message's id: it becomes part of keys' names."""
-
-_UPLOADS = uuid.UUID("0f6e3a3c-6a1e-5b57-9c53-6c1f7d1f9d0e")
-"""Namespace of upload ids, which are made from the message's: an accept that is sent again makes the same ones."""
 
 FILE_LIFE_S = 47 * 3600
 """Gemini keeps a file for 48 h; the last hour is margin for clocks that differ, and for sending."""
@@ -185,7 +184,7 @@ def read_message(
                 again.append(shown[-1])
             continue
         placeholder: Placeholder = {
-            "upload_uuid": str(uuid.uuid5(_UPLOADS, f"{len(user)} {user} {len(message)} {message} {position}")),
+            "upload_uuid": _upload_id(user, message, position),
             "filename": str(image).encode("utf-8", "replace").decode(),
             "pending": True,
             "user_id": user,
@@ -201,18 +200,19 @@ def read_image(image: Path | str, *, compress: bool, max_image_bytes: int) -> by
     compressed = None
     try:
         compressed = compress_image(str(image)) if compress else None
-        path = Path(compressed or image)
-        if not path.is_file():
-            raise FileNotFoundError("there is no such file")
-        with path.open("rb") as opened:
-            content = opened.read(max_image_bytes + 1)
+        with open(compressed or image, "rb", buffering=0, opener=_without_waiting) as opened:
+            state = os.fstat(opened.fileno())
+            if not stat.S_ISREG(state.st_mode):
+                raise FileNotFoundError("it is no file")
+            size = state.st_size
+            content = opened.read(size) if size <= max_image_bytes else b""
     except (OSError, TypeError, ValueError) as error:
         raise ImageGoneError(f"image {_shown(image)}: cannot be read: {error}") from error
     finally:
         if compressed:
             Path(compressed).unlink(missing_ok=True)
-    if len(content) > max_image_bytes:
-        raise ImageTooLargeError(f"image {_shown(image)}: expected at most {max_image_bytes} bytes, got more")
+    if size > max_image_bytes:
+        raise ImageTooLargeError(f"image {_shown(image)}: expected at most {max_image_bytes} bytes, got {size}")
     if mime_type(content) is None:
         raise NotAnImageError(f"image {_shown(image)}: expected PNG, JPEG, WebP, GIF, HEIC or HEIF, got none of them")
     return content
@@ -221,6 +221,18 @@ def read_image(image: Path | str, *, compress: bool, max_image_bytes: int) -> by
 def mime_type(content: bytes) -> str | None:
     """By the first bytes: names lie, and what is compressed has another kind than its name says."""
     return next((kind for at, sign, kind in _SIGNATURES if content[at : at + len(sign)] == sign), None)
+
+
+def _upload_id(user_id: str, message_id: str, position: int) -> str:
+    """Made from the message's: an accept that is sent again makes the same one. In the form of a UUID, version 8."""
+    name = f"{len(user_id)} {user_id} {len(message_id)} {message_id} {position}"
+    digits = sha256(name.encode()).hexdigest()
+    return f"{digits[:8]}-{digits[8:12]}-8{digits[13:16]}-8{digits[17:20]}-{digits[20:32]}"
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    """Opens what is no file, such as a pipe that nobody writes to, at once: it is refused then."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def _known_image(image: dict[str, Any], user_id: str) -> dict[str, Any]:

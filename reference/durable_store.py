@@ -41,6 +41,10 @@ DAMAGED = "its record was damaged"
 _DAMAGED_STATUS = orjson.dumps({"status": FAILED, "result": None, "filename": None, "progress": 0, "reason": DAMAGED})
 
 
+def _quoted(name: str) -> str:
+    return quote(name, safe="")
+
+
 class NotReplicatedError(RedisTimeoutError):
     """Indefinite: the message is on the primary, but fewer replicas have it than `wait_replicas`. Hand it in again."""
 
@@ -130,8 +134,12 @@ class DurableStore:
 
     def key(self, user_id: str, what: str, message_id: str | None = None) -> str:
         """Ids are percent-encoded: braces, stars, colons and newlines in them mean nothing."""
-        key = f"{self._prefix}durable:{{{quote(user_id, safe='')}}}:{what}"
-        return key if message_id is None else f"{key}:{quote(message_id, safe='')}"
+        (key,) = self._keys(user_id, what)
+        return key if message_id is None else f"{key}:{_quoted(message_id)}"
+
+    def _keys(self, user_id: str, *what: str) -> list[str]:
+        base = f"{self._prefix}durable:{{{_quoted(user_id)}}}:"
+        return [base + name for name in what]
 
     # -- accepting
 
@@ -156,8 +164,10 @@ class DurableStore:
         self, message: NewMessage, known: Mapping[str, Status | None], keep_bytes: bool, max_kept_bytes: int
     ) -> tuple[str, list[str], list[Any]]:
         user, name = message.user_id, message.message_id
-        keys = [self.key(user, what) for what in ("queue", "messages", "uploads", "bytes", "state")]
-        keys += [self.key(user, "lease", name), self.key(user, "done", name), self.key(user, "dead")]
+        quoted = _quoted(name)
+        keys = self._keys(
+            user, "queue", "messages", "uploads", "bytes", "state", f"lease:{quoted}", f"done:{quoted}", "dead"
+        )
         args: list[Any] = [name, message.record(), self.holder, self._lease_ms, max_kept_bytes, len(message.new)]
         for image in message.new:
             args += [image.placeholder["upload_uuid"], pending_status(image.placeholder)]
@@ -179,7 +189,7 @@ class DurableStore:
 
     def take(self, user_id: str, upload_id: str, owner: str, attempt_id: str) -> Taken | None:
         """Begin a further attempt; None where another pod is at it, or nothing is left to do."""
-        keys = [self.key(user_id, "lease", owner), self.key(user_id, "uploads"), self.key(user_id, "bytes")]
+        keys = self._keys(user_id, f"lease:{_quoted(owner)}", "uploads", "bytes")
         reply = self._run("take", keys, [upload_id, self.holder, self._lease_ms, attempt_id])
         return Taken(reply[0], orjson.loads(reply[1])["filename"] or "", reply[2]) if reply[0] else None
 
@@ -195,8 +205,7 @@ class DurableStore:
         replaces: str = "",
     ) -> Status | None:
         """Write how an upload ended. Returns what stands: this status, another's, or None where nobody needs it."""
-        keys = [self.key(user_id, what) for what in ("uploads", "bytes", "state")]
-        keys += [self.key(user_id, "lease", owner), self.key(user_id, "finished")]
+        keys = self._keys(user_id, "uploads", "bytes", "state", f"lease:{_quoted(owner)}", "finished")
         only_as_holder = status["status"] == FAILED
         flags = [str(int(flag)) for flag in (only_as_holder, drop_bytes, last)]
         reply = self._run("finish", keys, [upload_id, orjson.dumps(status), self.holder, *flags, replaces])
@@ -242,7 +251,7 @@ class DurableStore:
     # -- absorbing
 
     def claim(self, user_id: str, claimer: str, *, lowest_fence: int, fewest: int, most: int) -> Claim:
-        keys = [self.key(user_id, k) for k in ("queue", "messages", "uploads", "state", "claim", "dead", "reasons")]
+        keys = self._keys(user_id, "queue", "messages", "uploads", "state", "claim", "dead", "reasons")
         reply = self._run("claim", keys, [claimer, self._lease_ms, lowest_fence, fewest, most, _DAMAGED_STATUS])
         if reply[0] == b"busy":
             return Claim(None, [])
@@ -255,14 +264,14 @@ class DurableStore:
 
     def ack(self, user_id: str, batch: Batch) -> bool:
         """Take the delivered batch out. False where its claim has become another's, who offers it again."""
-        keys = [self.key(user_id, what) for what in ("queue", "messages", "uploads", "bytes", "state", "claim")]
-        keys += [self.key(user_id, "done", item.message_id) for item in batch.items]
+        done = [f"done:{_quoted(item.message_id)}" for item in batch.items]
+        keys = self._keys(user_id, "queue", "messages", "uploads", "bytes", "state", "claim", *done)
         args: list[Any] = [batch.batch_id, batch.fence, batch.claimer, self._remember_ms]
         return bool(self._run("ack", keys, args + [_done(item) for item in batch.items]))
 
     def dead_letter(self, user_id: str, batch: Batch, *, refusals: int, reason: str, missing: bytes) -> str:
         """Count a refusal: `again`, `apart`, `dead`, `counted` (sent twice), or `stale` (no longer ours)."""
-        keys = [self.key(user_id, k) for k in ("queue", "messages", "state", "claim", "dead", "reasons", "uploads")]
+        keys = self._keys(user_id, "queue", "messages", "state", "claim", "dead", "reasons", "uploads")
         args: list[Any] = [batch.batch_id, batch.fence, batch.claimer, refusals, reason, missing]
         verdict: bytes = self._run("dead_letter", keys, args)
         return verdict.decode()
@@ -274,8 +283,8 @@ class DurableStore:
         return {name.decode(): (reasons.get(name, b"").decode(), record) for name, record in records.items()}
 
     def requeue(self, user_id: str, message_id: str) -> int:
-        keys = [self.key(user_id, what) for what in ("queue", "messages", "state", "dead", "reasons")]
-        keys += [self.key(user_id, "done", message_id), self.key(user_id, "uploads")]
+        done = f"done:{_quoted(message_id)}"
+        keys = self._keys(user_id, "queue", "messages", "state", "dead", "reasons", done, "uploads")
         return int(self._run("requeue", keys, [message_id]))
 
     # -- scripts

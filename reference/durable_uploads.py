@@ -64,6 +64,7 @@ class Upload:
 
     placeholder: Placeholder
     content: bytes
+    lease: str
     attempt: int = 1
     moved_at: float | None = None
     told_at: float = 0.0
@@ -138,7 +139,7 @@ class Uploader:
     def start(self, message: NewMessage) -> None:
         """Upload the images of a message that was accepted; unless they are under way, where it came twice."""
         for image in message.new:
-            self._submit(Upload(image.placeholder, image.content))
+            self._submit(self._new(image.placeholder, image.content))
 
     def take_over(self, user_id: str, pending: Iterable[tuple[str, str]]) -> None:
         """Go on with uploads that wait and that nobody has a lease on."""
@@ -153,7 +154,7 @@ class Uploader:
                 "user_id": user_id,
                 "message_id": owner,
             }
-            upload = Upload(placeholder, b"")
+            upload = self._new(placeholder, b"")
             if self._take(upload):
                 self._submit(upload)
 
@@ -171,7 +172,7 @@ class Uploader:
         content = self._store.image_bytes(placeholder["user_id"], placeholder["upload_uuid"])
         if not content:
             return self._failed(placeholder, "Gemini has dropped the file, and its bytes were not kept")
-        upload = Upload(placeholder, content)
+        upload = self._new(placeholder, content)
         while True:
             try:
                 fresh = self._completed(placeholder, self._put(upload))
@@ -192,7 +193,7 @@ class Uploader:
                 return
             self._mine[upload.upload_id] = upload
             self._waiting.append(upload)
-        self.heartbeat.hold(self._lease(upload), self._store.holder, upload.placeholder["user_id"])
+        self.heartbeat.hold(upload.lease, self._store.holder, upload.placeholder["user_id"])
         self._add_worker()
 
     def _add_worker(self) -> None:
@@ -221,9 +222,8 @@ class Uploader:
         with self._lock:
             if self._mine.get(upload.upload_id) is upload:
                 del self._mine[upload.upload_id]
-            lease = self._lease(upload)
-            if not any(self._lease(other) == lease for other in self._mine.values()):
-                self.heartbeat.let_go(lease)
+            if not any(other.lease == upload.lease for other in self._mine.values()):
+                self.heartbeat.let_go(upload.lease)
 
     def _give_up_the_hung(self) -> None:
         """Before each heartbeat: an upload of which Gemini takes nothing any more is left to whoever absorbs next."""
@@ -305,7 +305,7 @@ class Uploader:
         placeholder = upload.placeholder
         try:
             user_id = placeholder["user_id"]
-            self._store.renew(self._lease(upload), self._store.holder, user_id=user_id, progress=(placeholder, percent))
+            self._store.renew(upload.lease, self._store.holder, user_id=user_id, progress=(placeholder, percent))
         except RedisError as error:
             _log.info("upload %s: progress not told: %s", upload.upload_id, error)
 
@@ -326,8 +326,7 @@ class Uploader:
         keep = self._settings.keep_bytes == "acked" and status["status"] == COMPLETED
         with self._lock:
             upload.ending = True
-            lease = self._lease(upload)
-            last = all(other.ending for other in self._mine.values() if self._lease(other) == lease)
+            last = all(other.ending for other in self._mine.values() if other.lease == upload.lease)
         placeholder = upload.placeholder
         stands = self._insist(
             lambda: self._store.finish(
@@ -389,8 +388,9 @@ class Uploader:
         known = {"filename": placeholder["filename"], "message_id": placeholder["message_id"]}
         return {"status": status, "result": None, **known, "progress": progress, "timestamp": self._runtime.now()}
 
-    def _lease(self, upload: Upload) -> str:
-        return self._store.key(upload.placeholder["user_id"], "lease", upload.placeholder["message_id"])
+    def _new(self, placeholder: Placeholder, content: bytes) -> Upload:
+        lease = self._store.key(placeholder["user_id"], "lease", placeholder["message_id"])
+        return Upload(placeholder, content, lease)
 
     def _pause(self, attempt: int) -> None:
         self._runtime.sleep(min(self._settings.retry_s * 2 ** (attempt - 1), LONGEST_PAUSE_S))

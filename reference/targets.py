@@ -99,3 +99,6 @@ def durable(env: Environment) -> DurablePod:
     from podrace.reference.durable import DurablePod  # with redis-py, whose import takes about 0.2 s
 
     return DurablePod(env)
+
+
+durable.keeps = ("durable:{*}:done:*", "durable:{*}:state", "durable:{*}:dead", "durable:{*}:reasons")  # type: ignore[attr-defined]

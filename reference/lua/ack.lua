@@ -3,10 +3,11 @@
 -- ARGV  1 batch id  2 fence  3 claimer  4 for how long to remember, in ms  5... what each done record says
 -- Reply 1, also when sent again; 0 where the batch is another claimer's by now: then nothing was written
 local this = ARGV[1] .. ' ' .. ARGV[2]
-if redis.call('HGET', KEYS[5], 'acked') == this then return 1 end
-if redis.call('HGET', KEYS[5], 'batch') ~= ARGV[1] or redis.call('HGET', KEYS[5], 'fence') ~= ARGV[2] then return 0 end
+local state = redis.call('HMGET', KEYS[5], 'acked', 'batch', 'fence', 'size', 'alone', 'kept')
+if state[1] == this then return 1 end
+if state[2] ~= ARGV[1] or state[3] ~= ARGV[2] then return 0 end
 
-local size = tonumber(redis.call('HGET', KEYS[5], 'size'))
+local size = tonumber(state[4])
 local ids = redis.call('LRANGE', KEYS[1], 0, size - 1)
 redis.call('LTRIM', KEYS[1], size, -1)
 local freed = 0
@@ -24,11 +25,9 @@ for _, id in ipairs(ids) do
 end
 for number = 7, #KEYS do redis.call('SET', KEYS[number], ARGV[number - 2], 'PX', ARGV[4]) end
 
-local alone = tonumber(redis.call('HGET', KEYS[5], 'alone') or 0)
-redis.call('HSET', KEYS[5], 'acked', this, 'alone', math.max(0, alone - size))
-if freed > 0 then redis.call('HINCRBY', KEYS[5], 'kept', -freed) end
+local alone, kept = math.max(0, tonumber(state[5] or 0) - size), math.max(0, tonumber(state[6] or 0) - freed)
+redis.call('HSET', KEYS[5], 'acked', this, 'alone', alone, 'kept', kept)
 redis.call('HDEL', KEYS[5], 'batch', 'size', 'refusals', 'refused')
-local kept = tonumber(redis.call('HGET', KEYS[5], 'kept') or 0)
-if redis.call('LLEN', KEYS[1]) == 0 and kept <= 0 then redis.call('PEXPIRE', KEYS[5], ARGV[4]) end
+if redis.call('LLEN', KEYS[1]) == 0 and kept == 0 then redis.call('PEXPIRE', KEYS[5], ARGV[4]) end
 if redis.call('GET', KEYS[6]) == ARGV[3] then redis.call('DEL', KEYS[6]) end
 return 1

@@ -25,8 +25,8 @@ local function set_aside(id, record)
   return missing
 end
 
-local size = tonumber(redis.call('HGET', KEYS[4], 'size') or 0)
-local alone = tonumber(redis.call('HGET', KEYS[4], 'alone') or 0)
+local state = redis.call('HMGET', KEYS[4], 'size', 'alone', 'fence', 'batch')
+local size, alone, stored, batch = tonumber(state[1] or 0), tonumber(state[2] or 0), state[3], state[4]
 local most = size > 0 and size or (alone > 0 and 1 or tonumber(ARGV[5]))
 local items, pending = {}, {}
 for _, id in ipairs(redis.call('LRANGE', KEYS[1], 0, most - 1)) do
@@ -50,13 +50,17 @@ for _, id in ipairs(redis.call('LRANGE', KEYS[1], 0, most - 1)) do
   items[#items + 1] = {id, record, statuses}
 end
 
-local stored = redis.call('HGET', KEYS[4], 'fence')
 if #items == 0 or (size == 0 and alone == 0 and #items < tonumber(ARGV[4])) then
   return {'none', pending}
 end
 local fence = holder and stored or string.format('%.0f', math.max(tonumber(stored or 0) + 1, tonumber(ARGV[3])))
 redis.call('SET', KEYS[5], ARGV[1], 'PX', ARGV[2])
-redis.call('HSET', KEYS[4], 'fence', fence)
-if size == 0 then redis.call('HSET', KEYS[4], 'batch', fence, 'size', #items) end
+-- The fence tells batches apart; the message id too, should the fence be forgotten and clocks have gone back.
+if size == 0 then
+  batch = fence .. ':' .. items[1][1]
+  redis.call('HSET', KEYS[4], 'fence', fence, 'batch', batch, 'size', #items)
+else
+  redis.call('HSET', KEYS[4], 'fence', fence)
+end
 local more = #pending == 0 and redis.call('LLEN', KEYS[1]) > #items and 1 or 0
-return {'batch', pending, redis.call('HGET', KEYS[4], 'batch'), fence, more, items}
+return {'batch', pending, batch, fence, more, items}
