@@ -30,24 +30,23 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from podrace.reference import durable_dead_letters
 from podrace.reference.accumulator import MemoryAgent
 from podrace.reference.durable_input import (
     NewMessage,
     Settings,
-    checked_message_id,
     checked_placeholder,
     checked_user_id,
     read_message,
 )
+from podrace.reference.durable_server import NotDurableError, damages
 from podrace.reference.durable_store import (
     SCRIPTS,
     Accepted,
     Batch,
     DurableStore,
     Item,
-    NotDurableError,
     Scripts,
-    damages,
 )
 from podrace.reference.durable_uploads import Uploader
 from podrace.reference.runtime import Runtime
@@ -294,22 +293,12 @@ class DurablePod:
     # -- dead letters
 
     def dead_letters(self, user_id: str) -> list[dict[str, Any]]:
-        """The messages that could not be sent: `{"message_id", "reason", "text"}`; no text where it was damaged."""
-        found = self._store.dead_letters(checked_user_id(user_id))
-        return [
-            {"message_id": message_id, "reason": reason, "text": _text_of(record)}
-            for message_id, (reason, record) in found.items()
-        ]
+        """As in `durable_dead_letters`, which needs no pod."""
+        return durable_dead_letters.dead_letters(self._store, user_id)
 
     def requeue(self, user_id: str, message_id: str) -> bool:
-        """Put a dead letter at the end of the queue again, with its images. True where the message now waits there.
-
-        Raises ValueError while the queue has still to tell the memory agent that it is missing: absorb first.
-        """
-        outcome = self._store.requeue(checked_user_id(user_id), checked_message_id(message_id))
-        if outcome < 0:
-            raise ValueError(f"message {message_id[:60]!r}: that it is missing was not delivered yet; absorb first")
-        return outcome > 0
+        """As in `durable_dead_letters`, which needs no pod."""
+        return durable_dead_letters.requeue(self._store, user_id, message_id)
 
     def close(self) -> None:
         """Start nothing more. What this pod has leases on, other pods go on with once those have lapsed."""
@@ -349,10 +338,3 @@ def _missing_record(item: Item, reason: str) -> bytes:
         images = ()
     names = [str(image.get("filename") or image.get("uri")) for image in images]
     return orjson.dumps({"missing": reason, "filenames": names})
-
-
-def _text_of(record: bytes) -> str | None:
-    try:
-        return str(orjson.loads(record)["text"])
-    except (ValueError, TypeError, KeyError):
-        return None

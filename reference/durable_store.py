@@ -21,14 +21,15 @@ Every change is one script (`lua/`): whole or not at all, and without effect whe
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import orjson
-from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.exceptions import NoScriptError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from podrace.reference.durable_input import InvalidPlaceholderError, KeptBytesError, NewMessage
@@ -47,10 +48,6 @@ def _quoted(name: str) -> str:
 
 class NotReplicatedError(RedisTimeoutError):
     """Indefinite: the message is on the primary, but fewer replicas have it than `wait_replicas`. Hand it in again."""
-
-
-class NotDurableError(RuntimeError):
-    """The server may lose what it has acknowledged, and `durability="refuse"`: the text names what to configure."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +119,14 @@ class DurableStore:
     """The scripts as functions. What they raise is redis-py's; a connection that broke leaves the outcome open."""
 
     def __init__(
-        self, client: redis.Redis, *, prefix: str, holder: str, scripts: Scripts, lease_ms: int, remember_ms: int
+        self,
+        client: redis.Redis,
+        *,
+        prefix: str,
+        holder: str = "operator",
+        scripts: Scripts = SCRIPTS,
+        lease_ms: int = 15_000,
+        remember_ms: int = 3_600_000,
     ) -> None:
         self.redis = client
         self.holder = holder
@@ -282,6 +286,13 @@ class DurableStore:
         reasons: Any = self.redis.hgetall(self.key(user_id, "reasons"))
         return {name.decode(): (reasons.get(name, b"").decode(), record) for name, record in records.items()}
 
+    def users_with_dead_letters(self) -> list[str]:
+        """Looks at every key of the server, without blocking it."""
+        before, after = f"{self._prefix}durable:{{", "}:dead"
+        pattern = re.sub(r"([*?\[\]\\])", r"\\\1", before) + "*" + after
+        found = (key.decode() for key in self.redis.scan_iter(match=pattern, count=1000))
+        return sorted(unquote(key[len(before) : -len(after)]) for key in found)
+
     def requeue(self, user_id: str, message_id: str) -> int:
         done = f"done:{_quoted(message_id)}"
         keys = self._keys(user_id, "queue", "messages", "state", "dead", "reasons", done, "uploads")
@@ -344,23 +355,6 @@ def decoded_status(value: bytes) -> Status:
     except ValueError:
         status = None
     return status if isinstance(status, dict) else orjson.loads(_DAMAGED_STATUS)
-
-
-def damages(client: redis.Redis, *, replicas: int) -> Iterable[str]:
-    """What the promise rests on and this server does not give, each with the line of configuration to change."""
-    try:
-        settings: Any = client.config_get("appendonly", "appendfsync", "maxmemory", "maxmemory-policy")
-    except RedisError as error:
-        yield f"CONFIG GET failed ({error}): make sure of `appendonly yes`, `maxmemory-policy noeviction`"
-        return
-    if settings.get("appendonly") != "yes":
-        yield "a restart loses what was accepted: set `appendonly yes` and `appendfsync always`"
-    elif settings.get("appendfsync") != "always":
-        yield "a crash loses the last second of what was accepted: set `appendfsync always`"
-    if settings.get("maxmemory", "0") != "0" and settings.get("maxmemory-policy") != "noeviction":
-        yield "a full server drops keys: set `maxmemory-policy noeviction`"
-    if replicas and client.info("replication").get("connected_slaves", 0) < replicas:
-        yield f"fewer than {replicas} replicas are connected: add some, or lower the option `wait_replicas`"
 
 
 def _accepted(message: NewMessage, reply: Any) -> Accepted | Exception:

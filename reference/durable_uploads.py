@@ -12,12 +12,14 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import OutOfMemoryError, ReadOnlyError, RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from podrace.reference.durable_heartbeat import Heartbeat
 from podrace.reference.durable_input import NewMessage, Settings, mime_type
 from podrace.reference.durable_store import DurableStore
 from podrace.reference.runtime import Runtime
@@ -77,49 +79,6 @@ class Upload:
         return str(self.placeholder["upload_uuid"])
 
 
-class Heartbeat:
-    """Renews every lease of this pod, as one actor, which ends when there is none."""
-
-    def __init__(self, store: DurableStore, runtime: Runtime, *, lease_s: float, before: Callable[[], None]) -> None:
-        self._store = store
-        self._runtime = runtime
-        self._lease_s = lease_s
-        self._before = before
-        self._lock = runtime.lock()
-        self._held: dict[str, tuple[str, str, float]] = {}
-        self._beats = False
-
-    def hold(self, lease: str, holder: str, user_id: str, *, longest_s: float = float("inf")) -> None:
-        """Renew a lease until it is let go, lost, or held for `longest_s`: then its holder hangs."""
-        with self._lock:
-            self._held[lease] = (holder, user_id, self._runtime.now() + longest_s)
-            if self._beats:
-                return
-            self._beats = True
-        self._runtime.spawn("heartbeat", self._beat)
-
-    def let_go(self, lease: str) -> None:
-        """No longer renew it; it lapses by itself where nobody has deleted it."""
-        with self._lock:
-            self._held.pop(lease, None)
-
-    def _beat(self) -> None:
-        while True:
-            self._runtime.sleep(self._lease_s / 3)
-            self._before()
-            with self._lock:
-                held = dict(self._held)
-                if not held:
-                    self._beats = False
-                    return
-            for lease, (holder, user_id, until) in held.items():
-                try:
-                    if self._runtime.now() > until or not self._store.renew(lease, holder, user_id=user_id):
-                        self.let_go(lease)  # another has it; what is under way here can still end first
-                except RedisError as error:
-                    _log.warning("lease %s: not renewed: %s", lease, error)
-
-
 class Uploader:
     """The uploads of one pod."""
 
@@ -155,7 +114,7 @@ class Uploader:
                 "message_id": owner,
             }
             upload = self._new(placeholder, b"")
-            if self._take(upload):
+            if self._take(upload, self._new_attempt()):
                 self._submit(upload)
 
     def close(self) -> None:
@@ -264,7 +223,8 @@ class Uploader:
                     status = self._failed(placeholder, f"after {upload.attempt} attempts: {_told(error)}")
                 else:
                     self._pause(upload.attempt)
-                    if not self._take(upload):
+                    attempt_id = self._new_attempt()
+                    if not self._insist(partial(self._take, upload, attempt_id)):
                         return
                     continue
             self._finish(upload, status)
@@ -309,12 +269,14 @@ class Uploader:
         except RedisError as error:
             _log.info("upload %s: progress not told: %s", upload.upload_id, error)
 
-    def _take(self, upload: Upload) -> bool:
+    def _new_attempt(self) -> str:
         with self._lock:
             self._attempts += 1
-            attempt_id = f"{self._store.holder}-{self._attempts}"
+            return f"{self._store.holder}-{self._attempts}"
+
+    def _take(self, upload: Upload, attempt_id: str) -> bool:
         user_id, owner = upload.placeholder["user_id"], upload.placeholder["message_id"]
-        taken = self._insist(lambda: self._store.take(user_id, upload.upload_id, owner, attempt_id))
+        taken = self._store.take(user_id, upload.upload_id, owner, attempt_id)
         if taken is None:
             return False
         upload.attempt = taken.attempt

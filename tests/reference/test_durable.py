@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import redis
 
+from podrace.reference import durable_dead_letters
 from podrace.reference.durable import DurablePod
-from podrace.reference.durable_store import NotDurableError, NotReplicatedError
+from podrace.reference.durable_server import NotDurableError
+from podrace.reference.durable_store import DurableStore, NotReplicatedError
 from podrace.reference.memory import MemoryLedger
 from podrace.simulator.target import Pod, PodEnv, load_target
 
@@ -534,6 +536,21 @@ def test_dead_letter_is_queued_again_with_its_images(
     assert images_of(ledger) == ["https://files.test/1"]
     assert not pod.requeue("ann", "m1")
     assert left() == []
+
+
+def test_dead_letters_without_a_pod(
+    make_durable: MakePod, ledger: MemoryLedger, open_client: Callable[..., redis.Redis]
+) -> None:
+    pod = make_durable(memory=Agent(ledger), prefix="a[*]:")
+    make_durable(memory=Agent(ledger), prefix="a1:").add_message("cid", "poison", [], "m1")
+    for user in ("ann", "b{o}:b*"):
+        pod.add_message(user, "poison", [], "m1")
+        assert pod.absorb(user) == 1
+    store = DurableStore(open_client(), prefix="a[*]:")
+    assert durable_dead_letters.users(store) == ["ann", "b{o}:b*"]
+    assert [letter["text"] for letter in durable_dead_letters.dead_letters(store, "b{o}:b*")] == ["poison"]
+    assert durable_dead_letters.requeue(store, "ann", "m1")
+    assert durable_dead_letters.users(store) == ["b{o}:b*"]
 
 
 def test_dead_letter_waits_until_its_queue_has_told_of_it(make_durable: MakePod, ledger: MemoryLedger) -> None:
