@@ -20,19 +20,16 @@ Every change is one script (`lua/`): whole or not at all, and without effect whe
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote
 
 import orjson
-from redis.exceptions import NoScriptError, ResponseError
-from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from podrace.reference.durable_input import InvalidPlaceholderError, KeptBytesError, NewMessage
+from podrace.reference.durable_scripts import SCRIPTS, Call, ScriptRunner, Scripts
 from podrace.reference.status import COMPLETED, FAILED, PENDING, Placeholder, Status, unknown
 
 if TYPE_CHECKING:
@@ -44,32 +41,6 @@ _DAMAGED_STATUS = orjson.dumps({"status": FAILED, "result": None, "filename": No
 
 def _quoted(name: str) -> str:
     return quote(name, safe="")
-
-
-class NotReplicatedError(RedisTimeoutError):
-    """Indefinite: the message is on the primary, but fewer replicas have it than `wait_replicas`. Hand it in again."""
-
-
-@dataclass(frozen=True)
-class Scripts:
-    """The texts of `lua/`. A test hands in others, to see that a safeguard is missed."""
-
-    accept: str
-    renew: str
-    take: str
-    finish: str
-    claim: str
-    ack: str
-    dead_letter: str
-    requeue: str
-
-    @classmethod
-    def load(cls) -> Scripts:
-        folder = Path(__file__).with_name("lua")
-        return cls(**{field.name: (folder / f"{field.name}.lua").read_text() for field in fields(cls)})
-
-
-SCRIPTS = Scripts.load()
 
 
 @dataclass(frozen=True)
@@ -131,8 +102,8 @@ class DurableStore:
         self.redis = client
         self.holder = holder
         self._prefix = prefix
-        self._texts = {field.name: getattr(scripts, field.name) for field in fields(scripts)}
-        self._sha = {name: hashlib.sha1(text.encode()).hexdigest() for name, text in self._texts.items()}
+        self._runner = ScriptRunner(client, scripts)
+        self._run = self._runner.run
         self._lease_ms = lease_ms
         self._remember_ms = remember_ms
 
@@ -155,18 +126,18 @@ class DurableStore:
         A placeholder of a message that was acknowledged takes one more: its status is then in the done record.
         """
         calls = [self._accept_call(message, {}, keep_bytes, max_kept_bytes) for message in messages]
-        replies = self._run_all(calls, replicas, wait_ms)
+        replies = self._runner.run_all(calls, replicas=replicas, wait_ms=wait_ms)
         for number, (message, reply) in enumerate(zip(messages, replies, strict=True)):
             if isinstance(reply, list) and reply[0] == b"unknown":
                 wanted = {upload.decode() for upload in reply[1:]}
                 known = {p["upload_uuid"]: self._remembered(p) for p in message.again if p["upload_uuid"] in wanted}
                 call = self._accept_call(message, known, keep_bytes, max_kept_bytes)
-                replies[number] = self._run_all([call], replicas, wait_ms)[0]
+                replies[number] = self._runner.run_all([call], replicas=replicas, wait_ms=wait_ms)[0]
         return [_accepted(message, reply) for message, reply in zip(messages, replies, strict=True)]
 
     def _accept_call(
         self, message: NewMessage, known: Mapping[str, Status | None], keep_bytes: bool, max_kept_bytes: int
-    ) -> tuple[str, list[str], list[Any]]:
+    ) -> Call:
         user, name = message.user_id, message.message_id
         quoted = _quoted(name)
         keys = self._keys(
@@ -297,43 +268,6 @@ class DurableStore:
         done = f"done:{_quoted(message_id)}"
         keys = self._keys(user_id, "queue", "messages", "state", "dead", "reasons", done, "uploads")
         return int(self._run("requeue", keys, [message_id]))
-
-    # -- scripts
-
-    def _run(self, name: str, keys: list[str], args: Sequence[Any]) -> Any:
-        client: Any = self.redis
-        try:
-            return client.evalsha(self._sha[name], len(keys), *keys, *args)
-        except NoScriptError:  # a server that is new, was restarted, or took over
-            client.script_load(self._texts[name])
-            return client.evalsha(self._sha[name], len(keys), *keys, *args)
-
-    def _run_all(self, calls: list[tuple[str, list[str], list[Any]]], replicas: int, wait_ms: int) -> list[Any]:
-        """Many in one round trip; what the server answers to one alone is an exception in its place."""
-        if len(calls) == 1 and not replicas:
-            try:
-                return [self._run(*calls[0])]
-            except ResponseError as error:
-                return [error]
-        replies = self._pipelined(calls, replicas, wait_ms)
-        if any(isinstance(reply, NoScriptError) for reply in replies):
-            for name in {name for name, _, _ in calls}:
-                self.redis.script_load(self._texts[name])
-            replies = self._pipelined(calls, replicas, wait_ms)
-        if replicas and (isinstance(replies[-1], Exception) or replies[-1] < replicas):
-            raise NotReplicatedError(
-                f"{replies[-1]} of {replicas} replicas have it after {wait_ms} ms; hand it in again"
-            )
-        return replies[: len(calls)]
-
-    def _pipelined(self, calls: list[tuple[str, list[str], list[Any]]], replicas: int, wait_ms: int) -> list[Any]:
-        pipeline: Any = self.redis.pipeline(transaction=False)
-        for name, keys, args in calls:
-            pipeline.evalsha(self._sha[name], len(keys), *keys, *args)
-        if replicas:  # on the same connection: WAIT speaks of what that has written
-            pipeline.execute_command("WAIT", replicas, wait_ms)
-        replies: list[Any] = pipeline.execute(raise_on_error=False)
-        return replies
 
 
 def pending_status(placeholder: Placeholder, progress: int = 0) -> bytes:

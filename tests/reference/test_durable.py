@@ -12,8 +12,9 @@ import redis
 
 from podrace.reference import durable_dead_letters
 from podrace.reference.durable import DurablePod
+from podrace.reference.durable_scripts import NotReplicatedError
 from podrace.reference.durable_server import NotDurableError
-from podrace.reference.durable_store import DurableStore, NotReplicatedError
+from podrace.reference.durable_store import DurableStore
 from podrace.reference.memory import MemoryLedger
 from podrace.simulator.target import Pod, PodEnv, load_target
 

@@ -12,7 +12,8 @@ import pytest
 import redis
 
 from podrace.reference.durable import DurablePod
-from podrace.reference.durable_store import SCRIPTS, DurableStore
+from podrace.reference.durable_scripts import SCRIPTS
+from podrace.reference.durable_store import DurableStore
 from podrace.reference.memory import MemoryLedger
 from podrace.simulator.servers.connection import connect
 from podrace.simulator.servers.embedded import EmbeddedServer
