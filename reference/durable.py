@@ -15,7 +15,7 @@ server that keeps what it has acknowledged (option `durability`); and on message
 
 Read in this order: `lua/accept.lua`, `finish.lua`, `claim.lua`, `ack.lua` (the life of a message), `durable_store`
 (keys, and the scripts as functions), `durable_uploads` (who uploads), `durable_input` (options and checks), this file.
-Beside the line: `durable_scripts` (how scripts are sent), `durable_heartbeat`, `durable_server`, `durable_dead_letters`.
+Beside the line: `durable_scripts`, `durable_heartbeat`, `durable_server`, `durable_dead_letters`.
 """
 
 from __future__ import annotations

@@ -248,6 +248,8 @@ def _known_image(image: dict[str, Any], user_id: str) -> dict[str, Any]:
 
 
 def _checked(value: object, what: str, error: type[ValueError]) -> str:
+    if isinstance(value, str) and 0 < len(value) <= MAX_ID_BYTES and value.isascii():
+        return value  # each read of a status passes here
     encoded = _bytes_of(value) if isinstance(value, str) else None
     if not encoded or len(encoded) > MAX_ID_BYTES:
         raise error(f"{what}: expected a text of 1 to {MAX_ID_BYTES} bytes of UTF-8, got {_shown(value)}")

@@ -109,7 +109,7 @@ class DurableStore:
 
     def key(self, user_id: str, what: str, message_id: str | None = None) -> str:
         """Ids are percent-encoded: braces, stars, colons and newlines in them mean nothing."""
-        (key,) = self._keys(user_id, what)
+        key = f"{self._prefix}durable:{{{_quoted(user_id)}}}:{what}"
         return key if message_id is None else f"{key}:{_quoted(message_id)}"
 
     def _keys(self, user_id: str, *what: str) -> list[str]:
