@@ -21,7 +21,13 @@ LOCK_TTL_S = 30
 
 
 class MemoryAgent(Protocol):
-    def send(self, user_id: str, parts: Sequence[Mapping[str, Any]], batch_id: str | None = None) -> None: ...
+    def send(
+        self,
+        user_id: str,
+        parts: Sequence[Mapping[str, Any]],
+        batch_id: str | None = None,
+        fence: int | None = None,
+    ) -> None: ...
 
 
 class Accumulator:

@@ -21,16 +21,27 @@ class GeminiFiles:
         self._client: Any = None
 
     def upload(self, *, file: Any) -> Any:
-        """Upload the file at a path. Returns google-genai's File (`uri`, `name`, `create_time`)."""
-        with self._lock:
-            if self._client is None:
-                self._client = self._make_client()
-        return self._client.files.upload(file=file)
+        """Upload the file at a path, or an open one that has a `mime_type`. Returns google-genai's File."""
+        mime_type = getattr(file, "mime_type", None)
+        return self._files().upload(file=file, config={"mime_type": mime_type} if mime_type else None)
+
+    def get(self, *, name: str) -> Any:
+        """The File as it is now (`state`, `expiration_time`)."""
+        return self._files().get(name=name)
+
+    def delete(self, *, name: str) -> None:
+        self._files().delete(name=name)
 
     def close(self) -> None:
         with self._lock:
             if self._client is not None:
                 self._client.close()
+
+    def _files(self) -> Any:
+        with self._lock:
+            if self._client is None:
+                self._client = self._make_client()
+        return self._client.files
 
     def _make_client(self) -> Any:
         from google import genai

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import podrace
-from podrace.reference.memory import MemoryLedger
+from podrace.reference.memory import MemoryLedger, StaleFenceError
 
 PARTS: list[dict[str, Any]] = [
     {"type": "text", "text": "ä\n'quoted'"},
@@ -71,8 +71,28 @@ def test_one_row_a_batch_and_one_a_part(ledger: MemoryLedger, path: Path) -> Non
 def test_second_send_of_a_batch_has_no_effect(ledger: MemoryLedger, second: MemoryLedger) -> None:
     ledger.send("ann", PARTS, "one")
     ledger.send("ann", PARTS, "one")
-    second.send("bob", [*PARTS, {"type": "text", "text": "more"}], "one")
+    second.send("ann", [*PARTS, {"type": "text", "text": "more"}], "one")
     assert ledger.batches() == [("one", "ann", PARTS)]
+
+
+def test_batch_ids_are_remembered_by_user(ledger: MemoryLedger) -> None:
+    ledger.send("ann", PARTS, "one")
+    ledger.send("bob", [], "one")
+    assert ledger.batches() == [("one", "ann", PARTS), ("one", "bob", [])]
+
+
+def test_older_fence_is_refused(ledger: MemoryLedger, second: MemoryLedger) -> None:
+    ledger.send("ann", PARTS, "one", fence=7)
+    with pytest.raises(StaleFenceError, match="fence 6 is older than 7") as refused:
+        second.send("ann", [], "two", fence=6)
+    assert refused.value.highest_fence == 7
+    second.send("bob", [], "other user", fence=6)
+    second.send("ann", [], "same fence", fence=7)
+    second.send("ann", [], "no fence")
+    second.send("ann", PARTS, "one", fence=8)
+    with pytest.raises(StaleFenceError):
+        ledger.send("ann", PARTS, "one", fence=7)
+    assert [batch_id for batch_id, _, _ in ledger.batches()] == ["one", "other user", "same fence", "no fence"]
 
 
 def test_without_an_id_every_send_is_recorded(ledger: MemoryLedger) -> None:

@@ -1,0 +1,340 @@
+"""`durable`: the same pod, its state changes such that nothing is lost.
+
+The promise: once `add_message` has returned, the message and each of its images reaches the memory agent with exactly
+one effect and in order for its user; or in its place stands a part that names it and the reason it is missing:
+
+    {"type": "missing_image", "filename": ..., "reason": ...}        Gemini refused it for good, or attempts are used up
+    {"type": "missing_message", "message_id": ..., "reason": ...}    and the message is in the dead-letter list
+
+Where `add_message` raised a ValueError, nothing was promised and nothing is kept. Where it raised a connection error,
+nobody can know: call again with the same message id, and the message is there exactly once. A status never goes
+backwards. A dead pod delays a user's queue by no more than one lease.
+
+It rests on a memory agent that records the ids of a user's batches, and refuses an older fence (see `memory`); on a
+server that keeps what it has acknowledged (option `durability`); and on message ids that differ for each message.
+
+Read in this order: `lua/accept.lua`, `finish.lua`, `claim.lua`, `ack.lua` (the life of a message), `durable_store`
+(keys, and the scripts as functions), `durable_uploads` (who uploads), `durable_input` (options and checks), this file.
+Beside the line: `durable_scripts`, `durable_heartbeat`, `durable_server`, `durable_dead_letters`.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import orjson
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from podrace.reference import durable_dead_letters
+from podrace.reference.accumulator import MemoryAgent
+from podrace.reference.durable_input import (
+    NewMessage,
+    Settings,
+    checked_placeholder,
+    checked_user_id,
+    read_message,
+)
+from podrace.reference.durable_scripts import SCRIPTS, Scripts
+from podrace.reference.durable_server import NotDurableError, damages
+from podrace.reference.durable_store import (
+    Accepted,
+    Batch,
+    DurableStore,
+    Item,
+)
+from podrace.reference.durable_uploads import Uploader
+from podrace.reference.runtime import Runtime
+from podrace.reference.status import COMPLETED, PENDING, Placeholder, Status, UploadFailedError, is_pending_placeholder
+
+_log = logging.getLogger("podrace.durable")
+
+LISTEN_S = 5.0
+"""A waiter reads again after so long without a word: a connection may be dead and not say so."""
+
+Image = Path | str | Mapping[str, Any]
+
+
+class DurablePod:
+    """One instance of the service. `env` is what `targets.durable` gets; options are those of `Settings`."""
+
+    def __init__(self, env: Any, *, scripts: Scripts = SCRIPTS) -> None:
+        self._settings = settings = Settings.from_options(env.options)
+        if env.redis.get_encoder().decode_responses:
+            raise ValueError("the Redis client has decode_responses=True: expected bytes, images are among the replies")
+        self._memory: MemoryAgent = env.memory
+        self._runtime: Runtime = env.runtime
+        self._redis = env.redis
+        self._lock = env.runtime.lock()
+        self._claims = 0
+        self._store = DurableStore(
+            env.redis,
+            prefix=env.prefix,
+            holder=f"{env.name}-{env.rng.getrandbits(64):016x}",
+            scripts=scripts,
+            lease_ms=int(settings.lease_s * 1000),
+            remember_ms=int(settings.remember_s * 1000),
+        )
+        self._uploader = Uploader(self._store, env.gemini, env.runtime, settings)
+        self._check_server()
+
+    def _check_server(self) -> None:
+        if self._settings.durability == "off":
+            return
+        found = list(damages(self._redis, replicas=self._settings.wait_replicas))
+        if found and self._settings.durability == "refuse":
+            raise NotDurableError("; ".join(found))
+        if found:
+            _log.warning("accepted messages may be lost: %s", "; ".join(found))
+
+    # -- taking messages in
+
+    def add_message(self, user_id: str, text: str, images: Sequence[Image], message_id: str) -> list[dict[str, Any]]:
+        """Accept a message; the promise above begins with the return. Returns what stands for its images.
+
+        The same `message_id` again is the same message, whatever else has changed, for `remember_s` after it was
+        absorbed. Raises one of the ValueErrors in `durable_input`: then nothing was accepted.
+        """
+        (outcome,) = self._accept([self._read(user_id, text, images, message_id)])
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome.images
+
+    def add_messages(
+        self, messages: Sequence[tuple[str, str, Sequence[Image], str]]
+    ) -> list[list[dict[str, Any]] | Exception]:
+        """Accept many, each as `add_message` would, in one round trip; what was refused is an error in its place."""
+        outcomes: list[list[dict[str, Any]] | Exception] = []
+        read: list[NewMessage] = []
+        for message in messages:
+            try:
+                read.append(self._read(*message))
+                outcomes.append([])
+            except ValueError as error:
+                outcomes.append(error)
+        accepted = iter(self._accept(read) if read else ())
+        for number, outcome in enumerate(outcomes):
+            if not isinstance(outcome, Exception):
+                answer = next(accepted)
+                outcomes[number] = answer if isinstance(answer, Exception) else answer.images
+        return outcomes
+
+    def _read(self, user_id: str, text: str, images: Sequence[Image], message_id: str) -> NewMessage:
+        settings = self._settings
+        limits = {"compress": settings.compress, "max_image_bytes": settings.max_image_bytes}
+        return read_message(user_id, text, images, message_id, **limits)  # type: ignore[arg-type]
+
+    def _accept(self, messages: list[NewMessage]) -> list[Accepted | Exception]:
+        outcomes = self._store.accept(
+            messages,
+            keep_bytes=self._settings.keep_bytes != "no",
+            max_kept_bytes=self._settings.max_kept_bytes,
+            replicas=self._settings.wait_replicas,
+            wait_ms=int(self._settings.replica_timeout_s * 1000),
+        )
+        for message, outcome in zip(messages, outcomes, strict=True):
+            if isinstance(outcome, Accepted) and outcome.new:
+                self._uploader.start(message)
+        return outcomes
+
+    # -- statuses
+
+    def upload_status(self, placeholder: Placeholder) -> Status:
+        """`{"status", "result", "filename", "progress", ...}`; `reason` where it failed. One round trip.
+
+        `unknown` for what nobody has accepted, and for what was absorbed longer than `remember_s` ago.
+        """
+        if not is_pending_placeholder(placeholder):
+            return {"status": COMPLETED, "result": placeholder}
+        return self._store.status(checked_placeholder(placeholder))
+
+    def upload_statuses(self, placeholders: Sequence[Placeholder]) -> list[Status]:
+        """The same for many, in one round trip."""
+        return self._store.statuses([checked_placeholder(placeholder) for placeholder in placeholders])
+
+    def wait_for_upload(self, placeholder: Placeholder, timeout: float = 30) -> Any:
+        """The result, as soon as it is announced, for at most `timeout` seconds.
+
+        Reads only once the server has confirmed the subscription, so that no announcement falls between the two; and
+        reads again with each further confirmation, which is a connection that was lost and is there again.
+        Raises UploadFailedError when it failed or nobody knows it, TimeoutError when time is over.
+        """
+        placeholder = checked_placeholder(placeholder)
+        deadline, left_s = self._runtime.now() + timeout, timeout
+        while left_s > 0 and self._runtime.now() < deadline:
+            try:
+                with self._redis.pubsub() as listener:
+                    listener.subscribe(self._store.key(placeholder["user_id"], "finished"))
+                    while left_s > 0 and self._runtime.now() < deadline:
+                        heard = listener.get_message(timeout=min(left_s, LISTEN_S))
+                        if heard is None:
+                            left_s -= LISTEN_S
+                        elif heard["type"] == "message" and heard["data"].decode() != placeholder["upload_uuid"]:
+                            continue
+                        if (result := self._result(placeholder)) is not None:
+                            return result
+            except (RedisConnectionError, RedisTimeoutError) as error:
+                _log.warning("waiting for an upload: %s; subscribing again", error)
+                self._runtime.sleep(self._settings.retry_s)
+                left_s -= self._settings.retry_s
+        raise TimeoutError(f"upload of {placeholder['filename']}: still pending after {timeout} s")
+
+    def _result(self, placeholder: Placeholder) -> Any:
+        """None while it is pending."""
+        status = self._store.status(placeholder)
+        if status["status"] not in (COMPLETED, PENDING):
+            raise UploadFailedError(f"upload of {placeholder['filename']}: {status.get('reason', status['status'])}")
+        return status["result"]
+
+    # -- absorbing
+
+    def absorb(self, user_id: str) -> int:
+        """Deliver what is ready of one user's messages, in order. Returns how many this call has delivered.
+
+        0 where another pod is at it, and where fewer than `absorb_limit` are ready. Uploads that the queue waits for
+        and whose pod is dead are taken over. Raises what the memory agent's connection raises: the batch is offered
+        again, under the same id, once the claim has lapsed.
+        """
+        user_id = checked_user_id(user_id)
+        delivered = refused = 0
+        while True:
+            claim = self._store.claim(
+                user_id,
+                self._new_claimer(),
+                lowest_fence=int(self._runtime.now() * 1000),
+                fewest=self._settings.absorb_limit,
+                most=max(self._settings.absorb_limit, self._settings.batch_limit),
+            )
+            self._uploader.take_over(user_id, claim.pending)
+            if claim.batch is None:
+                return delivered
+            verdict = self._deliver(user_id, claim.batch)
+            if verdict == "acked":
+                delivered += len(claim.batch.items)
+                refused = 0
+                if not claim.batch.more:
+                    return delivered
+            elif verdict == "stale":
+                return delivered
+            elif verdict == "again":
+                refused += 1
+                self._runtime.sleep(self._settings.retry_s * refused)
+
+    def _new_claimer(self) -> str:
+        with self._lock:
+            self._claims += 1
+            return f"{self._store.holder}-{self._claims}"
+
+    def _deliver(self, user_id: str, batch: Batch) -> str:
+        """Send a batch and acknowledge it: `acked`, `stale` where another has it now, or what became of a refusal."""
+        lease = self._store.key(user_id, "claim")
+        heartbeat = self._uploader.heartbeat
+        heartbeat.hold(lease, batch.claimer, user_id, longest_s=self._settings.absorb_timeout_s)
+        try:
+            parts = self._build(user_id, batch)
+            self._memory.send(user_id, parts, batch_id=batch.batch_id, fence=batch.fence)
+        except Exception as error:
+            if hasattr(error, "highest_fence"):
+                return "stale"
+            if _leaves_open(error):
+                raise  # nobody knows whether it was recorded: the same batch again, under the same id
+            return self._refused(user_id, batch, error)
+        else:
+            return "acked" if self._store.ack(user_id, batch) else "stale"
+        finally:
+            heartbeat.let_go(lease)
+
+    def _refused(self, user_id: str, batch: Batch, error: Exception) -> str:
+        reason = f"{type(error).__name__}: {str(error)[:200]}"
+        verdict = self._store.dead_letter(
+            user_id,
+            batch,
+            refusals=self._settings.send_attempts,
+            reason=reason,
+            missing=_missing_record(batch.items[0], reason),
+        )
+        _log.warning("user %r: batch %s refused (%s): %s", user_id, batch.batch_id, verdict, reason)
+        return verdict
+
+    def _build(self, user_id: str, batch: Batch) -> list[dict[str, Any]]:
+        """The parts to send. Files that Gemini has dropped are uploaded again, and so stand in the batch."""
+        parts: list[dict[str, Any]] = []
+        for item in batch.items:
+            record = orjson.loads(item.record)
+            images = record.get("images") or [_placeholder_of(user_id, item, name) for name in item.uploads]
+            if "missing" in record:
+                reason = record["missing"]
+                parts.append({"type": "missing_message", "message_id": item.message_id, "reason": reason})
+                parts += [_missing_image(name, reason) for name in record.get("filenames", ())]
+            else:
+                parts.append({"type": "text", "text": record["text"]})
+            parts += [self._image_part(item, image) for image in images]
+        return parts
+
+    def _image_part(self, item: Item, image: dict[str, Any]) -> dict[str, Any]:
+        if not image.get("pending"):
+            return _file_part(image)
+        name = image["upload_uuid"]
+        status = item.uploads[name]
+        if status["status"] == COMPLETED:
+            status = self._uploader.refresh(image, status)
+        if status["status"] == COMPLETED:
+            item.uploads[name] = status
+            return _file_part(status["result"])
+        # A file that was lost later: readers are not told `failed` of what was `completed`, the agent is told why.
+        reason: str = status.get("reason", "")
+        return _missing_image(image["filename"], reason)
+
+    # -- dead letters
+
+    def dead_letters(self, user_id: str) -> list[dict[str, Any]]:
+        """As in `durable_dead_letters`, which needs no pod."""
+        return durable_dead_letters.dead_letters(self._store, user_id)
+
+    def requeue(self, user_id: str, message_id: str) -> bool:
+        """As in `durable_dead_letters`, which needs no pod."""
+        return durable_dead_letters.requeue(self._store, user_id, message_id)
+
+    def close(self) -> None:
+        """Start nothing more. What this pod has leases on, other pods go on with once those have lapsed."""
+        self._uploader.close()
+
+
+def _leaves_open(error: BaseException | None) -> bool:
+    """Whether it is, or wraps, the failure of a connection or a database. Anything else is the agent's answer."""
+    while error is not None:
+        if isinstance(error, OSError | RedisError | sqlite3.OperationalError):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _file_part(file: Mapping[str, Any]) -> dict[str, Any]:
+    return {"type": "google_cloud_file_uri", "google_cloud_file_uri": file["uri"]}
+
+
+def _missing_image(filename: str, reason: str) -> dict[str, Any]:
+    return {"type": "missing_image", "filename": filename, "reason": reason}
+
+
+def _placeholder_of(user_id: str, item: Item, upload_id: str) -> Placeholder:
+    """Of an image whose message's record was damaged: its status still tells what it is."""
+    status = item.uploads[upload_id]
+    owner = status.get("message_id", item.message_id)
+    known = {"filename": status.get("filename") or "an image", "user_id": user_id, "message_id": owner}
+    return {"upload_uuid": upload_id, "pending": True, **known}
+
+
+def _missing_record(item: Item, reason: str) -> bytes:
+    """What stands in the queue for a dead letter: its images are missing with it."""
+    try:
+        images = orjson.loads(item.record).get("images", ())
+    except (ValueError, AttributeError):
+        images = ()
+    names = [str(image.get("filename") or image.get("uri")) for image in images]
+    return orjson.dumps({"missing": reason, "filenames": names})

@@ -1,0 +1,272 @@
+"""What `durable` takes in: options, ids, placeholders and images, checked before anything is written. No Redis here."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from podrace.reference.status import Placeholder, checked_upload_id, is_pending_placeholder
+from podrace.reference.upload_manager import compress_image
+
+MAX_ID_BYTES = 512
+"""Of a user's or a message's id: it becomes part of keys' names."""
+
+FILE_LIFE_S = 47 * 3600
+"""Gemini keeps a file for 48 h; the last hour is margin for clocks that differ, and for sending."""
+
+_SIGNATURES = (
+    (0, b"\x89PNG\r\n\x1a\n", "image/png"),
+    (0, b"\xff\xd8\xff", "image/jpeg"),
+    (8, b"WEBP", "image/webp"),
+    (0, b"GIF8", "image/gif"),
+    (4, b"ftyphei", "image/heic"),
+    (4, b"ftypmif1", "image/heif"),
+)
+
+
+class InvalidUserIdError(ValueError):
+    """Nothing was accepted: the user's id is missing, empty, too long or no text."""
+
+
+class InvalidMessageIdError(ValueError):
+    """Nothing was accepted: the message's id is missing, empty, too long or no text."""
+
+
+class InvalidTextError(ValueError):
+    """Nothing was accepted: the text is none, or holds what UTF-8 has no form for."""
+
+
+class InvalidPlaceholderError(ValueError):
+    """Nothing was accepted: the image is neither a file nor the placeholder of an upload that this user has."""
+
+
+class ImageGoneError(ValueError):
+    """Nothing was accepted: the image's file cannot be read."""
+
+
+class NotAnImageError(ValueError):
+    """Nothing was accepted: the file is no PNG, JPEG, WebP, GIF, HEIC or HEIF."""
+
+
+class ImageTooLargeError(ValueError):
+    """Nothing was accepted: the image is larger than `max_image_bytes`."""
+
+
+class KeptBytesError(ValueError):
+    """Nothing was accepted: the user's waiting images would be larger than `max_kept_bytes`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """The options of a pod; `from_options` leaves out what belongs to other targets."""
+
+    max_workers: int = 4
+    absorb_limit: int = 20
+    """Fewest ready messages that begin a batch."""
+    batch_limit: int = 100
+    """Most messages of one batch."""
+    compress: bool = True
+    lease_s: float = 15.0
+    """How long a dead pod holds a user up."""
+    upload_timeout_s: float = 60.0
+    """An upload of which Gemini takes nothing for so long is given up, and tried again by whoever absorbs next."""
+    absorb_timeout_s: float = 300.0
+    """A batch that the memory agent has not recorded within so long may be claimed by another pod."""
+    upload_attempts: int = 4
+    send_attempts: int = 3
+    """Refusals by the memory agent after which a batch is taken apart, and a message alone becomes a dead letter."""
+    retry_s: float = 0.5
+    """The first pause before another attempt; each further one is twice as long, up to 5 s."""
+    max_image_bytes: int = 20 * 2**20
+    max_kept_bytes: int = 200 * 2**20
+    """Of all images of one user that are kept in Redis."""
+    keep_bytes: str = "acked"
+    """Until when: `acked` (a file that Gemini drops meanwhile is uploaded again), `uploaded`, or `no` (then an upload
+    whose pod dies is named as missing)."""
+    remember_s: float = 3600.0
+    """For how long an acknowledged message is known: longer than callers retry, and than clocks differ."""
+    file_life_s: float = FILE_LIFE_S
+    trust_file_s: float = 3600.0
+    """A file older than this is asked for at Gemini before it is used."""
+    durability: str = "warn"
+    """Where the server may lose what it acknowledged: `refuse` to start, `warn`, or `off` (do not look)."""
+    wait_replicas: int = 0
+    replica_timeout_s: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name, allowed in (("keep_bytes", ("acked", "uploaded", "no")), ("durability", ("refuse", "warn", "off"))):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"option {name}: expected one of {', '.join(allowed)}, got {getattr(self, name)!r}")
+        if self.lease_s <= 0 or self.remember_s < self.lease_s:
+            raise ValueError("options lease_s, remember_s: expected 0 < lease_s <= remember_s")
+
+    @classmethod
+    def from_options(cls, options: Mapping[str, Any]) -> Settings:
+        names = {field.name for field in fields(cls)}
+        return cls(**{name: value for name, value in options.items() if name in names})
+
+
+@dataclass(frozen=True)
+class NewImage:
+    """An image as it was read at accept: the file may go afterwards."""
+
+    placeholder: Placeholder
+    content: bytes
+
+
+@dataclass(frozen=True)
+class NewMessage:
+    """A checked message. `images` is what the record holds: placeholders, and files that were resolved already."""
+
+    user_id: str
+    message_id: str
+    text: str
+    images: tuple[dict[str, Any], ...]
+    new: tuple[NewImage, ...]
+    again: tuple[Placeholder, ...]
+    """Placeholders of earlier messages that this one shows again."""
+
+    def record(self) -> bytes:
+        return orjson.dumps({"message_id": self.message_id, "text": self.text, "images": self.images})
+
+
+def checked_user_id(user_id: object) -> str:
+    return _checked(user_id, "user id", InvalidUserIdError)
+
+
+def checked_message_id(message_id: object) -> str:
+    return _checked(message_id, "message id", InvalidMessageIdError)
+
+
+def checked_placeholder(placeholder: object, user_id: str | None = None) -> Placeholder:
+    """A placeholder that `durable` made, of this user where one is named."""
+    if not isinstance(placeholder, dict) or not is_pending_placeholder(placeholder):
+        raise InvalidPlaceholderError(f"placeholder: expected what add_message returned, got {_shown(placeholder)}")
+    try:
+        checked_upload_id(placeholder["upload_uuid"])
+        owner = checked_user_id(placeholder.get("user_id"))
+        checked_message_id(placeholder.get("message_id"))
+    except ValueError as error:
+        raise InvalidPlaceholderError(f"placeholder {_shown(placeholder)}: {error}") from None
+    if user_id is not None and owner != user_id:
+        raise InvalidPlaceholderError(f"placeholder {_shown(placeholder)}: it is not of user {_shown(user_id)}")
+    return placeholder
+
+
+def read_message(
+    user_id: object,
+    text: object,
+    images: Sequence[Path | str | Mapping[str, Any]],
+    message_id: object,
+    *,
+    compress: bool,
+    max_image_bytes: int,
+) -> NewMessage:
+    """Check a message and read its images. Raises one of the errors above, before anything is written."""
+    user = checked_user_id(user_id)
+    message = checked_message_id(message_id)
+    if not isinstance(text, str) or _bytes_of(text) is None:
+        raise InvalidTextError(f"text: expected a str that UTF-8 can hold, got {_shown(text)}")
+    shown: list[dict[str, Any]] = []
+    new: list[NewImage] = []
+    again: list[Placeholder] = []
+    for position, image in enumerate(images):
+        if isinstance(image, Mapping):
+            shown.append(_known_image(dict(image), user))
+            if image.get("pending"):
+                again.append(shown[-1])
+            continue
+        placeholder: Placeholder = {
+            "upload_uuid": _upload_id(user, message, position),
+            "filename": str(image).encode("utf-8", "replace").decode(),
+            "pending": True,
+            "user_id": user,
+            "message_id": message,
+        }
+        shown.append(placeholder)
+        new.append(NewImage(placeholder, read_image(image, compress=compress, max_image_bytes=max_image_bytes)))
+    return NewMessage(user, message, text, tuple(shown), tuple(new), tuple(again))
+
+
+def read_image(image: Path | str, *, compress: bool, max_image_bytes: int) -> bytes:
+    """The image's bytes, compressed where that is asked for and possible."""
+    compressed = None
+    try:
+        compressed = compress_image(str(image)) if compress else None
+        with open(compressed or image, "rb", buffering=0, opener=_without_waiting) as opened:
+            state = os.fstat(opened.fileno())
+            if not stat.S_ISREG(state.st_mode):
+                raise FileNotFoundError("it is no file")
+            size = state.st_size
+            content = opened.read(size) if size <= max_image_bytes else b""
+    except (OSError, TypeError, ValueError) as error:
+        raise ImageGoneError(f"image {_shown(image)}: cannot be read: {error}") from error
+    finally:
+        if compressed:
+            Path(compressed).unlink(missing_ok=True)
+    if size > max_image_bytes:
+        raise ImageTooLargeError(f"image {_shown(image)}: expected at most {max_image_bytes} bytes, got {size}")
+    if mime_type(content) is None:
+        raise NotAnImageError(f"image {_shown(image)}: expected PNG, JPEG, WebP, GIF, HEIC or HEIF, got none of them")
+    return content
+
+
+def mime_type(content: bytes) -> str | None:
+    """By the first bytes: names lie, and what is compressed has another kind than its name says."""
+    return next((kind for at, sign, kind in _SIGNATURES if content[at : at + len(sign)] == sign), None)
+
+
+def _upload_id(user_id: str, message_id: str, position: int) -> str:
+    """Made from the message's: an accept that is sent again makes the same one. In the form of a UUID, version 8."""
+    name = f"{len(user_id)} {user_id} {len(message_id)} {message_id} {position}"
+    digits = sha256(name.encode()).hexdigest()
+    return f"{digits[:8]}-{digits[8:12]}-8{digits[13:16]}-8{digits[17:20]}-{digits[20:32]}"
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    """Opens what is no file, such as a pipe that nobody writes to, at once: it is refused then."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+def _known_image(image: dict[str, Any], user_id: str) -> dict[str, Any]:
+    if image.get("pending"):
+        return checked_placeholder(image, user_id)
+    try:
+        orjson.dumps(image)
+    except TypeError as error:
+        raise InvalidPlaceholderError(f"image {_shown(image)}: {error}") from None
+    if not isinstance(image.get("uri"), str):
+        raise InvalidPlaceholderError(f"image {_shown(image)}: expected a file, a placeholder, or a dict with a uri")
+    return image
+
+
+def _checked(value: object, what: str, error: type[ValueError]) -> str:
+    if isinstance(value, str) and 0 < len(value) <= MAX_ID_BYTES and value.isascii():
+        return value  # each read of a status passes here
+    encoded = _bytes_of(value) if isinstance(value, str) else None
+    if not encoded or len(encoded) > MAX_ID_BYTES:
+        raise error(f"{what}: expected a text of 1 to {MAX_ID_BYTES} bytes of UTF-8, got {_shown(value)}")
+    assert isinstance(value, str)
+    return value
+
+
+def _bytes_of(text: str) -> bytes | None:
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        return None
+
+
+def _shown(value: object) -> str:
+    """A value in an error: short, whatever it is."""
+    if isinstance(value, str) and len(value) > 60:
+        return f"{value[:40]!r}... ({len(value)} characters)"
+    shown = repr(value)
+    return shown if len(shown) <= 120 else shown[:117] + "..."

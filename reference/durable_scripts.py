@@ -1,0 +1,117 @@
+"""The scripts of `lua/`, and how they are sent: by their hash, and as a text where the server does not know that."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import MovedError, NoScriptError, ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+if TYPE_CHECKING:
+    import redis
+
+Call = tuple[str, list[str], list[Any]]
+"""A script's name, its keys and its arguments."""
+
+
+class NotReplicatedError(RedisTimeoutError):
+    """Indefinite: the message is on the primary, but fewer replicas have it than `wait_replicas`. Hand it in again."""
+
+
+@dataclass(frozen=True)
+class Scripts:
+    """The texts of `lua/`. A test hands in others, to see that a safeguard is missed."""
+
+    accept: str
+    renew: str
+    take: str
+    finish: str
+    claim: str
+    ack: str
+    dead_letter: str
+    requeue: str
+
+    @classmethod
+    def load(cls) -> Scripts:
+        folder = Path(__file__).with_name("lua")
+        return cls(**{field.name: (folder / f"{field.name}.lua").read_text() for field in fields(cls)})
+
+
+SCRIPTS = Scripts.load()
+
+
+class ScriptRunner:
+    """Runs the scripts on a server, or on the nodes of a Cluster. What it raises is redis-py's."""
+
+    def __init__(self, client: redis.Redis, scripts: Scripts) -> None:
+        self._redis: Any = client
+        self._texts = {field.name: getattr(scripts, field.name) for field in fields(scripts)}
+        self._sha = {name: hashlib.sha1(text.encode()).hexdigest() for name, text in self._texts.items()}
+
+    def run(self, name: str, keys: list[str], args: Sequence[Any]) -> Any:
+        try:
+            return self._redis.evalsha(self._sha[name], len(keys), *keys, *args)
+        except NoScriptError:  # a server that is new, was restarted, or took over
+            self._redis.script_load(self._texts[name])
+            return self._redis.evalsha(self._sha[name], len(keys), *keys, *args)
+
+    def run_all(self, calls: list[Call], *, replicas: int, wait_ms: int) -> list[Any]:
+        """Many in one round trip a node; what the server answers to one alone is an exception in its place.
+
+        Raises NotReplicatedError where fewer than `replicas` have them within `wait_ms`.
+        """
+        if len(calls) == 1 and not replicas:
+            try:
+                return [self.run(*calls[0])]
+            except ResponseError as error:
+                return [error]
+        replies, copies = self._pipelined(calls, replicas, wait_ms)
+        if any(isinstance(reply, NoScriptError | MovedError) for reply in replies):
+            for name in {name for name, _, _ in calls}:
+                self._redis.script_load(self._texts[name])
+            replies, copies = self._pipelined(calls, replicas, wait_ms)
+        if copies < replicas:
+            raise NotReplicatedError(f"{copies} of {replicas} replicas have it in time; hand it in again")
+        return replies
+
+    def _pipelined(self, calls: list[Call], replicas: int, wait_ms: int) -> tuple[list[Any], int]:
+        """The replies, and how many replicas are known to have everything."""
+        by_node: dict[Any, list[int]] = {}
+        for number, (_, keys, _) in enumerate(calls):
+            by_node.setdefault(self._node(keys[0]), []).append(number)
+        replies: dict[int, Any] = {}
+        copies = replicas
+        for node, numbers in by_node.items():
+            pipeline = node.pipeline(transaction=False)
+            for name, keys, args in (calls[number] for number in numbers):
+                pipeline.evalsha(self._sha[name], len(keys), *keys, *args)
+            if replicas:  # on the same connection: WAIT speaks of what that has written
+                pipeline.execute_command("WAIT", replicas, wait_ms)
+            try:
+                answers = pipeline.execute(raise_on_error=False)
+            except (RedisConnectionError, RedisTimeoutError):
+                self._look_again([])
+                raise
+            if replicas:
+                known = answers.pop()
+                copies = min(copies, 0 if isinstance(known, Exception) else known)
+            replies.update(zip(numbers, answers, strict=True))
+        self._look_again(list(replies.values()))
+        return [reply for _, reply in sorted(replies.items())], copies
+
+    def _node(self, key: str) -> Any:
+        """The client of the one node that has a key: redis-py pipelines no scripts in a Cluster."""
+        if not hasattr(self._redis, "get_node_from_key"):
+            return self._redis
+        return self._redis.get_redis_connection(self._redis.get_node_from_key(key))
+
+    def _look_again(self, replies: list[Any]) -> None:
+        """After a node was lost, or its keys have moved: a Cluster's client is told to ask where they are."""
+        lost = not replies or any(isinstance(reply, MovedError) for reply in replies)
+        if lost and hasattr(self._redis, "nodes_manager"):
+            self._redis.nodes_manager.initialize()

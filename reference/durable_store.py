@@ -1,0 +1,326 @@
+"""What `durable` keeps in Redis: its keys, its scripts, and a function for each change of state.
+
+All keys of a user bear one hash tag, so that a script may touch several of them in Redis Cluster:
+
+    {prefix}durable:{user}:queue        list    message ids in the order of their acceptance
+    {prefix}durable:{user}:messages     hash    message id -> record: text and placeholders (JSON)
+    {prefix}durable:{user}:uploads      hash    upload id -> status (JSON), and beside it /refs, /attempts, /taken;
+                                                /of/<message id> -> its uploads, /dead/<message id> a dead letter's
+    {prefix}durable:{user}:bytes        hash    upload id -> the image, while another pod may have to upload it
+    {prefix}durable:{user}:state        hash    the claimed batch, its fence, refusals, bytes kept
+    {prefix}durable:{user}:claim        string  who absorbs, for one lease
+    {prefix}durable:{user}:lease:<id>   string  who uploads that message's images, for one lease
+    {prefix}durable:{user}:done:<id>    string  what became of an acknowledged message, for `remember_s`
+    {prefix}durable:{user}:dead         hash    message id -> record of a message that could not be sent
+    {prefix}durable:{user}:reasons      hash    message id -> why
+    {prefix}durable:{user}:finished     channel upload ids, as they are finished
+
+Every change is one script (`lua/`): whole or not at all, and without effect when it is sent again.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, unquote
+
+import orjson
+
+from podrace.reference.durable_input import InvalidPlaceholderError, KeptBytesError, NewMessage
+from podrace.reference.durable_scripts import SCRIPTS, Call, ScriptRunner, Scripts
+from podrace.reference.status import COMPLETED, FAILED, PENDING, Placeholder, Status, unknown
+
+if TYPE_CHECKING:
+    import redis
+
+DAMAGED = "its record was damaged"
+_DAMAGED_STATUS = orjson.dumps({"status": FAILED, "result": None, "filename": None, "progress": 0, "reason": DAMAGED})
+
+
+def _quoted(name: str) -> str:
+    return quote(name, safe="")
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """`images`: what the message shows, as first accepted. `new`: the caller has to upload its images."""
+
+    images: list[dict[str, Any]]
+    new: bool
+
+
+@dataclass(frozen=True)
+class Item:
+    """One message of a batch. `uploads` holds the statuses of its images, terminal ones all."""
+
+    message_id: str
+    record: bytes
+    uploads: dict[str, Status]
+
+
+@dataclass(frozen=True)
+class Batch:
+    batch_id: str
+    fence: int
+    claimer: str
+    more: bool
+    items: list[Item]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """`pending`: uploads the queue waits for, as (upload id, id of the message that brought it in)."""
+
+    batch: Batch | None
+    pending: list[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Taken:
+    """An upload to be tried (again): which attempt it is, and its bytes, empty where they were not kept."""
+
+    attempt: int
+    filename: str
+    content: bytes
+
+
+class DurableStore:
+    """The scripts as functions. What they raise is redis-py's; a connection that broke leaves the outcome open."""
+
+    def __init__(
+        self,
+        client: redis.Redis,
+        *,
+        prefix: str,
+        holder: str = "operator",
+        scripts: Scripts = SCRIPTS,
+        lease_ms: int = 15_000,
+        remember_ms: int = 3_600_000,
+    ) -> None:
+        self.redis = client
+        self.holder = holder
+        self._prefix = prefix
+        self._runner = ScriptRunner(client, scripts)
+        self._run = self._runner.run
+        self._lease_ms = lease_ms
+        self._remember_ms = remember_ms
+
+    def key(self, user_id: str, what: str, message_id: str | None = None) -> str:
+        """Ids are percent-encoded: braces, stars, colons and newlines in them mean nothing."""
+        key = f"{self._prefix}durable:{{{_quoted(user_id)}}}:{what}"
+        return key if message_id is None else f"{key}:{_quoted(message_id)}"
+
+    def _keys(self, user_id: str, *what: str) -> list[str]:
+        base = f"{self._prefix}durable:{{{_quoted(user_id)}}}:"
+        return [base + name for name in what]
+
+    # -- accepting
+
+    def accept(
+        self, messages: Sequence[NewMessage], *, keep_bytes: bool, max_kept_bytes: int, replicas: int, wait_ms: int
+    ) -> list[Accepted | Exception]:
+        """Accept each message, or say why not, in one round trip.
+
+        A placeholder of a message that was acknowledged takes one more: its status is then in the done record.
+        """
+        calls = [self._accept_call(message, {}, keep_bytes, max_kept_bytes) for message in messages]
+        replies = self._runner.run_all(calls, replicas=replicas, wait_ms=wait_ms)
+        for number, (message, reply) in enumerate(zip(messages, replies, strict=True)):
+            if isinstance(reply, list) and reply[0] == b"unknown":
+                wanted = {upload.decode() for upload in reply[1:]}
+                known = {p["upload_uuid"]: self._remembered(p) for p in message.again if p["upload_uuid"] in wanted}
+                call = self._accept_call(message, known, keep_bytes, max_kept_bytes)
+                replies[number] = self._runner.run_all([call], replicas=replicas, wait_ms=wait_ms)[0]
+        return [_accepted(message, reply) for message, reply in zip(messages, replies, strict=True)]
+
+    def _accept_call(
+        self, message: NewMessage, known: Mapping[str, Status | None], keep_bytes: bool, max_kept_bytes: int
+    ) -> Call:
+        user, name = message.user_id, message.message_id
+        quoted = _quoted(name)
+        keys = self._keys(
+            user, "queue", "messages", "uploads", "bytes", "state", f"lease:{quoted}", f"done:{quoted}", "dead"
+        )
+        args: list[Any] = [name, message.record(), self.holder, self._lease_ms, max_kept_bytes, len(message.new)]
+        for image in message.new:
+            args += [image.placeholder["upload_uuid"], pending_status(image.placeholder)]
+            args.append(image.content if keep_bytes else b"")
+        for placeholder in message.again:
+            status = known.get(placeholder["upload_uuid"])
+            args += [placeholder["upload_uuid"], orjson.dumps(status) if status else b""]
+        return "accept", keys, args
+
+    # -- uploads
+
+    def renew(self, lease: str, holder: str, *, user_id: str, progress: tuple[Placeholder, int] | None = None) -> bool:
+        """Keep a lease, and write how far an upload is. False where the lease is lost."""
+        args: list[Any] = [holder, self._lease_ms, "", "", 0]
+        if progress:
+            placeholder, percent = progress
+            args[2:] = [placeholder["upload_uuid"], pending_status(placeholder, percent), percent]
+        return bool(self._run("renew", [lease, self.key(user_id, "uploads")], args))
+
+    def take(self, user_id: str, upload_id: str, owner: str, attempt_id: str) -> Taken | None:
+        """Begin a further attempt; None where another pod is at it, or nothing is left to do."""
+        keys = self._keys(user_id, f"lease:{_quoted(owner)}", "uploads", "bytes")
+        reply = self._run("take", keys, [upload_id, self.holder, self._lease_ms, attempt_id])
+        return Taken(reply[0], orjson.loads(reply[1])["filename"] or "", reply[2]) if reply[0] else None
+
+    def finish(
+        self,
+        user_id: str,
+        upload_id: str,
+        owner: str,
+        status: Status,
+        *,
+        drop_bytes: bool,
+        last: bool = False,
+        replaces: str = "",
+    ) -> Status | None:
+        """Write how an upload ended. Returns what stands: this status, another's, or None where nobody needs it."""
+        keys = self._keys(user_id, "uploads", "bytes", "state", f"lease:{_quoted(owner)}", "finished")
+        only_as_holder = status["status"] == FAILED
+        flags = [str(int(flag)) for flag in (only_as_holder, drop_bytes, last)]
+        reply = self._run("finish", keys, [upload_id, orjson.dumps(status), self.holder, *flags, replaces])
+        if reply[0]:
+            return status
+        return decoded_status(reply[1]) if reply[1] else None
+
+    def image_bytes(self, user_id: str, upload_id: str) -> bytes:
+        content: Any = self.redis.hget(self.key(user_id, "bytes"), upload_id)
+        return content or b""
+
+    # -- statuses
+
+    def status(self, placeholder: Placeholder) -> Status:
+        """One HGET; one GET more for an upload whose message was acknowledged."""
+        value: Any = self.redis.hget(self.key(placeholder["user_id"], "uploads"), placeholder["upload_uuid"])
+        return decoded_status(value) if value is not None else self._remembered(placeholder) or unknown()
+
+    def statuses(self, placeholders: Sequence[Placeholder]) -> list[Status]:
+        """The same for many: one round trip, and one more where some of their messages were acknowledged."""
+        by_user: dict[str, list[int]] = {}
+        for number, placeholder in enumerate(placeholders):
+            by_user.setdefault(placeholder["user_id"], []).append(number)
+        pipeline: Any = self.redis.pipeline(transaction=False)
+        for user, numbers in by_user.items():
+            pipeline.hmget(self.key(user, "uploads"), [placeholders[number]["upload_uuid"] for number in numbers])
+        found: dict[int, bytes | None] = {}
+        for numbers, values in zip(by_user.values(), pipeline.execute() if by_user else (), strict=True):
+            found.update(zip(numbers, values, strict=True))
+        missing = [number for number, value in found.items() if value is None]
+        for number in missing:
+            pipeline.get(self.key(placeholders[number]["user_id"], "done", placeholders[number]["message_id"]))
+        done = dict(zip(missing, pipeline.execute() if missing else (), strict=True))
+        return [
+            decoded_status(value) if value is not None else _in_done(done[number], placeholders[number]) or unknown()
+            for number, value in sorted(found.items())
+        ]
+
+    def _remembered(self, placeholder: Placeholder) -> Status | None:
+        value: Any = self.redis.get(self.key(placeholder["user_id"], "done", placeholder["message_id"]))
+        return _in_done(value, placeholder)
+
+    # -- absorbing
+
+    def claim(self, user_id: str, claimer: str, *, lowest_fence: int, fewest: int, most: int) -> Claim:
+        keys = self._keys(user_id, "queue", "messages", "uploads", "state", "claim", "dead", "reasons")
+        reply = self._run("claim", keys, [claimer, self._lease_ms, lowest_fence, fewest, most, _DAMAGED_STATUS])
+        if reply[0] == b"busy":
+            return Claim(None, [])
+        names = [name.decode() for name in reply[1]]
+        pending = list(zip(names[::2], names[1::2], strict=True))
+        if reply[0] == b"none":
+            return Claim(None, pending)
+        items = [Item(name.decode(), record, _statuses(pairs)) for name, record, pairs in reply[5]]
+        return Claim(Batch(reply[2].decode(), int(reply[3]), claimer, bool(reply[4]), items), pending)
+
+    def ack(self, user_id: str, batch: Batch) -> bool:
+        """Take the delivered batch out. False where its claim has become another's, who offers it again."""
+        done = [f"done:{_quoted(item.message_id)}" for item in batch.items]
+        keys = self._keys(user_id, "queue", "messages", "uploads", "bytes", "state", "claim", *done)
+        args: list[Any] = [batch.batch_id, batch.fence, batch.claimer, self._remember_ms]
+        return bool(self._run("ack", keys, args + [_done(item) for item in batch.items]))
+
+    def dead_letter(self, user_id: str, batch: Batch, *, refusals: int, reason: str, missing: bytes) -> str:
+        """Count a refusal: `again`, `apart`, `dead`, `counted` (sent twice), or `stale` (no longer ours)."""
+        keys = self._keys(user_id, "queue", "messages", "state", "claim", "dead", "reasons", "uploads")
+        args: list[Any] = [batch.batch_id, batch.fence, batch.claimer, refusals, reason, missing]
+        verdict: bytes = self._run("dead_letter", keys, args)
+        return verdict.decode()
+
+    def dead_letters(self, user_id: str) -> dict[str, tuple[str, bytes]]:
+        """By message id: why it could not be sent, and its record as it was."""
+        records: Any = self.redis.hgetall(self.key(user_id, "dead"))
+        reasons: Any = self.redis.hgetall(self.key(user_id, "reasons"))
+        return {name.decode(): (reasons.get(name, b"").decode(), record) for name, record in records.items()}
+
+    def users_with_dead_letters(self) -> list[str]:
+        """Looks at every key of the server, without blocking it."""
+        before, after = f"{self._prefix}durable:{{", "}:dead"
+        pattern = re.sub(r"([*?\[\]\\])", r"\\\1", before) + "*" + after
+        found = (key.decode() for key in self.redis.scan_iter(match=pattern, count=1000))
+        return sorted(unquote(key[len(before) : -len(after)]) for key in found)
+
+    def requeue(self, user_id: str, message_id: str) -> int:
+        done = f"done:{_quoted(message_id)}"
+        keys = self._keys(user_id, "queue", "messages", "state", "dead", "reasons", done, "uploads")
+        return int(self._run("requeue", keys, [message_id]))
+
+
+def pending_status(placeholder: Placeholder, progress: int = 0) -> bytes:
+    return orjson.dumps(
+        {
+            "status": PENDING,
+            "result": None,
+            "filename": placeholder["filename"],
+            "progress": progress,
+            "message_id": placeholder["message_id"],
+        }
+    )
+
+
+def decoded_status(value: bytes) -> Status:
+    """A damaged value says so itself, as the next claim will: the image is then named as missing."""
+    try:
+        status = orjson.loads(value)
+    except ValueError:
+        status = None
+    return status if isinstance(status, dict) else orjson.loads(_DAMAGED_STATUS)
+
+
+def _accepted(message: NewMessage, reply: Any) -> Accepted | Exception:
+    images = [dict(image) for image in message.images]
+    if isinstance(reply, Exception):
+        return reply
+    match reply[0]:
+        case b"accepted":
+            return Accepted(images, new=True)
+        case b"known" | b"done":
+            # As it was first accepted; a record that was damaged since does not make it another message.
+            first = decoded_status(reply[1]).get("images", images)
+            return Accepted(first, new=reply[0] == b"known" and reply[2] == b"mine")
+        case b"full":
+            return KeptBytesError(
+                f"message {message.message_id[:60]!r}: its images are too large beside the {reply[1]} bytes that wait"
+            )
+        case _:
+            return InvalidPlaceholderError(
+                f"message {message.message_id[:60]!r}: uploads {reply[1:]} are forgotten; hand in the files again"
+            )
+
+
+def _statuses(pairs: list[bytes]) -> dict[str, Status]:
+    return {name.decode(): decoded_status(value) for name, value in zip(pairs[::2], pairs[1::2], strict=True)}
+
+
+def _done(item: Item) -> bytes:
+    images = decoded_status(item.record).get("images", [])
+    return orjson.dumps({"images": images, "statuses": item.uploads})
+
+
+def _in_done(value: bytes | None, placeholder: Placeholder) -> Status | None:
+    status = decoded_status(value).get("statuses", {}).get(placeholder["upload_uuid"]) if value else None
+    return status if status and status["status"] in (COMPLETED, FAILED) else None

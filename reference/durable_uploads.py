@@ -1,0 +1,375 @@
+"""Who uploads: a pool of workers, the leases they hold with one heartbeat, and Gemini's rules.
+
+An upload is tried until Gemini has the file ACTIVE, refuses it for good, or the attempts are used up. It belongs to
+nobody: a pod has but a lease on the uploads of a message, and where that lapses, the next absorber takes them over.
+Two pods may so be at one upload. That is harmless: the first end stays (`finish.lua`), the other's file is deleted.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
+
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import OutOfMemoryError, ReadOnlyError, RedisError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from podrace.reference.durable_heartbeat import Heartbeat
+from podrace.reference.durable_input import NewMessage, Settings, mime_type
+from podrace.reference.durable_store import DurableStore
+from podrace.reference.runtime import Runtime
+from podrace.reference.status import COMPLETED, FAILED, Placeholder, Status, file_reference
+from podrace.reference.upload_manager import FilesService
+
+_log = logging.getLogger("podrace.durable")
+_T = TypeVar("_T")
+
+PASSING = (RedisConnectionError, RedisTimeoutError, OutOfMemoryError, ReadOnlyError)
+"""Of the server: what may be over in a while. The command may have been applied, and may be sent again."""
+
+PASSING_CODES = frozenset({408, 409, 425, 429})
+"""Of Gemini, beside all from 500 on. Every other code from 400 on is a refusal for good."""
+
+LONGEST_PAUSE_S = 5.0
+PROGRESS_EVERY_S = 1.0
+
+
+class RefusedFileError(Exception):
+    """Gemini has looked at the file, and cannot use it."""
+
+
+class ImageFile(io.BytesIO):
+    """An image as google-genai reads it. `on_read` hears before each read how much was read, and so sent, by then."""
+
+    def __init__(self, content: bytes, name: str, on_read: Callable[[int], None] = lambda sent: None) -> None:
+        super().__init__(content)
+        self.name = name
+        self.mime_type = mime_type(content) or "application/octet-stream"
+        self._on_read = on_read
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self._on_read(self.tell())
+        return super().read(size)
+
+    def __str__(self) -> str:
+        return str(self.name)
+
+
+@dataclass(eq=False)
+class Upload:
+    """One upload that this pod is at. `moved_at`: when Gemini last took something of it."""
+
+    placeholder: Placeholder
+    content: bytes
+    lease: str
+    attempt: int = 1
+    moved_at: float | None = None
+    told_at: float = 0.0
+    progress: int = 0
+    ending: bool = False
+    given_up: bool = False
+
+    @property
+    def upload_id(self) -> str:
+        return str(self.placeholder["upload_uuid"])
+
+
+class Uploader:
+    """The uploads of one pod."""
+
+    def __init__(self, store: DurableStore, gemini: FilesService, runtime: Runtime, settings: Settings) -> None:
+        self._store = store
+        self._gemini: Any = gemini
+        self._runtime = runtime
+        self._settings = settings
+        self.heartbeat = Heartbeat(store, runtime, lease_s=settings.lease_s, before=self._give_up_the_hung)
+        self._lock = runtime.lock()
+        self._waiting: deque[Upload] = deque()
+        self._mine: dict[str, Upload] = {}
+        self._workers = 0
+        self._attempts = 0
+        self._closed = False
+
+    def start(self, message: NewMessage) -> None:
+        """Upload the images of a message that was accepted; unless they are under way, where it came twice."""
+        for image in message.new:
+            self._submit(self._new(image.placeholder, image.content))
+
+    def take_over(self, user_id: str, pending: Iterable[tuple[str, str]]) -> None:
+        """Go on with uploads that wait and that nobody has a lease on."""
+        for upload_id, owner in pending:
+            with self._lock:
+                if upload_id in self._mine:
+                    continue
+            placeholder: Placeholder = {
+                "upload_uuid": upload_id,
+                "filename": "",
+                "pending": True,
+                "user_id": user_id,
+                "message_id": owner,
+            }
+            upload = self._new(placeholder, b"")
+            if self._take(upload, self._new_attempt()):
+                self._submit(upload)
+
+    def close(self) -> None:
+        """Start nothing more; leases lapse, and other pods go on."""
+        self._closed = True
+        with self._lock:
+            self._waiting.clear()
+
+    def refresh(self, placeholder: Placeholder, status: Status) -> Status:
+        """The status of a completed upload while Gemini has its file; else of the file uploaded again, or `failed`."""
+        result = status["result"]
+        if not self._is_gone(result, self._runtime.now() - status.get("timestamp", 0.0)):
+            return status
+        content = self._store.image_bytes(placeholder["user_id"], placeholder["upload_uuid"])
+        if not content:
+            return self._failed(placeholder, "Gemini has dropped the file, and its bytes were not kept")
+        upload = self._new(placeholder, content)
+        while True:
+            try:
+                fresh = self._completed(placeholder, self._put(upload))
+                break
+            except Exception as error:
+                if _is_final(error) or upload.attempt >= self._settings.upload_attempts:
+                    return self._failed(placeholder, f"Gemini has dropped the file, and: {_told(error)}")
+                self._pause(upload.attempt)
+                upload.attempt += 1
+        self._finish(upload, fresh, replaces=result["name"])
+        return fresh
+
+    # -- the pool
+
+    def _submit(self, upload: Upload) -> None:
+        with self._lock:
+            if self._closed or upload.upload_id in self._mine:
+                return
+            self._mine[upload.upload_id] = upload
+            self._waiting.append(upload)
+        self.heartbeat.hold(upload.lease, self._store.holder, upload.placeholder["user_id"])
+        self._add_worker()
+
+    def _add_worker(self) -> None:
+        with self._lock:
+            if self._workers >= self._settings.max_workers or not self._waiting:
+                return
+            self._workers += 1
+        self._runtime.spawn("upload", self._work)
+
+    def _work(self) -> None:
+        while True:
+            with self._lock:
+                if not self._waiting:
+                    self._workers -= 1
+                    return
+                upload = self._waiting.popleft()
+            try:
+                self._upload(upload)
+            except Exception:
+                _log.exception("upload %s: left for the next absorber", upload.upload_id)
+            self._forget(upload)
+            if upload.given_up:  # another worker has its place
+                return
+
+    def _forget(self, upload: Upload) -> None:
+        with self._lock:
+            if self._mine.get(upload.upload_id) is upload:
+                del self._mine[upload.upload_id]
+            if not any(other.lease == upload.lease for other in self._mine.values()):
+                self.heartbeat.let_go(upload.lease)
+
+    def _give_up_the_hung(self) -> None:
+        """Before each heartbeat: an upload of which Gemini takes nothing any more is left to whoever absorbs next."""
+        now = self._runtime.now()
+        with self._lock:
+            hung = [
+                upload
+                for upload in self._mine.values()
+                if upload.moved_at is not None and now - upload.moved_at > self._settings.upload_timeout_s
+            ]
+            for upload in hung:
+                upload.given_up = True
+                self._workers -= 1
+        for upload in hung:
+            _log.warning("upload %s: hangs at Gemini, given up", upload.upload_id)
+            self._forget(upload)
+            self._add_worker()
+
+    # -- one upload
+
+    def _upload(self, upload: Upload) -> None:
+        settings = self._settings
+        while True:
+            placeholder = upload.placeholder
+            if upload.attempt > settings.upload_attempts:
+                reason = f"{settings.upload_attempts} attempts are used up"
+                self._finish(upload, self._failed(placeholder, reason))
+                return
+            if not upload.content:
+                self._finish(upload, self._failed(placeholder, "the pod that had it is gone, and no bytes were kept"))
+                return
+            try:
+                status = self._completed(placeholder, self._put(upload))
+            except Exception as error:
+                if _is_final(error):
+                    status = self._failed(placeholder, _told(error))
+                elif upload.attempt >= settings.upload_attempts:
+                    status = self._failed(placeholder, f"after {upload.attempt} attempts: {_told(error)}")
+                else:
+                    self._pause(upload.attempt)
+                    attempt_id = self._new_attempt()
+                    if not self._insist(partial(self._take, upload, attempt_id)):
+                        return
+                    continue
+            self._finish(upload, status)
+            return
+
+    def _put(self, upload: Upload) -> Any:
+        """Upload, and wait until Gemini has the file ready. Raises what Gemini does."""
+        started = upload.moved_at = upload.told_at = self._runtime.now()
+        try:
+            file = self._gemini.upload(
+                file=ImageFile(
+                    upload.content, upload.placeholder["filename"], lambda sent: self._progress(upload, sent)
+                )
+            )
+            pause_s = self._settings.retry_s
+            while _state(file) == "PROCESSING" and hasattr(self._gemini, "get"):
+                if self._runtime.now() - started > self._settings.upload_timeout_s:
+                    self._delete(file.name)
+                    raise TimeoutError(f"Gemini is still processing it after {self._settings.upload_timeout_s:g} s")
+                self._runtime.sleep(pause_s)
+                pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+                upload.moved_at = self._runtime.now()
+                file = self._gemini.get(name=file.name)
+        finally:
+            upload.moved_at = None
+        if _state(file) == "FAILED":
+            self._delete(file.name)
+            raise RefusedFileError("Gemini cannot use the file")
+        return file
+
+    def _progress(self, upload: Upload, sent: int) -> None:
+        """Tell how much was sent, at most once a second. Nothing depends on it."""
+        now = upload.moved_at = self._runtime.now()
+        percent = 100 * sent // len(upload.content)
+        if percent <= upload.progress or now - upload.told_at < PROGRESS_EVERY_S:
+            return
+        upload.progress, upload.told_at = percent, now
+        placeholder = upload.placeholder
+        try:
+            user_id = placeholder["user_id"]
+            self._store.renew(upload.lease, self._store.holder, user_id=user_id, progress=(placeholder, percent))
+        except RedisError as error:
+            _log.info("upload %s: progress not told: %s", upload.upload_id, error)
+
+    def _new_attempt(self) -> str:
+        with self._lock:
+            self._attempts += 1
+            return f"{self._store.holder}-{self._attempts}"
+
+    def _take(self, upload: Upload, attempt_id: str) -> bool:
+        user_id, owner = upload.placeholder["user_id"], upload.placeholder["message_id"]
+        taken = self._store.take(user_id, upload.upload_id, owner, attempt_id)
+        if taken is None:
+            return False
+        upload.attempt = taken.attempt
+        upload.content = upload.content or taken.content
+        upload.placeholder["filename"] = taken.filename
+        return True
+
+    def _finish(self, upload: Upload, status: Status, *, replaces: str = "") -> None:
+        keep = self._settings.keep_bytes == "acked" and status["status"] == COMPLETED
+        with self._lock:
+            upload.ending = True
+            last = all(other.ending for other in self._mine.values() if other.lease == upload.lease)
+        placeholder = upload.placeholder
+        stands = self._insist(
+            lambda: self._store.finish(
+                placeholder["user_id"],
+                upload.upload_id,
+                placeholder["message_id"],
+                status,
+                drop_bytes=not keep,
+                last=last,
+                replaces=replaces,
+            )
+        )
+        if stands is not status and status["status"] == COMPLETED:
+            ours = status["result"]["name"]
+            if not stands or (stands.get("result") or {}).get("name") != ours:
+                self._delete(ours)  # nobody will use it
+
+    def _insist(self, send: Callable[[], _T]) -> _T:
+        """Send until the server has answered: every script may come twice."""
+        pause_s = self._settings.retry_s
+        while True:
+            try:
+                return send()
+            except PASSING as error:
+                if self._closed:
+                    raise
+                _log.warning("redis: %s; again in %g s", error, pause_s)
+            self._runtime.sleep(pause_s)
+            pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+
+    # -- Gemini's rules
+
+    def _is_gone(self, result: Any, age_s: float) -> bool:
+        if age_s > self._settings.file_life_s:
+            return True
+        if age_s <= self._settings.trust_file_s or not hasattr(self._gemini, "get"):
+            return False
+        try:
+            return _state(self._gemini.get(name=result["name"])) == "FAILED"
+        except Exception as error:  # 403: it belongs to another key. What passes, says nothing
+            return getattr(error, "code", None) in (403, 404)
+
+    def _delete(self, name: str | None) -> None:
+        if not name or not hasattr(self._gemini, "delete"):
+            return
+        try:
+            self._gemini.delete(name=name)
+        except Exception as error:
+            _log.info("file %s: not deleted, goes after 48 h by itself: %s", name, error)
+
+    def _completed(self, placeholder: Placeholder, file: Any) -> Status:
+        status = self._ended(placeholder, COMPLETED, progress=100)
+        return {**status, "result": file_reference(file)}
+
+    def _failed(self, placeholder: Placeholder, reason: str) -> Status:
+        return {**self._ended(placeholder, FAILED, progress=0), "reason": reason}
+
+    def _ended(self, placeholder: Placeholder, status: str, *, progress: int) -> Status:
+        known = {"filename": placeholder["filename"], "message_id": placeholder["message_id"]}
+        return {"status": status, "result": None, **known, "progress": progress, "timestamp": self._runtime.now()}
+
+    def _new(self, placeholder: Placeholder, content: bytes) -> Upload:
+        lease = self._store.key(placeholder["user_id"], "lease", placeholder["message_id"])
+        return Upload(placeholder, content, lease)
+
+    def _pause(self, attempt: int) -> None:
+        self._runtime.sleep(min(self._settings.retry_s * 2 ** (attempt - 1), LONGEST_PAUSE_S))
+
+
+def _is_final(error: Exception) -> bool:
+    """A refusal that another attempt would meet again. Whatever else it is, the limit of attempts bounds it."""
+    code = getattr(error, "code", None)
+    refused = isinstance(code, int) and 400 <= code < 500 and code not in PASSING_CODES
+    return refused or isinstance(error, RefusedFileError)
+
+
+def _told(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error)[:200]}"
+
+
+def _state(file: Any) -> str:
+    """ACTIVE where the service says nothing of it."""
+    state = getattr(file, "state", None)
+    return str(getattr(state, "value", state) or "ACTIVE")

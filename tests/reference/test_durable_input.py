@@ -1,0 +1,193 @@
+"""What `durable` refuses to take in: one clear error each, and nothing half-accepted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import redis
+
+from podrace.reference import durable_input
+from podrace.reference.durable import DurablePod
+from podrace.reference.durable_input import mime_type
+from podrace.reference.memory import MemoryLedger
+
+if TYPE_CHECKING:
+    from tests.conftest import VirtualRuntime
+    from tests.reference.conftest import Gemini
+
+MakePod = Callable[..., DurablePod]
+
+HOSTILE = [
+    "*",
+    "?",
+    "{}",
+    "}{",
+    "a:b",
+    "a\nb",
+    "a b",
+    "[a-z]",
+    "\\",
+    "%7B",
+    "ä€😀",
+    "\x00",
+    "x" * 512,
+    "queue",
+    "'\"",
+    "../a",
+]
+BAD_IDS = [None, "", 7, b"ann", ["ann"], "x" * 513, "ä" * 257, "x" * 2**20, "\ud800"]
+
+
+def of_a_pod(client: redis.Redis) -> list[bytes]:
+    return sorted(client.keys("*"))
+
+
+@pytest.mark.parametrize("user", HOSTILE)
+def test_hostile_ids_mean_nothing(
+    pod: DurablePod, runtime: VirtualRuntime, ledger: MemoryLedger, png: Path, redis_client: redis.Redis, user: str
+) -> None:
+    others = [other for other in HOSTILE if other != user]
+    for other in others[:3]:
+        pod.add_message(other, "other", [], user)
+    (placeholder,) = pod.add_message(user, "1", [png], user)
+    pod.add_message(user, "2", [placeholder], f"{user[:200]}*")
+    runtime.run()
+    assert pod.upload_status(placeholder)["status"] == "completed"
+    assert pod.absorb(user) == 2
+    ((_, recorded_user, parts),) = ledger.batches()
+    assert recorded_user == user
+    assert [part["type"] for part in parts] == ["text", "google_cloud_file_uri"] * 2
+    for key in redis_client.scan_iter():
+        assert key.count(b"{") == key.count(b"}") == 1, "the hash tag is the user's alone"
+        assert key.isascii()
+        assert b"\n" not in key
+    for other in others[:3]:
+        assert pod.absorb(other) == 1
+
+
+@pytest.mark.parametrize("bad", BAD_IDS, ids=lambda bad: repr(bad)[:12])
+def test_bad_ids(pod: DurablePod, redis_client: redis.Redis, png: Path, bad: Any) -> None:
+    calls: list[tuple[type[ValueError], Callable[[], Any]]] = [
+        (durable_input.InvalidUserIdError, lambda: pod.add_message(bad, "1", [png], "m1")),
+        (durable_input.InvalidMessageIdError, lambda: pod.add_message("ann", "1", [png], bad)),
+        (durable_input.InvalidUserIdError, lambda: pod.absorb(bad)),
+        (durable_input.InvalidUserIdError, lambda: pod.dead_letters(bad)),
+        (durable_input.InvalidMessageIdError, lambda: pod.requeue("ann", bad)),
+    ]
+    for error, call in calls:
+        with pytest.raises(error) as refused:
+            call()
+        assert len(str(refused.value)) < 250
+    assert of_a_pod(redis_client) == []
+
+
+@pytest.mark.parametrize("bad", [None, 7, b"text", "\ud800"])
+def test_bad_text(pod: DurablePod, redis_client: redis.Redis, bad: Any) -> None:
+    with pytest.raises(durable_input.InvalidTextError):
+        pod.add_message("ann", bad, [], "m1")
+    assert of_a_pod(redis_client) == []
+
+
+def test_bad_images(
+    make_durable: MakePod, redis_client: redis.Redis, png: Path, tmp_path: Path, runtime: VirtualRuntime
+) -> None:
+    pod = make_durable(options={"max_image_bytes": png.stat().st_size})
+    large = tmp_path / "large.png"
+    large.write_bytes(png.read_bytes() + b"x")
+    text = tmp_path / "text.png"
+    text.write_text("no image")
+    (of_bob,) = pod.add_message("bob", "1", [png], "m1")
+    before = of_a_pod(redis_client)
+    bad: list[tuple[Any, type[ValueError]]] = [
+        (tmp_path / "gone.png", durable_input.ImageGoneError),
+        (tmp_path, durable_input.ImageGoneError),
+        ("a\x00b", durable_input.ImageGoneError),
+        (None, durable_input.ImageGoneError),
+        (large, durable_input.ImageTooLargeError),
+        (text, durable_input.NotAnImageError),
+        (of_bob, durable_input.InvalidPlaceholderError),
+        ({**of_bob, "user_id": "ann"}, durable_input.InvalidPlaceholderError),
+        ({**of_bob, "user_id": "ann", "upload_uuid": "x"}, durable_input.InvalidPlaceholderError),
+        ({"pending": True}, durable_input.InvalidPlaceholderError),
+        ({"uri": 7}, durable_input.InvalidPlaceholderError),
+        ({"uri": "u", "more": object()}, durable_input.InvalidPlaceholderError),
+    ]
+    for image, error in bad:
+        with pytest.raises(error):
+            pod.add_message("ann", "1", [png, image], "m1")
+    assert of_a_pod(redis_client) == before
+    assert pod.add_message("ann", "1", [png], "m1"), "what was refused can be handed in again"
+
+
+def test_status_of_what_is_no_placeholder(pod: DurablePod) -> None:
+    with pytest.raises(durable_input.InvalidPlaceholderError):
+        pod.upload_status({"upload_uuid": "0f8fad5b-d9cb-469f-a165-70867728950e", "filename": "a", "pending": True})
+    with pytest.raises(durable_input.InvalidPlaceholderError):
+        pod.upload_statuses([{}])
+    with pytest.raises(durable_input.InvalidPlaceholderError):
+        pod.wait_for_upload({"upload_uuid": "x", "pending": True})
+
+
+def test_kept_bytes_of_a_user_are_limited(
+    make_durable: MakePod, runtime: VirtualRuntime, png: Path, redis_client: redis.Redis, ledger: MemoryLedger
+) -> None:
+    pod = make_durable(options={"max_kept_bytes": 2 * png.stat().st_size})
+    pod.add_message("ann", "1", [png, png], "m1")
+    pod.add_message("ann", "text needs no room", [], "m2")
+    pod.add_message("bob", "has room of his own", [png], "m1")
+    with pytest.raises(durable_input.KeptBytesError):
+        pod.add_message("ann", "3", [png], "m3")
+    assert redis_client.lrange("mirix:durable:{ann}:queue", 0, -1) == [b"m1", b"m2"]
+    runtime.run()
+    assert pod.absorb("ann") == 2
+    pod.add_message("ann", "3", [png, png], "m3")
+    with pytest.raises(durable_input.KeptBytesError):
+        pod.add_message("ann", "4", [png], "m4")
+
+
+@pytest.mark.parametrize(("keep", "while_waiting"), [("acked", 1), ("uploaded", 0), ("no", 0)])
+def test_until_when_bytes_are_kept(
+    make_durable: MakePod, runtime: VirtualRuntime, png: Path, redis_client: redis.Redis, keep: str, while_waiting: int
+) -> None:
+    pod = make_durable(options={"keep_bytes": keep})
+    pod.add_message("ann", "1", [png], "m1")
+    kept = "mirix:durable:{ann}:bytes"
+    assert redis_client.hlen(kept) == (keep != "no")
+    runtime.run()
+    assert redis_client.hlen(kept) == while_waiting
+    size = png.stat().st_size
+    assert int(redis_client.hget("mirix:durable:{ann}:state", "kept") or 0) == while_waiting * size
+    assert pod.absorb("ann") == 1
+    assert redis_client.hlen(kept) == 0
+    assert int(redis_client.hget("mirix:durable:{ann}:state", "kept") or 0) == 0
+
+
+def test_images_are_compressed_before_they_are_kept(
+    make_durable: MakePod, runtime: VirtualRuntime, make_image: Callable[..., Path], gemini: Gemini, corrupt_png: Path
+) -> None:
+    pod = make_durable(options={"compress": True})
+    large = make_image("large.png", size=(4000, 100))
+    pod.add_message("ann", "1", [large, corrupt_png], "m1")
+    runtime.run()
+    assert mime_type(gemini.contents[0]) == "image/jpeg"
+    assert gemini.contents[1] == corrupt_png.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"\x89PNG\r\n\x1a\nrest", "image/png"),
+        (b"\xff\xd8\xff\xe0", "image/jpeg"),
+        (b"RIFF0000WEBPVP8 ", "image/webp"),
+        (b"GIF89a", "image/gif"),
+        (b"\x00\x00\x00\x18ftypheic", "image/heic"),
+        (b"\x00\x00\x00\x18ftypmif1", "image/heif"),
+        (b"", None),
+        (b"%PDF", None),
+    ],
+)
+def test_kind_of_an_image(content: bytes, expected: str | None) -> None:
+    assert mime_type(content) == expected
