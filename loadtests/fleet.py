@@ -100,8 +100,7 @@ class Fleet:
                 name=f"{worker}-{number}",
                 redis=client,
                 prefix=plan.prefix,
-                gemini=MarkedFiles(gemini, self.journal),
-                memory=self.journal,
+                services={"gemini": MarkedFiles(gemini, self.journal), "memory": self.journal},
                 runtime=self.runtime,
                 rng=random.Random(f"{plan.seed} {worker} {number}"),
                 # compressing is Pillow's work, not the protocol's, and would stop every greenlet for its time

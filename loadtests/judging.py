@@ -10,12 +10,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
-from podrace.simulator.history.events import Event
-from podrace.simulator.judge.checks import HOLDS, INCONCLUSIVE, KINDS, VIOLATED, Finding, judge
+from podrace.simulator.judge.findings import HOLDS, INCONCLUSIVE, KINDS, VIOLATED, Finding
+from podrace.simulator.judge.run import OPEN, CallRecord, Left, Run
+from podrace.simulator.scenarios.model import Ref
+from podrace.simulator.scenarios.uploads import UPLOADS, Image, check
+from podrace.simulator.world.steps import Step
 
-AT_ONCE = 200
+MOMENTS = 10_000
+AT_ONCE = 4
 """Messages judged together: the check of statuses compares each reading of a history with every other."""
 GONE_UNDELIVERED, GONE_REFUSED, GONE_DELIVERED = 1, 2, 3
 
@@ -174,55 +179,55 @@ def _judged(
     messages: Sequence[Message], images: Mapping[str, int], held: Iterable[str]
 ) -> tuple[dict[str, int], list[Finding]]:
     """What the simulator's checks say of these messages: how many were accepted and delivered, and what is wrong."""
-    foreign: list[Finding] = []
-    judgement = judge(_history(messages, images, held, foreign))
-    counts = {"accepted": judgement.accepted, "delivered": judgement.delivered}
-    return counts, [*judgement.findings, *foreign]
+    run = _as_run(messages, {uri: image_name(number) for uri, number in images.items()}, held)
+    counted = UPLOADS.counted(run)
+    return {name: counted[name] for name in ("accepted", "delivered")}, list(check(run))
 
 
-def _history(
-    messages: Sequence[Message], images: Mapping[str, int], held: Iterable[str], foreign: list[Finding]
-) -> Iterator[Event]:
-    """The messages as events. An image that came with another's message is put into `foreign` and left out."""
-    ledger: list[tuple[str, Parts]] = []
-    names: dict[str, str] = {}
+def _as_run(messages: Sequence[Message], marks: Mapping[str, str], held: Iterable[str]) -> Run:
+    """The messages as a finished run: uploads first, then what their users called, and what was delivered."""
+    uploaded = [image_name(message.number) for message in messages for _ in message.uris]
+    history = [
+        {"type": "step", "step": Step("", "service", ("gemini", "upload", (), {})), "failed": False, "action": "go",
+         "says": f"upload {image}"}
+        for image in uploaded
+    ]  # fmt: skip
+    calls: list[CallRecord] = []
     for message in messages:
-        call = message.number
-        name, image = str(call), image_name(call)
-        text = text_of(message.scenario, call)
-        carried = [image] if message.image else []
-        names |= dict.fromkeys(message.uris, image)
-        add = {"type": "invoke", "op": "add", "call": call, "actor": message.user_id, "user": message.user_id}
-        yield add | {"message": name, "text": text, "images": carried}
-        if message.ended:
-            yield {"type": message.ended, "call": call}
-        for answer in message.reads:
-            yield {"type": "invoke", "op": "status", "call": -1, "actor": message.user_id, "image": image}
-            yield {"type": "ok", "call": -1, "result": answer}
-        for _, user_id, parts in message.deliveries:
-            for part in parts:
-                owner = images.get(part.get("google_cloud_file_uri", ""), call)
-                if owner != call:
-                    sentence = f"{image_name(owner)} arrived with message {call}, to which it does not belong"
-                    foreign.append(Finding("misreported", image_name(owner), sentence))
-                else:
-                    ledger.append((user_id, [part]))
-    yield {"type": "final", "ledger": ledger, "images": names, "held": held, "keys": ()}
+        user, name = message.user_id, str(message.number)
+        images = [Image(image_name(message.number))] if message.image else []
+        began, ended = (len(history) + moment * MOMENTS for moment in (message.begun, message.answered))
+        args = (user, text_of(message.scenario, message.number), images, name)
+        calls.append(CallRecord(name, user, "add_message", args, began, ended, message.ended or OPEN))
+        for place, answer in enumerate(message.reads[: MOMENTS // 2 - 1]):
+            asked, told = ended + 2 * place + 1, ended + 2 * place + 2
+            calls.append(CallRecord("", user, "upload_status", (Ref(name, 0),), asked, told, "ok", answer))
+    batches = sorted((delivery for message in messages for delivery in message.deliveries), key=lambda one: one[0])
+    services = {
+        "gemini": SimpleNamespace(store=SimpleNamespace(failed=(), marks=marks)),
+        "memory": SimpleNamespace(
+            batches=lambda: [(0.0, user, parts) for _, user, parts in batches],
+            times_s=[0.0] * len(batches),
+            unusable=(),
+        ),
+    }
+    left = [Left("held", text, None) for text in held]
+    return Run(history, calls, services, 1, 0.0, {}, lambda: left)  # under load, something may always have gone wrong
 
 
 def _out_of_order(messages: Sequence[Message], last_begun: dict[str, int]) -> Iterator[Finding]:
-    """Messages, in order of delivery, that came behind one that was handed in only after they had been accepted.
+    """Messages that came behind one, judged before them, that was handed in only after they had been accepted.
 
-    `last_begun`: by user, when that of the delivered ones was handed in which was so last.
+    `last_begun`: by user, when that of the delivered ones was handed in which was so last. Of messages that are judged
+    together the checks themselves see to the order.
     """
-    for message in messages:
-        if not message.deliveries:
-            continue
-        latest = last_begun.get(message.user_id, 0)
-        if message.ended == "ok" and message.answered < latest:
+    delivered = [message for message in messages if message.deliveries]
+    for message in delivered:
+        if message.ended == "ok" and message.answered < last_begun.get(message.user_id, 0):
             sentence = f"message {message.number} was delivered behind one that was sent after it had been accepted"
             yield Finding("misreported", str(message.number), sentence)
-        last_begun[message.user_id] = max(latest, message.begun)
+    for message in delivered:
+        last_begun[message.user_id] = max(last_begun.get(message.user_id, 0), message.begun)
 
 
 __all__ = ["HOLDS", "INCONCLUSIVE", "KINDS", "VIOLATED", "Journal", "image_name", "text_of"]

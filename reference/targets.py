@@ -80,6 +80,9 @@ class ServicePod:
     def upload_status(self, placeholder: Placeholder) -> Status:
         return self.upload_manager.get_upload_status(placeholder)
 
+    def wait_for_upload(self, placeholder: Placeholder, timeout: float = 30) -> Any:
+        return self.upload_manager.wait_for_upload(placeholder, timeout)
+
     def close(self) -> None:
         """Nothing to stop: what runs still, ends by itself."""
 

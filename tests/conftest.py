@@ -261,13 +261,13 @@ def make_env(
         parts: dict[str, Any] = {
             "redis": open_client(),
             "prefix": "mirix:",
-            "gemini": files,
-            "memory": ledger,
             "runtime": runtime,
             "rng": random.Random(name),
             "options": {"absorb_limit": 1, "compress": False, **(options or {})},
         }
-        return PodEnv(name=name, **(parts | replaced))
+        services = {"gemini": files, "memory": ledger}
+        services |= {key: replaced.pop(key) for key in list(replaced) if key in services}
+        return PodEnv(name=name, services=services, **(parts | replaced))
 
     return make
 

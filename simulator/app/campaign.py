@@ -5,20 +5,22 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from podrace.simulator.app import counterexample, timeline
 from podrace.simulator.app.runs import Cell
 from podrace.simulator.errors import TargetError
 from podrace.simulator.fleets.inline import watchdog
-from podrace.simulator.history.events import Event, write_history
-from podrace.simulator.judge.checks import INCONCLUSIVE, Judgement, judge
-from podrace.simulator.scenarios.catalogue import Scenario
-from podrace.simulator.search.explorer import Exploration, Explorer
+from podrace.simulator.history.events import Event, Words, readable, shorten, write_history
+from podrace.simulator.judge.findings import HOLDS, INCONCLUSIVE, NOT_APPLICABLE, Judgement
+from podrace.simulator.scenarios.faults import names_of
+from podrace.simulator.scenarios.model import Scenario
+from podrace.simulator.search.explorer import Exploration, Explorer, judge
 from podrace.simulator.search.frontier import Bounds
 from podrace.simulator.search.lab import InlineLab, Lab, ProcessLab
-from podrace.simulator.search.schedule import follow
+from podrace.simulator.search.schedule import Chooser, Decision, follow, take_default
 from podrace.simulator.servers.connection import Server
 from podrace.simulator.target import load_target
 
@@ -29,6 +31,14 @@ class NamedTarget:
 
     name: str
     path: str
+
+
+@dataclass(frozen=True)
+class NamedScenario:
+    """A scenario and what names it on the command line: a short name, or `module:NAME`."""
+
+    name: str
+    scenario: Scenario
 
 
 @dataclass(frozen=True)
@@ -44,106 +54,157 @@ class Replayed:
 def explore_cell(
     server: Server,
     target: NamedTarget,
-    scenario: Scenario,
+    named: NamedScenario,
     bounds: Bounds,
     *,
     seed: int,
     folder: Path,
+    parts: Mapping[str, str],
+    expected: str | None = None,
+    on_processes: bool = True,
     progress: Callable[[int], None] = lambda run: None,
 ) -> Cell:
     """Explore one cell; a counterexample is written as a file, a history and a timeline in text.
 
-    A target that cannot be judged makes the cell inconclusive, with the reason in its note.
+    A target that cannot be judged makes the cell inconclusive, with the reason in its note. One that holds is run
+    once on processes too (`on_processes`): where that ends otherwise, nobody knows, and the cell is inconclusive.
     """
-    factory = load_target(target.path)
-    with InlineLab(server, factory, scenario, seed=seed) as lab, _quiet_collector():
+    scenario = named.scenario
+    cell = Cell(
+        target=target.name,
+        scenario=named.name,
+        fleet="inline",
+        verdict=INCONCLUSIVE,
+        expected=expected or scenario.expected(target.name),
+        counts={},
+        words=INCONCLUSIVE,
+        row=scenario.row,
+        what=scenario.what,
+    )
+    with InlineLab(server, target.path, scenario, seed=seed) as lab, _quiet_collector():
         try:
             with watchdog(lab.moves):
-                found = Explorer(scenario, lab.play, lab.finish, bounds, progress=progress).explore()
+                found = Explorer(lab.scenario, lab.play, lab.finish, bounds, progress=progress).explore()
+            notes = lab.notes()
         except TargetError as error:
-            return _unjudged(target, scenario, str(error))
-        path = _write(lab, target, scenario, found, seed=seed, folder=folder)
-    return Cell(
-        target=target.name,
-        scenario=scenario.name,
-        fleet="inline",
+            return replace(cell, note=str(error))
+        path, sentence = _write(lab, target, named, found, seed=seed, folder=folder)
+    cell = replace(
+        cell,
         verdict=found.verdict,
-        expected=scenario.expected(target.name),
+        words=found.words,
         counts=found.judgement.counts,
         schedules={"run": found.run, "pruned": found.pruned, "complete": found.complete},
         counterexample=str(path) if path else None,
         elapsed_s=round(found.elapsed_s, 3),
-        words=found.words,
-        note=_note(found, bounds),
-        row=scenario.row,
-        sentence=counterexample.load(path).sentence if path else "",
+        note="; ".join(filter(None, [_note(found, bounds), *notes])),
+        sentence=sentence,
     )
+    if found.verdict == HOLDS and on_processes:
+        return _confirm(cell, server, target, scenario, seed=seed, parts=parts)
+    return cell
+
+
+def _confirm(
+    cell: Cell, server: Server, target: NamedTarget, scenario: Scenario, *, seed: int, parts: Mapping[str, str]
+) -> Cell:
+    """Run the default schedule once on processes: what holds in one process has to hold there too."""
+    try:
+        with ProcessLab(server, target.path, scenario, seed=seed, parts=parts) as lab:
+            again = _play(lab, take_default, scenario.retries[0])
+    except TargetError as error:
+        why = f"it holds in one process, and on processes of its own: {error}"
+        return replace(cell, verdict=INCONCLUSIVE, words=INCONCLUSIVE, note=why)
+    if again.judgement.findings:
+        why = f"it holds in one process, but on processes of its own: {again.sentence}"
+        return replace(cell, verdict=INCONCLUSIVE, words=INCONCLUSIVE, note=why)
+    return cell
 
 
 def replay(lab: Lab, saved: counterexample.SavedSchedule) -> Replayed:
-    """Run a saved schedule again. Raises TargetError where the target goes another way."""
-    play = lab.play(saved.retries)
+    """Run a saved schedule again. Raises TargetError, with the step, where the target goes another way."""
+    return _play(lab, _follow_closely(lab, saved), saved.retries)
+
+
+def _play(lab: Lab, choose: Chooser, retries: int) -> Replayed:
+    play = lab.play(retries)
     try:
-        events = play.run(follow(saved.decisions))
+        judgement = judge(lab.scenario, play.run(choose))
+        events = _readable(lab, play.events)
     finally:
         lab.finish(play)
-    judgement = judge(events)
-    told = lab.readable(events)
-    return Replayed(
-        tuple(told),
-        play.deciding_step(),
-        judgement,
-        timeline.sentence(told, judgement),
-    )
+    return Replayed(tuple(events), play.deciding_event, judgement, timeline.sentence(events, judgement))
+
+
+def _follow_closely(lab: Lab, saved: counterexample.SavedSchedule) -> Chooser:
+    """A chooser that repeats a schedule, and says where a step is not what it was when that was found."""
+    again = follow(saved.schedule)
+
+    def choose(play: Any, steps: Any, default: Any) -> Decision:
+        place = len(play.decisions)
+        if 0 < place <= len(saved.decisions):
+            expected, got = saved.decisions[place - 1][2], _about(lab, play.taken[place - 1])
+            if expected != got:
+                raise TargetError(
+                    f"the target has changed since this was found: at step {place} expected {expected!r}, got {got!r}"
+                )
+        return again(play, steps, default)
+
+    return choose
+
+
+def _about(lab: Lab, taken: tuple[Any, ...]) -> str:
+    """What a decision was about, in words that are the same in every process: values, such as URIs, differ."""
+    _, kind, args = taken
+    if kind == "redis":
+        names = " ".join(sorted(names_of(args)))
+        keys = [key.removeprefix(lab.server.prefix) for key in lab.table.footprint(args).touched()]
+        return shorten(" ".join([names, *(key for key in keys if not key.startswith(" "))]))
+    if kind == "service":
+        return f"{args[0]}.{args[1]}"
+    if kind == "timer":
+        return f"timer of {args[1]:g} s"
+    if kind in ("call", "receive"):
+        return shorten(f"{kind} {args[0]}")
+    return str(kind)
 
 
 def lab_for(
-    fleet: str,
-    server: Server,
-    target: NamedTarget,
-    scenario: Scenario,
-    *,
-    seed: int,
-    parts: Mapping[str, str],
+    fleet: str, server: Server, target: NamedTarget, scenario: Scenario, *, seed: int, parts: Mapping[str, str]
 ) -> Lab:
     """A lab whose plays run on this kind of fleet: `inline` or `processes`."""
     if fleet == "inline":
-        return InlineLab(server, load_target(target.path), scenario, seed=seed)
+        return InlineLab(server, target.path, scenario, seed=seed)
     load_target(target.path)  # what is wrong with it is better said here than by a pod
     return ProcessLab(server, target.path, scenario, seed=seed, parts=parts)
 
 
-def markdown(cells: Sequence[Cell], scenarios: Sequence[Scenario]) -> str:
-    """The matrix: a row a scenario, a column a target."""
-    targets = list(dict.fromkeys(cell.target for cell in cells))
-    by_place = {(cell.scenario, cell.target): cell for cell in cells}
-    lines = ["| # | failure mode | " + " | ".join(targets) + " |", "| --- | --- |" + " --- |" * len(targets)]
-    for scenario in scenarios:
-        words = []
-        for target in targets:
-            cell = by_place.get((scenario.name, target))
-            words.append(
-                "" if cell is None else cell.words + ("" if cell.verdict == cell.expected else " (unexpected)")
-            )
-        lines.append(f"| {scenario.row} | {scenario.name} | " + " | ".join(words) + " |")
-    return "\n".join(lines) + "\n"
+def _words(lab: Lab) -> Words:
+    return Words(lab.server.prefix, f"{lab.folder}/", lab.table.texts)
+
+
+def _readable(lab: Lab, events: Sequence[Event]) -> list[Event]:
+    """A play's events as a history file holds them."""
+    return readable(events, _words(lab))
 
 
 def _write(
-    lab: Lab, target: NamedTarget, scenario: Scenario, found: Exploration, *, seed: int, folder: Path
-) -> Path | None:
+    lab: Lab, target: NamedTarget, named: NamedScenario, found: Exploration, *, seed: int, folder: Path
+) -> tuple[Path | None, str]:
+    """Write the counterexample. Returns its file and its sentence; nothing where there is none."""
     best = found.counterexample
     if best is None:
-        return None
-    stem = f"{target.name.replace(':', '.')}-{scenario.name}"
-    events = lab.readable(best.events)
+        return None, ""
+    stem = f"{target.name}-{named.name}".replace(":", ".")
+    events = _readable(lab, best.events)
     sentence = timeline.sentence(events, best.judgement)
     path = folder / f"{stem}{counterexample.SUFFIX}"
+    about = [_about(lab, taken) for taken in best.taken]
     counterexample.save(
         path,
         counterexample.SavedSchedule(
             target=target.path,
-            scenario=scenario.name,
+            scenario=named.name,
             seed=seed,
             retries=best.retries,
             verdict=found.verdict,
@@ -151,13 +212,27 @@ def _write(
             faults=best.faults,
             preemptions=best.preemptions,
             sentence=sentence,
-            decisions=best.decisions,
+            decisions=tuple((*decision, what) for decision, what in zip(best.decisions, about, strict=True)),
         ),
     )
     text = timeline.draw(events, best.deciding)
-    (folder / f"{stem}.txt").write_text(f"{text}\n\n{sentence}\n", encoding="utf-8")
+    scripts = "\n\n".join(f"{words}\n{script}" for words, script in _scripts(lab, best.events))
+    (folder / f"{stem}.txt").write_text(f"{text}\n\n{sentence}\n{scripts}", encoding="utf-8", errors="backslashreplace")
     write_history(folder / f"{stem}.history.jsonl", mark(events, best.deciding))
-    return path
+    return path, sentence
+
+
+def _scripts(lab: Lab, events: Sequence[Event]) -> list[tuple[str, str]]:
+    """The scripts that were run, each once: its name and its text."""
+    from podrace.simulator.history.events import script_name
+
+    found: dict[str, str] = {}
+    for event in events:
+        if event["type"] == "step" and event["step"].kind == "redis":
+            text = lab.table.script_of(event["step"].args)
+            if text is not None:
+                found.setdefault(script_name(text), text)
+    return list(found.items())
 
 
 def mark(events: Sequence[Event], deciding: int | None) -> Iterator[Event]:
@@ -167,25 +242,11 @@ def mark(events: Sequence[Event], deciding: int | None) -> Iterator[Event]:
 
 
 def _note(found: Exploration, bounds: Bounds) -> str:
-    if not found.applies:
-        return "the fault of this scenario has nothing to strike in this target"
+    if found.verdict == NOT_APPLICABLE:
+        return "the faults of this scenario have nothing to strike in this target"
     if found.verdict == INCONCLUSIVE:
         return f"the budget of {bounds.budget_s:g} s was spent before all schedules were run"
     return ""
-
-
-def _unjudged(target: NamedTarget, scenario: Scenario, why: str) -> Cell:
-    return Cell(
-        target=target.name,
-        scenario=scenario.name,
-        fleet="inline",
-        verdict=INCONCLUSIVE,
-        expected=scenario.expected(target.name),
-        counts={},
-        words=INCONCLUSIVE,
-        note=why,
-        row=scenario.row,
-    )
 
 
 @contextmanager

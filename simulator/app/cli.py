@@ -3,86 +3,44 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass, replace
-from functools import wraps
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from podrace.simulator.app import show
+from podrace.simulator.app.names import PARTS, TARGETS, named_scenario, named_target
+from podrace.simulator.app.options import (
+    SCENARIO_HELP,
+    TARGET_HELP,
+    Finite,
+    Folder,
+    Names,
+    Run,
+    bounds_options,
+    expect_options,
+    run_options,
+    seed_option,
+)
 from podrace.simulator.errors import PodraceError, TargetError, UsageError
 
 if TYPE_CHECKING:
-    from podrace.simulator.app.campaign import NamedTarget
+    from podrace.simulator.app.campaign import NamedScenario, NamedTarget
+    from podrace.simulator.app.counterexample import SavedSchedule
+    from podrace.simulator.app.expected import Expected
     from podrace.simulator.app.runs import Cell
-    from podrace.simulator.scenarios.catalogue import Scenario
     from podrace.simulator.search.frontier import Bounds
+    from podrace.simulator.search.lab import Lab
+    from podrace.simulator.servers.connection import Server
     from podrace.simulator.servers.embedded import ServerInfo
-
-PARTS = {"memory": "podrace.reference.memory:MemoryLedger", "gemini": "podrace.reference.gemini:GeminiFiles"}
-"""The real parts that a pod's process builds, by name: the simulator imports none of them."""
-
-TARGETS = {"local": "podrace.reference.targets:local", "shared": "podrace.reference.targets:shared"}
-
-Command = Callable[..., None]
-TARGET_HELP = "local, shared, or your own as module:factory."
-seed_option = click.option(
-    "--seed", type=click.IntRange(min=0), default=7, show_default=True, help="Of all randomness."
-)
-
-
-@dataclass(frozen=True)
-class Run:
-    """What every command that judges is asked: on which server, and where its results go."""
-
-    redis_url: str | None
-    as_json: bool
-    run_dir: Path | None
-
-
-def run_options(command: Command) -> Command:
-    """The options of every command that judges, handed over as one `run`."""
-
-    @click.option(
-        "--redis-url",
-        envvar="PODRACE_REDIS_URL",
-        metavar="URL",
-        help="Use this Redis or Valkey (redis://, rediss://, unix://) instead of the embedded server.",
-    )
-    @click.option("--json", "as_json", is_flag=True, help="Print one JSON document and nothing else.")
-    @click.option(
-        "--run-dir",
-        type=click.Path(path_type=Path),
-        metavar="DIR",
-        help="Write the run here.  [default: runs/<time>-<name>]",
-    )
-    @wraps(command)
-    def with_run(*, redis_url: str | None, as_json: bool, run_dir: Path | None, **others: Any) -> None:
-        command(run=Run(redis_url, as_json, run_dir), **others)
-
-    return with_run
-
-
-def bounds_options(command: Command) -> Command:
-    """The bounds of a search, handed over as one `bounds`."""
-
-    @click.option("--preemptions", type=click.IntRange(0, 8), default=2, show_default=True, help="At most.")
-    @click.option("--faults", type=click.IntRange(0, 4), default=1, show_default=True, help="At most so many.")
-    @click.option("--budget", type=click.FloatRange(min=0.1), default=60.0, show_default=True, metavar="SECONDS")
-    @wraps(command)
-    def with_bounds(*, preemptions: int, faults: int, budget: float, **others: Any) -> None:
-        from podrace.simulator.search.frontier import Bounds
-
-        command(bounds=Bounds(preemptions=preemptions, faults=faults, budget_s=budget), **others)
-
-    return with_bounds
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -117,7 +75,7 @@ def reproduce(pods: int, uploads: int, images: Path | None, seed: int, run: Run)
     from podrace.simulator.app.reproduce import Reproduction, Workload
     from podrace.simulator.fleets import guarded
     from podrace.simulator.fleets import processes as fleet
-    from podrace.simulator.history.events import write_history
+    from podrace.simulator.history.events import Words, readable, write_history
     from podrace.simulator.servers.connection import open_server
     from podrace.simulator.servers.files_api import FilesApi
 
@@ -128,14 +86,16 @@ def reproduce(pods: int, uploads: int, images: Path | None, seed: int, run: Run)
         work = Path(enter(tempfile.TemporaryDirectory(prefix="podrace-images-", dir=guarded.folder())))
         server = enter(open_server(run.redis_url))
         folder = enter(runs.run_folder(run.run_dir, "reproduce"))
-        with show.progress_bar("images", uploads) as advance:
-            paths = prepare(work, uploads, source=images, rng=random.Random(seed), progress=advance)
+        with show.progress_bar("images", uploads) as bar:
+            paths = prepare(work, uploads, source=images, rng=random.Random(seed), progress=bar.advance)
         files = enter(FilesApi(identify=identify))
-        advance = enter(show.progress_bar("uploads", uploads * len(targets)))
+        bar = enter(show.progress_bar("uploads", uploads * len(targets)))
         workload = Workload(paths, pods, seed)
         found = {}
         for name, path in targets.items():
-            one = Reproduction(path, workload, server=server, files=files, parts=PARTS, folder=work, progress=advance)
+            one = Reproduction(
+                path, workload, server=server, files=files, parts=PARTS, folder=work, progress=bar.advance
+            )
             found[name] = one.run()
     cells = [
         runs.Cell(
@@ -152,11 +112,11 @@ def reproduce(pods: int, uploads: int, images: Path | None, seed: int, run: Run)
         )
         for name, one in found.items()
     ]
+    told = {name: readable(one.events, Words(server.prefix, f"{work}/")) for name, one in found.items()}
     write_history(
-        folder / "history.jsonl",
-        ({"target": name} | event for name, one in found.items() for event in one.events),
+        folder / "history.jsonl", ({"target": name} | event for name, events in told.items() for event in events)
     )
-    timelines = {name: moments.moments(one.events) for name, one in found.items()}
+    timelines = {name: moments.moments(events) for name, events in told.items()}
     judgements = {name: one.judgement for name, one in found.items()}
     with (folder / "timelines.txt").open("w", encoding="utf-8") as file:
         moments.print_timelines(timelines, judgements, file=file)
@@ -165,40 +125,50 @@ def reproduce(pods: int, uploads: int, images: Path | None, seed: int, run: Run)
 
 @cli.command()
 @click.option("--target", default="shared", show_default=True, help=TARGET_HELP)
-@click.option("--scenario", required=True, metavar="NAME", help="A name that `podrace scenarios` lists.")
+@click.option("--scenario", required=True, metavar="NAME", help=SCENARIO_HELP)
 @bounds_options
+@expect_options
 @seed_option
 @run_options
-def explore(target: str, scenario: str, bounds: Bounds, seed: int, run: Run) -> None:
+def explore(target: str, scenario: str, bounds: Bounds, expect: Path | None, accept: bool, seed: int, run: Run) -> None:
     """Search all schedules of a scenario within bounds.
 
     It holds, is violated (with the schedule), or is inconclusive. The counterexample has the fewest faults,
     then the fewest preemptions, then the fewest steps.
     """
-    from podrace.simulator.scenarios.catalogue import find
-
-    _campaign("explore", [named_target(target)], [find(scenario)], bounds, seed, run)
+    _campaign("explore", [named_target(target)], [named_scenario(scenario)], bounds, (expect, accept), seed, run)
 
 
 @cli.command()
-@click.option("--targets", default="local,shared", show_default=True, metavar="A,B", help=TARGET_HELP)
-@click.option("--scenarios", "names", metavar="NAME,NAME", help="Only these.  [default: all]")
+@click.option("--targets", type=Names(), default="local,shared", show_default=True, metavar="A,B", help=TARGET_HELP)
+@click.option(
+    "--scenarios", "names", type=Names(), metavar="NAME,NAME", help="Only these.  [default: all of the catalogue]"
+)
 @bounds_options
+@expect_options
 @seed_option
 @run_options
-def matrix(targets: str, names: str | None, bounds: Bounds, seed: int, run: Run) -> None:
+def matrix(
+    targets: list[str],
+    names: list[str] | None,
+    bounds: Bounds,
+    expect: Path | None,
+    accept: bool,
+    seed: int,
+    run: Run,
+) -> None:
     """Explore every failure mode against every target.
 
-    `--budget` is for each cell. The run's folder gets matrix.md, result.json and every counterexample.
+    The run's folder gets matrix.md, result.json and every counterexample. Ctrl-C keeps what is there.
     """
-    from podrace.simulator.scenarios.catalogue import SCENARIOS, find
+    from podrace.simulator.scenarios.catalogue import SCENARIOS
 
-    chosen = [find(name.strip()) for name in names.split(",")] if names else list(SCENARIOS)
-    _campaign("matrix", [named_target(name.strip()) for name in targets.split(",")], chosen, bounds, seed, run)
+    chosen = [named_scenario(name) for name in names or [scenario.name for scenario in SCENARIOS]]
+    _campaign("matrix", [named_target(name) for name in targets], chosen, bounds, (expect, accept), seed, run)
 
 
 @cli.command()
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=Folder(path_type=Path))
 @click.option("--fleet", type=click.Choice(["inline", "processes"]), default="processes", show_default=True)
 @run_options
 def replay(file: Path, fleet: str, run: Run) -> None:
@@ -207,15 +177,11 @@ def replay(file: Path, fleet: str, run: Run) -> None:
     It is shown as a timeline. On processes every step of real pods is let go by the scheduler; it exits 0
     when the verdict is the same.
     """
-    from podrace.simulator.app import campaign, counterexample, runs, timeline
-    from podrace.simulator.fleets.inline import watchdog
-    from podrace.simulator.history.events import write_history
-    from podrace.simulator.judge.checks import HOLDS, INCONCLUSIVE
-    from podrace.simulator.scenarios.catalogue import find
+    from podrace.simulator.app import campaign, counterexample, runs
     from podrace.simulator.servers.connection import open_server
 
     saved = counterexample.load(file)
-    target, scenario = named_target(saved.target), find(saved.scenario)
+    target, named = named_target(saved.target), named_scenario(saved.scenario)
     if fleet == "processes":
         from podrace.simulator.fleets.processes import warm_up
 
@@ -223,25 +189,35 @@ def replay(file: Path, fleet: str, run: Run) -> None:
     with ExitStack() as stack:
         server = stack.enter_context(open_server(run.redis_url))
         folder = stack.enter_context(runs.run_folder(run.run_dir, "replay"))
-        lab = campaign.lab_for(fleet, server, target, scenario, seed=saved.seed, parts=PARTS)
-        stack.enter_context(lab)
-        began_s = time.monotonic()
-        cell = runs.Cell(target.name, scenario.name, fleet, INCONCLUSIVE, saved.verdict, {}, counterexample=str(file))
-        try:
-            with watchdog(lab.moves) if fleet == "inline" else nullcontext():  # others are watched step by step
-                again = campaign.replay(lab, saved)
-        except TargetError as error:
-            cell = replace(cell, note=str(error))
-            shown = f"inconclusive: {error}"
-        else:
-            words = ", ".join(again.judgement.kinds) or "ok"
-            same = again.judgement.verdict if words == saved.words else HOLDS if words == "ok" else INCONCLUSIVE
-            elapsed_s = round(time.monotonic() - began_s, 3)
-            cell = replace(cell, verdict=same, counts=again.judgement.counts, words=words, elapsed_s=elapsed_s)
-            write_history(folder / "history.jsonl", campaign.mark(again.events, again.deciding))
-            text = timeline.draw(again.events, again.deciding, width=show.width())
-            shown = f"{text}\n\n{again.sentence}\n{words}: expected {saved.words}"
-    _conclude(run, folder, server.info, saved.seed, [cell], lambda: click.echo(shown))
+        with show.kept_apart(folder):
+            lab = campaign.lab_for(fleet, server, target, named.scenario, seed=saved.seed, parts=PARTS)
+            stack.enter_context(lab)
+            cell, shown = _replay(lab, saved, target, fleet, folder)
+        cell = replace(cell, counterexample=str(file))
+        _conclude(run, folder, server.info, saved.seed, [cell], lambda: click.echo(shown))
+
+
+def _replay(lab: Lab, saved: SavedSchedule, target: NamedTarget, fleet: str, folder: Path) -> tuple[Cell, str]:
+    """What the schedule did this time, as a cell and as what is shown."""
+    from podrace.simulator.app import campaign, runs, timeline
+    from podrace.simulator.fleets.inline import watchdog
+    from podrace.simulator.history.events import write_history
+    from podrace.simulator.judge.findings import HOLDS, INCONCLUSIVE
+
+    began_s = time.monotonic()
+    cell = runs.Cell(target.name, saved.scenario, fleet, INCONCLUSIVE, saved.verdict, {})
+    try:
+        with watchdog(lab.moves) if fleet == "inline" else nullcontext():  # others are watched step by step
+            again = campaign.replay(lab, saved)
+    except TargetError as error:
+        return replace(cell, note=str(error)), f"inconclusive: {error}"
+    words = again.judgement.words
+    same = again.judgement.verdict if words == saved.words else HOLDS if words == "ok" else INCONCLUSIVE
+    elapsed_s = round(time.monotonic() - began_s, 3)
+    cell = replace(cell, verdict=same, counts=again.judgement.counts, words=words, elapsed_s=elapsed_s)
+    write_history(folder / "history.jsonl", campaign.mark(again.events, again.deciding))
+    text = timeline.draw(again.events, again.deciding, width=show.width())
+    return cell, f"{text}\n\n{again.sentence}\n{words}: expected {saved.words}"
 
 
 @cli.command()
@@ -276,7 +252,7 @@ def report(runs: tuple[Path, ...], out: Path | None, form: str) -> None:
 @cli.command("bench-compare")
 @click.argument("before", type=click.Path(path_type=Path))
 @click.argument("after", type=click.Path(path_type=Path))
-@click.option("--limit", type=click.FloatRange(min=1.0), default=1.25, show_default=True, help="Growth allowed.")
+@click.option("--limit", type=Finite(min=1.0), default=1.1, show_default=True, help="Growth allowed.")
 @seed_option
 @click.option("--accept", is_flag=True, help="Write AFTER's ratios into BEFORE instead.")
 def bench_compare(before: Path, after: Path, limit: float, seed: int, accept: bool) -> None:
@@ -311,90 +287,176 @@ def scenarios() -> None:
         click.echo(f"{scenario.row:>2}  {scenario.name:<30}  violated by {violated:<13}  {scenario.what}")
 
 
-def named_target(text: str) -> NamedTarget:
-    """`local`, `shared`, or `module:factory`."""
-    from podrace.simulator.app.campaign import NamedTarget
-
-    path = TARGETS.get(text, text)
-    if ":" not in path:
-        raise UsageError(f"target {text!r}: expected {', '.join(TARGETS)}, or module:factory")
-    if "" not in sys.path:
-        sys.path.insert(0, "")  # a console script, unlike `python -m`, does not look in the current folder
-    return NamedTarget(next((name for name in TARGETS if TARGETS[name] == path), text), path)
-
-
 def _campaign(
-    name: str, targets: list[NamedTarget], chosen: list[Scenario], bounds: Bounds, seed: int, run: Run
+    name: str,
+    targets: Sequence[NamedTarget],
+    chosen: Sequence[NamedScenario],
+    bounds: Bounds,
+    expectations: tuple[Path | None, bool],
+    seed: int,
+    run: Run,
 ) -> None:
     """Explore every cell with progress, then write and print what was found."""
-    from podrace.simulator.app import campaign, runs
+    from podrace.simulator.app import expected, runs
     from podrace.simulator.servers.connection import open_server
     from podrace.simulator.target import load_target
 
     for target in targets:
         load_target(target.path)
-    places = [(scenario, target) for scenario in chosen for target in targets]
-    single = len(places) == 1
-    cells = []
+    path, accept = expectations
+    known = expected.load(path) if path and not accept else None
+    interrupted = False
     with ExitStack() as stack:
         server = stack.enter_context(open_server(run.redis_url))
         folder = stack.enter_context(runs.run_folder(run.run_dir, name))
-        bar = show.progress_bar("schedules", None) if single else show.progress_bar("cells", len(places))
-        advance = stack.enter_context(bar)
-        for scenario, target in places:
-            cells.append(
-                campaign.explore_cell(
-                    server,
-                    target,
-                    scenario,
-                    bounds,
-                    seed=seed,
-                    folder=folder,
-                    progress=lambda schedules: advance(int(single)),
-                )
+        cells: list[Cell] = []
+        try:
+            with show.kept_apart(folder):
+                places = [(one, target) for one in chosen for target in targets]
+                _explore_all(server, places, bounds, known, seed, folder, cells)
+        except KeyboardInterrupt:
+            if name != "matrix" or not cells:
+                raise
+            interrupted = True
+            cells += _unexplored(chosen, targets, cells)
+        if path and accept and not interrupted:
+            expected.save(path, cells)
+            cells = [expected.load(path).applied(cell) for cell in cells]
+        shown = (lambda: show.matrix(cells)) if name == "matrix" else (lambda: show.cell(cells[0]))
+        if name == "matrix":
+            _write_markdown(folder, server.info, seed, cells)
+        _conclude(run, folder, server.info, seed, cells, shown, code=130 if interrupted else None)
+
+
+def _explore_all(
+    server: Server,
+    places: Sequence[tuple[NamedScenario, NamedTarget]],
+    bounds: Bounds,
+    known: Expected | None,
+    seed: int,
+    folder: Path,
+    cells: list[Cell],
+) -> None:
+    """Explore the places one after the other; each cell is put into the list as soon as it is there."""
+    from podrace.simulator.app import campaign
+
+    single = len(places) == 1
+    with show.progress_bar("schedules" if single else "cells", None if single else len(places)) as bar:
+        for named, target in places:
+            bar.about(f"{target.name} {named.name}")
+            cell = campaign.explore_cell(
+                server,
+                target,
+                named,
+                bounds,
+                seed=seed,
+                folder=folder,
+                parts=PARTS,
+                progress=lambda schedules: bar.advance(int(single), f"{schedules} schedules"),
             )
-            advance(int(not single))
-    if name == "matrix":
-        (folder / "matrix.md").write_text(campaign.markdown(cells, chosen), encoding="utf-8")
-    shown = (lambda: show.matrix(cells, chosen)) if name == "matrix" else (lambda: show.cell(cells[0]))
-    _conclude(run, folder, server.info, seed, cells, shown)
+            cells.append(known.applied(cell) if known else cell)
+            bar.advance(int(not single))
 
 
-def _conclude(
-    run: Run, folder: Path, server: ServerInfo, seed: int, cells: list[Cell], show_it: Callable[[], None]
-) -> NoReturn:
-    """Write the result form into the run's folder, print it or show it, and end with the exit code of the verdicts."""
+def _unexplored(chosen: Sequence[NamedScenario], targets: Sequence[NamedTarget], cells: Sequence[Cell]) -> list[Cell]:
+    """The cells that an interrupted matrix has not come to."""
+    from podrace.simulator.app.runs import Cell
+    from podrace.simulator.judge.findings import INCONCLUSIVE
+
+    places = [(one, target) for one in chosen for target in targets][len(cells) :]
+    return [
+        Cell(
+            target=target.name,
+            scenario=one.name,
+            fleet="inline",
+            verdict=INCONCLUSIVE,
+            expected=one.scenario.expected(target.name),
+            counts={},
+            words=INCONCLUSIVE,
+            note="interrupted",
+            row=one.scenario.row,
+            what=one.scenario.what,
+        )
+        for one, target in places
+    ]
+
+
+def _write_markdown(folder: Path, server: ServerInfo, seed: int, cells: list[Cell]) -> None:
+    """The matrix as Markdown, as reports have it."""
+    from podrace.reports.build import build
+    from podrace.simulator.app import runs
+
+    runs.write_json(folder / runs.RESULT, _document(folder, server, seed, cells))
+    build([folder], out=folder / "matrix.md", format="markdown")
+
+
+def _document(folder: Path, server: ServerInfo, seed: int, cells: list[Cell]) -> dict[str, Any]:
     from podrace.simulator.app import runs
     from podrace.simulator.servers.connection import redact
 
     typed = [redact(word) if "://" in word else word for word in sys.argv[1:]]  # it may hold a password
-    document = runs.result_document(typed, seed=seed, run=folder, server=server, cells=cells)
-    runs.write_json(folder / "result.json", document)
-    if run.as_json:
-        click.echo(json.dumps(document, indent=2, ensure_ascii=False))
-    else:
-        show_it()
-        click.echo(f"run: {folder}")
-    raise SystemExit(runs.exit_code(cells))
+    return runs.result_document(typed, seed=seed, run=folder, server=server, cells=cells)
+
+
+def _conclude(
+    run: Run,
+    folder: Path,
+    server: ServerInfo,
+    seed: int,
+    cells: list[Cell],
+    show_it: Callable[[], None],
+    *,
+    code: int | None = None,
+) -> NoReturn:
+    """Write the result form into the run's folder, print it or show it, and end with the exit code of the verdicts."""
+    from podrace.simulator.app import runs
+
+    document = _document(folder, server, seed, cells)
+    runs.write_json(folder / runs.RESULT, document)
+    try:
+        if run.as_json:
+            click.echo(json.dumps(document, indent=2, ensure_ascii=False))
+        else:
+            show_it()
+            click.echo(f"run: {folder}")
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read it has read enough: that changes no verdict
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    raise SystemExit(runs.exit_code(cells) if code is None else code)
 
 
 def main(arguments: list[str] | None = None) -> Any:
     """Run the command; errors become one line and the exit code that says whose fault it was."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a terminal that is not UTF-8 is no reason to fail
     try:
         return cli.main(arguments, prog_name="podrace", standalone_mode=False)
     except click.ClickException as error:
-        message = error.format_message()
-        if "\n" in message:  # the help, where no command was named
-            error.show()
-        else:
-            command = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "podrace"
-            click.echo(f"podrace: {message} Try {command} --help.", err=True)
-        code = 2
+        code = _tell_misuse(error)
     except PodraceError as error:
         notes = getattr(error, "__notes__", [])  # for one, of keys that could not be deleted
-        click.echo("podrace: " + "; ".join([str(error), *notes]), err=True)
+        click.echo("podrace: " + "; ".join([str(error), *notes]).replace("\n", " "), err=True)
         code = error.exit_code
     except (KeyboardInterrupt, click.Abort):
         click.echo("podrace: interrupted", err=True)
         code = 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    except Exception as error:
+        from podrace.simulator.app.runs import unexpected
+
+        click.echo(f"podrace: {unexpected(error)}", err=True)
+        code = 4
     sys.exit(code)
+
+
+def _tell_misuse(error: click.ClickException) -> int:
+    message = error.format_message()
+    if "\n" in message and isinstance(error, click.exceptions.NoArgsIsHelpError):
+        error.show()
+    else:
+        command = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "podrace"
+        click.echo(f"podrace: {message} Try {command} --help.".replace("\n", " "), err=True)
+    return 2

@@ -1,56 +1,70 @@
-"""A counterexample as a file: a violated schedule that `podrace replay` runs again."""
+"""A counterexample as a file: a violated schedule that `podrace replay` runs again.
+
+It names no key's prefix, no path and no process: the same seed gives the same bytes anywhere. For each decision it
+keeps what that was about, so that a target that has changed since is told from one that has not.
+"""
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from podrace.simulator.app.runs import write_json
+from pydantic import BaseModel, ConfigDict, NonNegativeInt, ValidationError
+from pydantic.dataclasses import dataclass
+
 from podrace.simulator.errors import UsageError
 from podrace.simulator.search.schedule import Decision
 
-VERSION = 1
+VERSION: Literal[2] = 2
 SUFFIX = ".podrace.json"
+MOST_BYTES = 4 * 1024 * 1024
+"""A larger file is none of ours."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=ConfigDict(strict=False, extra="forbid"))
 class SavedSchedule:
-    """What the file holds. `decisions`: (actor, action) in order; `sentence`: what was lost and why."""
+    """What the file holds. `decisions`: (actor, action, what it was about) in order; `sentence`: what went wrong."""
 
     target: str
     scenario: str
-    seed: int
-    retries: int
+    seed: NonNegativeInt
+    retries: NonNegativeInt
     verdict: str
     words: str
-    faults: int
-    preemptions: int
+    faults: NonNegativeInt
+    preemptions: NonNegativeInt
     sentence: str
-    decisions: tuple[Decision, ...]
+    decisions: tuple[tuple[str, str, str], ...]
+    version: Literal[2] = VERSION
+
+    @property
+    def schedule(self) -> tuple[Decision, ...]:
+        return tuple(Decision(actor, action) for actor, action, _ in self.decisions)
+
+
+class _File(BaseModel):
+    saved: SavedSchedule
 
 
 def save(path: Path, saved: SavedSchedule) -> None:
-    write_json(path, {"version": VERSION, **asdict(saved)})
+    path.write_text(json.dumps(asdict(saved), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def load(path: Path) -> SavedSchedule:
     """The schedule in a file; UsageError where it is missing, damaged or of another version."""
     try:
+        if not path.is_file():
+            raise UsageError(f"counterexample {path}: expected a *{SUFFIX} file, found none")
+        if path.stat().st_size > MOST_BYTES:
+            raise UsageError(f"counterexample {path}: expected at most {MOST_BYTES} bytes")
         document: Any = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        return _File(saved=document).saved
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"][1:]) or "the document"
+        raise UsageError(f"counterexample {path}: damaged: {place}: {first['msg']}") from error
+    except (OSError, ValueError, RecursionError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UsageError(f"counterexample {path}: expected a *{SUFFIX} file: {reason}") from error
-    if not isinstance(document, dict) or document.get("version") != VERSION:
-        raise UsageError(f"counterexample {path}: expected version {VERSION} of a *{SUFFIX} file")
-    document.pop("version")
-    try:
-        document["decisions"] = tuple((str(actor), str(action)) for actor, action in document["decisions"])
-        saved = SavedSchedule(**document)
-    except (KeyError, TypeError, ValueError) as error:
-        raise UsageError(f"counterexample {path}: damaged: {error}") from error
-    numbers = (saved.seed, saved.retries, saved.faults, saved.preemptions)
-    if not all(isinstance(number, int) and number >= 0 for number in numbers):
-        raise UsageError(f"counterexample {path}: expected whole numbers for seed, retries, faults, preemptions")
-    return saved

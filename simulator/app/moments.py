@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING
 
 from podrace.simulator.history.events import Event
-from podrace.simulator.judge.checks import Judgement
+from podrace.simulator.judge.findings import Judgement
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -28,10 +28,11 @@ class Moment:
 
 def moments(events: Sequence[Event]) -> list[Moment]:
     """T0 to T3 of the first message. Moments that a run never reached are left out."""
-    first = {event["op"]: event for event in reversed(events) if event["type"] == "invoke"}
+    first = {event["method"]: event for event in reversed(events) if event["type"] == "invoke"}
     ended = {event["call"]: event for event in events if event["type"] in ("ok", "fail", "info")}
-    redis = {event["moment"]: ("Redis", _held(event["redis"])) for event in events if event["type"] == "snapshot"}
-    add, absorb, image = first["add"], first["absorb"], first["add"]["images"][0]
+    redis = {event["moment"]: ("Redis", _held(event["keys"])) for event in events if event["type"] == "snapshot"}
+    add, absorb = first["add_message"], first["absorb"]
+    image = add["args"][2][0]
     pod, other = f"Pod {add['actor']}", f"Pod {absorb['actor']}"
 
     def moment(name: str, event: Event, *lines: tuple[str, str]) -> Moment:
@@ -39,8 +40,8 @@ def moments(events: Sequence[Event]) -> list[Moment]:
 
     takes = f"takes the message, starts the upload of {image}, hands out a placeholder"
     found = [moment("T0", ended[add["call"]], (pod, takes), redis["accepted"])]
-    if "status" in first and first["status"]["image"] == image:
-        end = ended[first["status"]["call"]]
+    if "upload_status" in first:
+        end = ended[first["upload_status"]["call"]]
         answer = end["result"]["status"] if end["type"] == "ok" else end["error"]
         found.append(moment("T1", end, (pod, f"upload over; {pod} says {answer}"), redis["uploaded"]))
     steps = [
@@ -52,8 +53,8 @@ def moments(events: Sequence[Event]) -> list[Moment]:
     ]
     read = [step for step in steps if step["what"].startswith("LRANGE")]
     asked = [step for step in steps if step["what"].startswith("GET upload_status:")]
-    sent = [step for step in steps if step["kind"] == "memory"]
-    kept = any("image" in step["what"] for step in sent[:1])
+    sent = [step for step in steps if step["kind"] == "service" and step["what"].startswith("send to")]
+    kept = any("image " in step["what"].partition(":")[2] for step in sent[:1])
     if read:
         own = "asks its own dict: " + ("completed" if kept else "never heard of it")
         answer = f"asks Redis: {_answer(asked[-1]['reply'])}" if asked else own
@@ -62,7 +63,7 @@ def moments(events: Sequence[Event]) -> list[Moment]:
         sends = f"sends the memory message {'with' if kept else 'without'} {image}"
         lost = [] if kept else [("LOST", f"{image} is in no memory, and nobody was told")]
         found.append(moment("T3", sent[0], (other, sends), redis["absorbed"], *lost))
-    return found
+    return sorted(found, key=lambda moment: moment.t_ms)
 
 
 def _answer(reply: str) -> str:
@@ -119,7 +120,7 @@ def _cell(moment: Moment | None) -> RenderableType:
 def summary_line(target: str, scenario: str, judgement: Judgement) -> str:
     """`local   foreign-pod   LOST  1 of 1 images`: what became of the images."""
     lost = sum(f.kind == "lost" and f.subject.startswith("image-") for f in judgement.findings)
-    images = judgement.images
+    images = judgement.counts["images"]
     if lost:
         return f"{target:<8}{scenario:<14}LOST  {lost} of {images} images"
     return f"{target:<8}{scenario:<14}kept  {images} of {images}"

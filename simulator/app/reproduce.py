@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,14 +13,34 @@ from podrace.simulator.errors import HarnessError
 from podrace.simulator.fleets.processes import Fleet, PodSpec
 from podrace.simulator.history.events import Event, plain, shorten
 from podrace.simulator.history.outcome import Result
-from podrace.simulator.judge.checks import Judgement, judge
+from podrace.simulator.judge.findings import Judgement, by_severity
+from podrace.simulator.judge.run import CallRecord, Run
+from podrace.simulator.scenarios.model import Ref
+from podrace.simulator.scenarios.uploads import UPLOADS, Image, check_deliveries
 from podrace.simulator.servers.connection import Server, connect, delete_prefix
 from podrace.simulator.target import load_object
+from podrace.simulator.world.steps import Step
 
 if TYPE_CHECKING:
     import redis
 
     from podrace.simulator.servers.files_api import FilesApi
+
+
+@dataclass(frozen=True)
+class _Ledger:
+    """What the ledger has recorded, as the checks read it."""
+
+    recorded: Sequence[tuple[str, Any, list[dict[str, Any]]]]
+    unusable: frozenset[tuple[int, str]] = frozenset()
+
+    def batches(self) -> list[tuple[str, Any, list[dict[str, Any]]]]:
+        return list(self.recorded)
+
+    @property
+    def times_s(self) -> list[float]:
+        return [0.0] * len(self.recorded)
+
 
 POLL_S = 0.003
 UPLOAD_WITHIN_S = 60.0
@@ -72,7 +93,7 @@ class Reproduction:
     folder: Path
     progress: Callable[[int], None]
     _events: list[Event] = field(default_factory=list, init=False)
-    _calls: int = field(default=0, init=False)
+    _calls: list[CallRecord] = field(default_factory=list, init=False)
     _epoch_s: float = field(default_factory=time.monotonic, init=False)
 
     def run(self) -> Reproduced:
@@ -83,30 +104,39 @@ class Reproduction:
             target=self.target,
             redis_url=self.server.url,
             prefix=self.server.prefix,
-            files_url=self.files.url,
-            ledger_path=str(ledger_path),
+            services={name: self.parts[name] for name in ("gemini", "memory")},
+            settings={
+                "gemini": {"api_key": "local", "base_url": self.files.url},
+                "memory": {"path": str(ledger_path)},
+            },
             seed=self.workload.seed,
             epoch_s=self._epoch_s,
             options={"absorb_limit": 1},
-            memory=self.parts["memory"],
-            gemini=self.parts["gemini"],
         )
         specs = [replace(spec, name=pod_name(index)) for index in range(self.workload.pods)]
         ledger = load_object(self.parts["memory"], what="memory agent")(ledger_path)
         client = connect(self.server.url)
         try:
-            with Fleet(specs, on_event=self._events.append) as fleet:
+            with Fleet(specs, on_event=self._arrived) as fleet:
                 self._drive(fleet, client)
-                held = self._keys(client)
-            marks = {record.uri: record.mark for record in self.files.files().values() if record.mark}
-            batches = [(user, parts) for _, user, parts in ledger.batches()]
-            self._record({"type": "final", "ledger": batches, "images": marks, "keys": sorted(held)})
+            judgement = self._judge(ledger)
         finally:
             ledger.close()
             delete_prefix(client, self.server.prefix)
             client.close()
         self._events.sort(key=lambda event: event["t_ms"])
-        return Reproduced(self._events, judge(self._events), time.monotonic() - self._epoch_s)
+        return Reproduced(self._events, judgement, time.monotonic() - self._epoch_s)
+
+    def _judge(self, ledger: Any) -> Judgement:
+        """What became of the messages, by the checks of the workload."""
+        services = {"gemini": self.files, "memory": _Ledger(ledger.batches())}
+        run = Run(self._events, self._calls, services, 0, math.inf, {}, lambda: ())
+        return Judgement(by_severity(list(check_deliveries(run))), UPLOADS.counted(run))
+
+    def _arrived(self, event: Event) -> None:
+        step = Step(*event["step"])
+        told = {"says": UPLOADS.says(*step.args)} if step.kind == "service" else {}
+        self._events.append(event | told | {"step": step})
 
     def _drive(self, fleet: Fleet, client: redis.Redis) -> None:
         """In rounds of one message a pod: no upload waits behind another, so that only the bug is seen."""
@@ -129,7 +159,8 @@ class Reproduction:
         for index in indices:
             pod, image = pod_name(self.workload.accepting(index)), self.workload.images[index]
             names = {"message": f"m{index + 1}", "user": f"user-{index + 1}", "text": f"message {index + 1}"}
-            ours = self._invoke("add", pod, images=[image.stem], **names)
+            given = (names["user"], names["text"], [Image(image.stem)], names["message"])
+            ours = self._invoke(names["message"], pod, "add_message", given)
             args = (names["user"], names["text"], [image], names["message"])
             calls.append((index, pod, ours, fleet.submit(pod, "add_message", *args)))
         placeholders = {}
@@ -151,13 +182,14 @@ class Reproduction:
                     raise HarnessError(f"pod {pod}: expected the upload of {image} within {UPLOAD_WITHIN_S:g} s")
                 time.sleep(POLL_S)
                 result = fleet.call(pod, "upload_status", placeholder)
-            self._ended(self._invoke("status", pod, image=image), result)
+            name = f"status-{index + 1}"
+            self._ended(self._invoke(name, pod, "upload_status", (Ref(f"m{index + 1}", 0),)), result)
 
     def _absorb(self, fleet: Fleet, indices: range) -> None:
         calls = []
         for index in indices:
             pod, user = pod_name(self.workload.absorbing(index)), f"user-{index + 1}"
-            ours = self._invoke("absorb", pod, user=user)
+            ours = self._invoke(f"absorb-{index + 1}", pod, "absorb", (user,))
             calls.append((pod, ours, fleet.submit(pod, "absorb", user)))
         for pod, ours, call in calls:
             self._ended(ours, fleet.wait(pod, call))
@@ -169,19 +201,23 @@ class Reproduction:
             kind = plain(client.type(key))
             value = client.lrange(key, 0, -1) if kind == "list" else client.get(key) if kind == "string" else kind
             held[name] = shorten(plain(value), 2000)
-        self._record({"type": "snapshot", "moment": moment, "redis": held})
+        self._record({"type": "snapshot", "moment": moment, "keys": held})
 
     def _keys(self, client: redis.Redis) -> dict[str, bytes]:
         keys = client.scan_iter(match=f"{self.server.prefix}*", count=1000)
         return {plain(key).removeprefix(self.server.prefix): key for key in keys}
 
-    def _invoke(self, operation: str, pod: str, **arguments: Any) -> int:
-        self._calls += 1
-        self._record({"type": "invoke", "actor": pod, "call": self._calls, "op": operation, **arguments})
-        return self._calls
+    def _invoke(self, name: str, pod: str, method: str, args: tuple[Any, ...]) -> int:
+        number = len(self._calls)
+        self._calls.append(CallRecord(name, pod, method, args, began=len(self._events)))
+        self._record({"type": "invoke", "actor": pod, "call": number, "name": name, "method": method, "args": args})
+        return number
 
     def _ended(self, call: int, result: Result) -> None:
-        event: Event = {"type": result.type, "call": call}
+        record = self._calls[call]
+        ended = {"ended": len(self._events), "type": result.type, "value": result.value, "error": result.error or ""}
+        self._calls[call] = replace(record, **ended)
+        event: Event = {"type": result.type, "actor": record.actor, "call": call}
         self._record(event | ({"result": result.value} if result.type == "ok" else {"error": result.error}))
 
     def _record(self, event: Event) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import platform
+import tempfile
 import time
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -13,11 +15,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from podrace.simulator.errors import PodraceError, UsageError
-from podrace.simulator.judge.checks import INCONCLUSIVE
+from podrace.simulator.errors import HarnessError, PodraceError, UsageError
+from podrace.simulator.judge.findings import HOLDS, INCONCLUSIVE, NOT_APPLICABLE
 from podrace.simulator.servers.embedded import ServerInfo
 
 RESULT_VERSION = 1
+RESULT = "result.json"
+MOST_BYTES = 64 * 1024 * 1024
 _VERSIONS = ("podrace", "redis", "google-genai")
 
 
@@ -40,7 +44,16 @@ class Cell:
     row: int = 0
     """The failure mode's number; 0 where the run is about none."""
     sentence: str = ""
-    """What was lost and why."""
+    """What went wrong and why."""
+    what: str = ""
+    """What the row shows."""
+    known: bool = False
+    """Whether it was known before that this target violates this scenario."""
+
+    @property
+    def is_expected(self) -> bool:
+        """Whether the verdict is the expected one; `–` where `holds` was expected is no surprise, and no pass."""
+        return self.verdict == self.expected or (self.verdict == NOT_APPLICABLE and self.expected == HOLDS)
 
 
 def result_document(
@@ -61,7 +74,7 @@ def result_document(
 
 def exit_code(cells: Sequence[Cell]) -> int:
     """0 where every verdict is the expected one, else 1; 3 where nothing is wrong but something unknown."""
-    unexpected = [cell for cell in cells if cell.verdict != cell.expected]
+    unexpected = [cell for cell in cells if not cell.is_expected]
     if not unexpected:
         return 0
     return 3 if all(cell.verdict == INCONCLUSIVE for cell in unexpected) else 1
@@ -71,29 +84,73 @@ def exit_code(cells: Sequence[Cell]) -> int:
 def run_folder(path: Path | None, name: str) -> Iterator[Path]:
     """The run's folder, made now; gone again where the run ends in an error before it wrote anything.
 
-    `path=None` is `runs/<time>-<name>` below the current folder. Raises UsageError where it cannot be
-    written.
+    `path=None` is `runs/<time>-<name>` below the current folder. Raises UsageError where it cannot be written, or
+    holds a result already; HarnessError, with the traceback in the folder, for what nobody expected.
     """
-    folder = path or _free_name(Path("runs"), f"{time.strftime('%Y%m%d-%H%M%S')}-{name}")
-    missing = [parent for parent in (folder, *folder.parents) if not parent.exists()]
+    try:
+        folder = path or _free_name(Path("runs"), f"{time.strftime('%Y%m%d-%H%M%S')}-{name}")
+        missing = [parent for parent in (folder, *folder.parents) if not parent.exists()]
+    except OSError as error:
+        raise UsageError(f"run folder {path}: {error.strerror or error}") from error
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / ".writable"
         probe.touch()
         probe.unlink()
-    except OSError as error:
+    except (OSError, ValueError) as error:
         _remove_empty(missing)
-        reason = error.strerror or error
+        reason = getattr(error, "strerror", None) or error
         raise UsageError(f"run folder {folder}: expected a folder that can be written: {reason}") from error
+    if (folder / RESULT).exists():
+        raise UsageError(f"run folder {folder}: it holds a result already; name another, or remove it")
     try:
         yield folder
     except (PodraceError, KeyboardInterrupt):
         _remove_empty(missing)
         raise
+    except Exception as error:
+        raise unexpected(error, folder) from error
+
+
+def unexpected(error: BaseException, folder: Path | None = None) -> HarnessError:
+    """An error of ours as one line, its traceback in the folder, or in a temporary file without one."""
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return HarnessError(f"{error.filename}: {error.strerror}")
+    text = "".join(traceback.format_exception(error))
+    try:
+        if folder is None:
+            handle, name = tempfile.mkstemp(prefix="podrace-traceback-", suffix=".txt")
+            os.close(handle)
+            path = Path(name)
+        else:
+            path = folder / "traceback.txt"
+        path.write_text(text, encoding="utf-8", errors="backslashreplace")
+        where = f"; the traceback is in {path}"
+    except OSError:
+        where = ""
+    first = str(error).partition("\n")[0]
+    return HarnessError(f"an error of podrace's own: {type(error).__name__}: {first}{where}")
 
 
 def write_json(path: Path, document: Any) -> None:
-    path.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    """Write a document; HarnessError where the disk does not take it."""
+    text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+    try:
+        path.write_text(text, encoding="utf-8", errors="backslashreplace")
+    except OSError as error:
+        raise HarnessError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+def read_json(path: Path, *, what: str) -> Any:
+    """A document from a file; UsageError for one that is missing, no regular file, too large, or no JSON."""
+    try:
+        if not path.is_file():
+            raise UsageError(f"{what} {path}: expected a file, found none")
+        if path.stat().st_size > MOST_BYTES:
+            raise UsageError(f"{what} {path}: expected at most {MOST_BYTES} bytes")
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UsageError(f"{what} {path}: expected JSON: {getattr(error, 'strerror', None) or error}") from error
 
 
 def _free_name(parent: Path, name: str) -> Path:

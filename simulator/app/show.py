@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,13 +14,19 @@ import click
 
 if TYPE_CHECKING:
     from podrace.simulator.app.runs import Cell
-    from podrace.simulator.scenarios.catalogue import Scenario
 
 PROGRESS_AFTER_S = 1.0
 PROGRESS_EVERY_S = 0.1
 
 
-def matrix(cells: Sequence[Cell], chosen: Sequence[Scenario]) -> None:
+LEGEND = (
+    "lost: accepted, never delivered, nobody told · duplicated: two effects · misreported: a reader was told something "
+    "untrue · stuck: stands still for longer than a lease · leaked: left behind for good · ok: holds, all within the "
+    "bounds · –: its fault had nothing to strike · inconclusive: nobody knows"
+)
+
+
+def matrix(cells: Sequence[Cell]) -> None:
     """The matrix as a table, what could not be judged below it, and what it took."""
     from rich import box
     from rich.console import Console
@@ -28,21 +36,29 @@ def matrix(cells: Sequence[Cell], chosen: Sequence[Scenario]) -> None:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
     for heading in ("#", "failure mode", *dict.fromkeys(cell.target for cell in cells)):
         table.add_column(heading, justify="right" if heading == "#" else "left")
-    for scenario in chosen:
-        row = [Text(str(scenario.row)), Text(scenario.name)]
-        for cell in (cell for cell in cells if cell.scenario == scenario.name):
-            unexpected = cell.verdict != cell.expected
-            style = "yellow" if cell.verdict == "inconclusive" else "red" if cell.verdict == "violated" else "green"
-            row.append(Text(cell.words + (" (unexpected)" if unexpected else ""), style=style))
-        table.add_row(*row)
+    rows: dict[str, list[Cell]] = {}
+    for cell in cells:
+        rows.setdefault(cell.scenario, []).append(cell)
+    for scenario, those in sorted(rows.items(), key=lambda row: row[1][0].row):
+        mark = {True: "", False: " (unexpected)"}
+        words = [Text(cell.words + mark[cell.is_expected], style=_style(cell)) for cell in those]
+        table.add_row(Text(str(those[0].row or "")), Text(scenario), *words)
     console = Console()
     console.print(table)
     for cell in cells:
-        if cell.verdict == "inconclusive":
+        if cell.note and (cell.verdict == "inconclusive" or not cell.is_expected):
             console.print(f"{cell.target} {cell.scenario}: {cell.note}", style="yellow", highlight=False)
+    console.print(LEGEND, style="dim", highlight=False)
     runs = sum(cell.schedules.get("run", 0) for cell in cells)
+    skipped = sum(cell.verdict == "not-applicable" for cell in cells)
     took_s = sum(cell.elapsed_s for cell in cells)
-    console.print(f"{len(cells)} cells, {runs} schedules, {took_s:.1f} s", highlight=False)
+    apart = f", {skipped} of them –" if skipped else ""
+    console.print(f"{len(cells)} cells{apart}, {runs} schedules, {took_s:.1f} s", highlight=False)
+
+
+def _style(cell: Cell) -> str:
+    styles = {"inconclusive": "yellow", "violated": "red", "not-applicable": "dim"}
+    return styles.get(cell.verdict, "green")
 
 
 def cell(cell: Cell) -> None:
@@ -68,36 +84,75 @@ def cell(cell: Cell) -> None:
         click.echo(f"again: podrace replay {path}")
 
 
-@contextmanager
-def progress_bar(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
-    """A bar on standard error, where that is a terminal and the work takes more than a second.
+class Bar:
+    """A bar on standard error, where that is a terminal and the work takes more than a second."""
 
-    Yields what is to be called with the number of steps done since; `total=None` where nobody knows it.
-    """
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    def __init__(self, what: str, total: int | None) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    console = Console(stderr=True)
-    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
-    task = progress.add_task(what, total=total)
-    due_s = time.monotonic() + PROGRESS_AFTER_S
-    waiting = 0
+        console = Console(stderr=True)
+        columns = (
+            TextColumn(what),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.description}"),
+        )
+        self._progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+        self._task = self._progress.add_task("", total=total)
+        self._due_s = time.monotonic() + PROGRESS_AFTER_S
+        self._about = ""
+        self._waiting = 0
 
-    def advance(steps: int) -> None:
-        nonlocal due_s, waiting
-        waiting += steps
-        if time.monotonic() < due_s:
+    def about(self, what: str) -> None:
+        """Name what is being done."""
+        self._about = what
+
+    def advance(self, steps: int, detail: str = "") -> None:
+        """So many steps more are done."""
+        self._waiting += steps
+        if time.monotonic() < self._due_s:
             return
-        if not progress.live.is_started:
-            progress.start()
-        progress.advance(task, waiting)
-        waiting, due_s = 0, time.monotonic() + PROGRESS_EVERY_S
+        if not self._progress.live.is_started:
+            self._progress.start()
+        self._progress.update(self._task, advance=self._waiting, description=f"{self._about} {detail}".strip())
+        self._waiting, self._due_s = 0, time.monotonic() + PROGRESS_EVERY_S
 
+    def stop(self) -> None:
+        self._progress.stop()
+
+
+@contextmanager
+def progress_bar(what: str, total: int | None) -> Iterator[Bar]:
+    """A bar that goes with the block; `total=None` where nobody knows it."""
+    bar = Bar(what, total)
     try:
-        yield advance
+        yield bar
     finally:
-        progress.stop()
+        bar.stop()
+
+
+@contextmanager
+def kept_apart(folder: Path) -> Iterator[None]:
+    """What the target prints meanwhile goes into the run's folder: our output is ours alone."""
+    path = folder / "target-output.txt"
+    try:
+        sys.stdout.flush()
+        kept, file = os.dup(1), os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    except (OSError, ValueError):  # standard output is closed
+        yield
+        return
+    os.dup2(file, 1)
+    os.close(file)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(kept, 1)
+        os.close(kept)
+        if path.exists() and not path.stat().st_size:
+            path.unlink()
 
 
 def width() -> int:

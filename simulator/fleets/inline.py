@@ -7,44 +7,29 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, NoReturn
 
 import greenlet
 
-from podrace.simulator.errors import TargetError
+from podrace.simulator.errors import HarnessError, TargetError
 from podrace.simulator.history.outcome import Result, outcome
-from podrace.simulator.search.heap import Heap
-from podrace.simulator.target import Pod, PodEnv, Target, make_pod
-from podrace.simulator.world.gates import Gate, PodKilledError, Step, VirtualLock, as_sent, foreign_thread, plain_reply
-
-EPOCH_S = 1_700_000_000.0
-"""Where every pod's virtual clock starts."""
+from podrace.simulator.target import PodEnv, Target, make_pod, method_of
+from podrace.simulator.world.client import broken
+from podrace.simulator.world.clock import EPOCH_US, US_PER_S
+from podrace.simulator.world.locks import VirtualLock
+from podrace.simulator.world.steps import (
+    GO,
+    Gate,
+    PodKilledError,
+    Step,
+    as_sent,
+    foreign_thread,
+    plain_reply,
+)
 
 STEP_WITHIN_S = 5.0
-
-
-class MemoryList:
-    """The memory agent's ledger as a list; passes the same contract tests as the real one."""
-
-    def __init__(self) -> None:
-        self._batches: list[tuple[str, str, list[dict[str, Any]]]] = []
-        self._ids: set[str] = set()
-
-    def send(self, user_id: str, parts: Sequence[Mapping[str, Any]], batch_id: str | None = None) -> None:
-        batch_id = batch_id or f"batch-{len(self._batches) + 1}"
-        if batch_id not in self._ids:
-            self._ids.add(batch_id)
-            self._batches.append((batch_id, user_id, [dict(part) for part in parts]))
-
-    def batches(self) -> list[tuple[str, str, list[dict[str, Any]]]]:
-        return list(self._batches)
-
-    def close(self) -> None:
-        """Nothing to close."""
-
-
 MOST_SURVIVED = 100
 _UNENDED: list[greenlet.greenlet] = []
 """Actors that nothing ends: to forget them would start them once more."""
@@ -52,74 +37,84 @@ _UNENDED: list[greenlet.greenlet] = []
 
 class _Actor(greenlet.greenlet):
     name: str
+    gate: _InlineGate | None = None
     step: Step | None = None
     """Where it stands."""
-    taken: tuple[Step, str]
-    """The step it took last, and what became of it."""
+    taken: list[tuple[Step, str]]
+    """The steps that it is taking, and what becomes of them: a service may call back while it is called."""
+    connection: Any = None
+    """Where it waits for something to read."""
     survived = 0
     """How often it was told that its pod is dead, and went on."""
 
 
+def current_env() -> PodEnv | None:
+    """The environment of the pod whose actor is running; None where none is."""
+    actor = greenlet.getcurrent()
+    return actor.gate.env if isinstance(actor, _Actor) and actor.gate else None
+
+
 class InlineFleet:
-    """The pods of one schedule. `make_env(name, gate)` builds a pod's environment."""
+    """The pods of one schedule. `make_env(name, incarnation, gate)` builds a pod's environment."""
 
     kind = "inline"
 
-    def __init__(self, target: Target, make_env: Callable[[str, Gate], PodEnv]) -> None:
-        self._target = target
+    def __init__(self, target_of: Callable[[str], Target], make_env: Callable[[str, int, Gate], PodEnv]) -> None:
+        self._target_of = target_of
         self._make_env = make_env
         self._hub = greenlet.getcurrent()
         self.thread = threading.get_ident()
         self._actors: dict[str, _Actor] = {}
         self._starting: list[_Actor] = []
         self._gates: dict[str, _InlineGate] = {}
-        self._pods: dict[str, Pod] = {}
-        self._heap = Heap()
-        self._envs: dict[str, PodEnv] = {}
+        self._incarnations: dict[str, int] = {}
+        self.now_us = EPOCH_US
         self.done: list[tuple[Step, str, Any]] = []
-        """Steps taken since last looked at: (step, action, reply)."""
         self.results: list[tuple[int, Result]] = []
         self.died: list[tuple[str, str]] = []
         self.broken: BaseException | None = None
 
     def steps(self) -> list[Step]:
-        """The steps at which actors stand, in the order in which the actors began."""
         return [actor.step for actor in self._actors.values() if actor.step is not None]
 
     def step_of(self, actor: str) -> Step | None:
-        """Where one actor stands; None for one that has ended or hangs."""
         found = self._actors.get(actor)
         return found.step if found is not None else None
 
+    def is_ready(self, actor: str) -> bool:
+        connection = self._actors[actor].connection
+        return connection is not None and connection.is_readable()
+
     def start(self, actor: str, call: int, method: str, args: tuple[Any, ...]) -> None:
-        """Begin a call of a pod's method as an actor, up to its first gate. The first call also makes the pod."""
         name = actor.partition(".")[0]
-        if name not in self._gates:
-            self._gates[name] = _InlineGate(self, name)
+        gate = self._gates.get(name)
+        if gate is None:
+            gate = self._gates[name] = _InlineGate(self, name)
 
         def run() -> None:
-            pod = self._pods.get(name) or self._add(name)
+            if gate.pod is None:
+                number = self._incarnations[name] = self._incarnations.get(name, 0) + 1
+                gate.env = self._make_env(name, number, gate)
+                made = make_pod(self._target_of(name), gate.env)
+                if gate.pod is None:  # else another call has made it while this one waited
+                    gate.pod = made
             # A copy, as between processes: what a pod does with its own afterwards, nobody else sees.
-            self.results.append((call, outcome(lambda: as_sent(getattr(pod, method)(*args)))))
+            bound = method_of(gate.pod, method)
+            self.results.append((call, outcome(lambda: as_sent(bound(*args)))))
 
-        self._begin(actor, run)
+        self._begin(actor, gate, run)
         self._settle()
 
-    def let_go(self, actor: str, action: str) -> None:
-        """Let an actor take its step, on to where it stops next."""
+    def let_go(self, actor: str, action: str, answer: tuple[Any] | None = None) -> None:
         current = self._actors[actor]
-        step = current.step
+        assert current.gate is not None
+        current.gate.answer = answer
         current.step = None
-        if step is not None and step.kind == "timer":
-            gate = self._gates[step.pod]
-            gate.clock_s = max(gate.clock_s, step.args[0])
-            self.done.append((step, action, None))
         current.switch(action)
         self._settle(current)
 
     def kill(self, pod: str) -> None:
-        """The pod's actors end where they stand; nothing of theirs reaches the world any more."""
-        gate = self._gates.get(pod)
+        gate = self._gates.pop(pod, None)
         if gate is not None:
             gate.dead = True
         for name, actor in list(self._actors.items()):
@@ -129,53 +124,30 @@ class InlineFleet:
                     actor.switch("")  # raises PodKilledError in it
                 del self._actors[name]
 
-    def advance(self, pod: str, seconds: float) -> None:
-        """Let a pod's clock run on."""
-        if pod in self._gates:
-            self._gates[pod].clock_s += seconds
-
-    def pause(self, pod: str) -> None:
-        """Nothing to do: a pod that nobody lets go stands still."""
-
-    def resume(self, pod: str) -> None:
-        """Nothing to do."""
+    def set_clock(self, now_us: int) -> None:
+        self.now_us = now_us
 
     def close(self) -> None:
-        for pod in self._gates:
+        for pod in list(self._gates):
             self.kill(pod)
 
-    def look(self, but: str) -> bytes | None:
-        """What an actor shares with the others of its pod, to be compared; None where it cannot be told."""
-        name = but.partition(".")[0]
-        gate = self._gates.get(name)
-        if gate is None:
-            return b"there is no pod yet"
-        env = self._envs.get(name)
-        roots = (gate.clock_s, gate.spawned, self._pods.get(name), env and (env.rng, env.options))
-        outside = (gate, env.redis, env.gemini, env.memory) if env else ()
-        others = [actor for key, actor in self._actors.items() if key != but and key.partition(".")[0] == name]
-        return self._heap.look(roots, [actor.gr_frame for actor in others], outside)
-
-    def _add(self, name: str) -> Pod:
-        env = self._envs[name] = self._make_env(name, self._gates[name])
-        pod = self._pods[name] = make_pod(self._target, env)
-        return pod
-
-    def _begin(self, name: str, function: Callable[[], None]) -> None:
+    def _begin(self, name: str, gate: _InlineGate, function: Callable[[], None]) -> None:
         def run(_: object) -> None:
             try:
                 function()
             except PodKilledError:
                 pass
-            except TargetError as error:
+            except (TargetError, HarnessError) as error:
                 self.broken = self.broken or error
             except Exception as error:  # as a thread's: the pod goes on without it
                 self.died.append((name, plain_reply(error)))
+            except SystemExit:
+                self.broken = self.broken or left(name)
             except BaseException as error:
                 self.broken = self.broken or error
 
         actor = _Actor(run, self._hub)
-        actor.name = name
+        actor.name, actor.gate, actor.taken = name, gate, []
         self._actors[name] = actor
         self._starting.append(actor)
 
@@ -193,28 +165,41 @@ class InlineFleet:
             raise self.broken
 
 
+def left(actor: str) -> TargetError:
+    """The error of a target that would end its process."""
+    return TargetError(f"{actor} raised SystemExit: expected the target to return or to raise an Exception")
+
+
 class _InlineGate:
     """One pod's gate and virtual runtime."""
 
-    def __init__(self, fleet: InlineFleet, pod: str) -> None:
+    virtual = True
+
+    def __init__(self, fleet: InlineFleet, name: str) -> None:
         self._fleet = fleet
-        self._pod = pod
-        self.spawned: dict[str, int] = {}
-        self.clock_s = EPOCH_S
+        self._name = name
+        self._spawned: dict[str, int] = {}
+        self.env: PodEnv | None = None
+        self.pod: Any = None
+        self.answer: tuple[Any] | None = None
         self.dead = False
 
     def before(self, kind: str, args: tuple[Any, ...]) -> str:
         if threading.get_ident() != self._fleet.thread:
             self._expel()
         actor = greenlet.getcurrent()
-        assert isinstance(actor, _Actor)
+        if not isinstance(actor, _Actor) or actor.gate is not self:
+            raise TargetError(
+                f"pod {self._name} is used from outside its own calls: pods of one process must not share "
+                "objects; no verdict can be given"
+            )
         if self.dead:
             self._end(actor)
         step = actor.step = Step(actor.name, kind, args)
         action: str = self._fleet._hub.switch()
         if self.dead:
             raise PodKilledError
-        actor.taken = (step, action)
+        actor.taken.append((step, action))
         return action
 
     def _end(self, actor: _Actor) -> NoReturn:
@@ -232,8 +217,29 @@ class _InlineGate:
     def after(self, reply: Any) -> None:
         actor = greenlet.getcurrent()
         assert isinstance(actor, _Actor)
-        step, action = actor.taken
+        step, action = actor.taken.pop()
         self._fleet.done.append((step, action, reply))
+
+    def receive(self, connection: Any, seconds: float | None, what: str) -> bool:
+        actor = greenlet.getcurrent()
+        assert isinstance(actor, _Actor)
+        actor.connection = connection
+        deadline_us = None if seconds is None else self._fleet.now_us + round(seconds * US_PER_S)
+        action = self.before("receive", (what, deadline_us))
+        if action != GO:
+            connection.disconnect()
+            error = broken("connection")
+            self.after(error)
+            raise error
+        ready = connection.is_readable()
+        actor.connection = None
+        return bool(ready)
+
+    def lost(self, error: BaseException) -> None:
+        if not self.dead:
+            self._fleet.broken = self._fleet.broken or HarnessError(
+                f"a connection of pod {self._name} broke though no fault broke it: {type(error).__name__}: {error}"
+            )
 
     def hang(self) -> None:
         self.after("never answers")
@@ -243,19 +249,20 @@ class _InlineGate:
                 raise PodKilledError
 
     def now(self) -> float:
-        return self.clock_s
+        return self._fleet.now_us / US_PER_S
 
     def sleep(self, seconds: float) -> None:
-        self.before("timer", (self.clock_s + seconds, seconds))
+        self.before("timer", (self._fleet.now_us + max(0, round(seconds * US_PER_S)), seconds))
+        self.after(None)
 
     def spawn(self, name: str, function: Callable[[], None]) -> None:
         if threading.get_ident() != self._fleet.thread:
             self._expel()
-        number = self.spawned[name] = self.spawned.get(name, 0) + 1
-        self._fleet._begin(f"{self._pod}.{name}-{number}", function)
+        number = self._spawned[name] = self._spawned.get(name, 0) + 1
+        self._fleet._begin(f"{self._name}.{name}-{number}", self, function)
 
     def lock(self) -> AbstractContextManager[Any]:
-        return VirtualLock(self, greenlet.getcurrent)
+        return VirtualLock(self, greenlet.getcurrent, lambda owner: str(owner.name))
 
     def _expel(self) -> NoReturn:
         """End a thread that nobody schedules; the run ends with the reason, not the thread with a traceback."""

@@ -16,20 +16,17 @@ from typing import Any
 
 from podrace.simulator.errors import HarnessError, PodraceError, TargetError
 from podrace.simulator.fleets import guarded
+from podrace.simulator.fleets.inline import left
 from podrace.simulator.fleets.processes import PodSpec
-from podrace.simulator.history.events import describe, plain, shorten
+from podrace.simulator.history.events import describe, shorten
 from podrace.simulator.history.outcome import outcome
-from podrace.simulator.target import Pod, load_object, load_target, make_pod
-from podrace.simulator.world.gates import (
-    GO,
-    Gate,
-    LockState,
-    VirtualLock,
-    foreign_thread,
-    gated_client,
-    make_env,
-    plain_reply,
-)
+from podrace.simulator.target import PodEnv, load_object, load_target, make_pod, method_of
+from podrace.simulator.world import libraries
+from podrace.simulator.world.client import broken, gated_client
+from podrace.simulator.world.clock import EPOCH_US, US_PER_S
+from podrace.simulator.world.locks import LockState, VirtualLock
+from podrace.simulator.world.pods import make_env
+from podrace.simulator.world.steps import GO, Failed, foreign_thread, plain_reply
 
 
 def main(connection: Any, spec: PodSpec) -> None:
@@ -39,16 +36,17 @@ def main(connection: Any, spec: PodSpec) -> None:
     _let_fork_server_go()
     pipe = Pipe(connection)
     gate: Any = StepGate(pipe, spec) if spec.gated else RecordingGate(pipe, spec)
-    make = cache(partial(build_pod, spec, gate))
+    make = cache(partial(build_pod, spec, gate, pipe))
     try:
         if not spec.gated:  # else its first call makes it: what the factory does are steps too
             make()
-    except Exception as error:  # for one, the temporary folder has gone with the parent
+    except (Exception, SystemExit) as error:  # for one, the temporary folder has gone with the parent
         ours = HarnessError(f"pod {spec.name} cannot be made: {type(error).__name__}: {error}")
         pipe.send("broken", error if isinstance(error, PodraceError) else ours)
         return
     pipe.send("ready")
-    serve(pipe, make, gate)
+    with libraries.led(lambda: gate.env if gate.virtual else None, threading.get_ident):
+        serve(pipe, make, gate)
 
 
 class Pipe:
@@ -57,6 +55,8 @@ class Pipe:
     def __init__(self, connection: Any) -> None:
         self._connection = connection
         self._lock = threading.Lock()
+        self._numbers = count(1)
+        self._replies: dict[int, tuple[threading.Event, list[Any]]] = {}
 
     def send(self, *message: Any) -> None:
         with self._lock:
@@ -72,40 +72,78 @@ class Pipe:
             os._exit(1)
         return message
 
+    def ask(self, *question: Any) -> Any:
+        """Ask the parent to call a service, and wait for what that returns, or raises."""
+        number = next(self._numbers)
+        answered, reply = self._replies[number] = threading.Event(), []
+        self.send("service", number, *question)
+        answered.wait()
+        worked, value = reply
+        if not worked:
+            raise value
+        return value
 
-def build_pod(spec: PodSpec, gate: Gate) -> Pod:
+    def answer(self, number: int, worked: bool, value: Any) -> None:
+        answered, reply = self._replies.pop(number)
+        reply += [worked, value]
+        answered.set()
+
+
+class RemoteService:
+    """A service that lives in the parent."""
+
+    def __init__(self, pipe: Pipe, name: str) -> None:
+        self._pipe = pipe
+        self._name = name
+
+    def __getattr__(self, method: str) -> Any:
+        if method.startswith("_"):
+            raise AttributeError(method)
+        return lambda *args, **named: self._pipe.ask(self._name, method, args, named)
+
+
+def build_pod(spec: PodSpec, gate: Any, pipe: Pipe) -> Any:
     """The pod that the spec describes, over the real parts."""
     from podrace.simulator.servers.connection import connect
 
-    client = gated_client(connect(spec.redis_url, retries=spec.retries), gate)
+    patience: dict[str, Any] = {"socket_timeout": None} if spec.gated and spec.import_source else {}
+    client = connect(spec.redis_url, retries=spec.retries, **patience)
+    services = {
+        name: load_object(part, what="service")(**spec.settings.get(name, {})) if part else RemoteService(pipe, name)
+        for name, part in spec.services.items()
+    }
     env = make_env(
         name=spec.name,
         gate=gate,
-        client=client,
+        client=gated_client(client, gate, import_source=spec.import_source),
         prefix=spec.prefix,
-        gemini=load_object(spec.gemini, what="files service")(api_key="local", base_url=spec.files_url),
-        memory=load_object(spec.memory, what="memory agent")(spec.ledger_path),
+        services=services,
         seed=spec.seed,
+        incarnation=spec.incarnation,
         options=spec.options,
+        failures=spec.failures,
     )
+    gate.env = env
     return make_pod(load_target(spec.target), env)
 
 
-def serve(pipe: Pipe, make: Callable[[], Pod], gate: Any) -> None:
+def serve(pipe: Pipe, make: Callable[[], Any], gate: Any) -> None:
     """Take the parent's messages until it says `close`."""
 
     def answer(call: int, method: str, args: tuple[Any, ...]) -> None:
-        pipe.send(gate.answer, call, outcome(getattr(make(), method), *args))
+        pipe.send(gate.answer_kind, call, outcome(method_of(make(), method), *args))
 
     while True:
         kind, *rest = pipe.receive()
         if kind == "close":
-            if gate.real_time:
-                make().close()
+            if not gate.virtual:
+                getattr(make(), "close", lambda: None)()
             return
         if kind == "call":
             call, actor, method, args = rest
             gate.run(actor, partial(answer, call, method, args))
+        elif kind == "reply":
+            pipe.answer(*rest)
         else:
             gate.take(kind, *rest)
 
@@ -113,8 +151,10 @@ def serve(pipe: Pipe, make: Callable[[], Pod], gate: Any) -> None:
 class RecordingGate:
     """Lets every step go at once under the real clock, and reports it with its time."""
 
-    answer = "result"
-    real_time = True
+    answer_kind = "result"
+    virtual = False
+    answer: Any = None
+    env: PodEnv | None = None
 
     def __init__(self, pipe: Pipe, spec: PodSpec) -> None:
         self._pipe = pipe
@@ -125,28 +165,43 @@ class RecordingGate:
     def run(self, actor: str, function: Callable[[], None]) -> None:
         def act() -> None:
             self._current.actor = actor
-            function()
+            try:
+                function()
+            except PodraceError as error:
+                self._pipe.send("broken", error)
+            except SystemExit:
+                self._pipe.send("broken", left(actor))
 
         threading.Thread(target=act, name=actor, daemon=True).start()
 
     def before(self, kind: str, args: tuple[Any, ...]) -> str:
-        self._current.step = (kind, args)
+        _pushed(self._current, (kind, args))
         return GO
 
     def after(self, reply: Any) -> None:
-        kind, args = self._current.step
+        kind, args = self._current.taken.pop()
         self._pipe.send(
             "event",
             {
-                "t_ms": round((time.monotonic() - self._spec.epoch_s) * 1000, 3),
+                "t_ms": round(time.monotonic() * 1000 - self._spec.epoch_s * 1000, 3),
                 "type": "step",
-                "actor": getattr(self._current, "actor", self._spec.name),
-                "kind": kind,
-                "what": describe(kind, args, self._spec.prefix),
+                "actor": (actor := getattr(self._current, "actor", self._spec.name)),
+                "step": (actor, kind, args),
+                "says": describe(kind, args, self._spec.prefix),
                 "action": GO,
-                "reply": shorten(plain(reply)),
+                "failed": isinstance(reply, BaseException),
+                "reply": shorten(plain_reply(reply)),
             },
         )
+
+    def receive(self, connection: Any, seconds: float | None, what: str) -> bool:
+        raise AssertionError("under the real clock a connection waits by itself")
+
+    def lost(self, error: BaseException) -> None:
+        self._pipe.send("broken", _loss(self._spec.name, error))
+
+    def hang(self) -> None:
+        threading.Event().wait()
 
     def now(self) -> float:
         return time.time()
@@ -161,12 +216,19 @@ class RecordingGate:
         return threading.RLock()
 
 
+def _loss(pod: str, error: BaseException) -> HarnessError:
+    return HarnessError(
+        f"a connection of pod {pod} broke though no fault broke it: {type(error).__name__}: {shorten(str(error), 200)}"
+    )
+
+
 @dataclass
 class _Slot:
     """Where a stopped actor waits, and what it is told."""
 
     kind: str
     args: tuple[Any, ...]
+    connection: Any = None
     action: str = GO
     released: threading.Event = field(default_factory=threading.Event)
 
@@ -178,19 +240,22 @@ class StepGate:
     Actors are threads, so that the target runs as it would in production.
     """
 
-    answer = "returned"
-    real_time = False
+    answer_kind = "returned"
+    virtual = True
 
     def __init__(self, pipe: Pipe, spec: PodSpec) -> None:
         self._pipe = pipe
         self._pod = spec.name
-        self._clock_s = spec.epoch_s
+        self._now_us = EPOCH_US
         self._current = threading.local()
         self._lock = threading.Lock()
         self._running = 0
         self._starting: list[tuple[str, Callable[[], None]]] = []
         self._waiting: dict[str, _Slot] = {}
+        self._names: dict[int, str] = {}
         self._numbers = _numbers()
+        self.answer: tuple[Any] | None = None
+        self.env: PodEnv | None = None
 
     def run(self, actor: str, function: Callable[[], None]) -> None:
         with self._lock:
@@ -198,35 +263,53 @@ class StepGate:
         self._start(actor, function)
 
     def take(self, kind: str, *rest: Any) -> None:
-        """A message of the parent's: let an actor go, or let time pass."""
-        if kind == "advance":
-            self._clock_s += rest[0]
+        """A message of the parent's: let an actor go, let time pass, or say whether an actor has something to read."""
+        if kind == "clock":
+            (self._now_us,) = rest
             return
-        actor, action = rest
+        if kind == "ready?":
+            slot = self._waiting.get(rest[0])
+            self._pipe.send("ready!", bool(slot and slot.connection and slot.connection.is_readable()))
+            return
+        actor, action, self.answer = rest
         with self._lock:
             slot = self._waiting.pop(actor)
             self._running += 1
         slot.action = action
         slot.released.set()
 
-    def before(self, kind: str, args: tuple[Any, ...]) -> str:
+    def before(self, kind: str, args: tuple[Any, ...], connection: Any = None) -> str:
         actor = getattr(self._current, "actor", None)
         if actor is None:
             self._pipe.send("broken", foreign_thread())
             raise SystemExit  # ends the thread without a traceback
-        slot = _Slot(kind, args)
+        slot = _Slot(kind, args, connection)
         with self._lock:
             self._waiting[actor] = slot
             self._stopped()
         slot.released.wait()
-        self._current.step = (actor, kind, args)
-        self._current.action = slot.action
+        _pushed(self._current, (actor, kind, args, slot.action))
         return slot.action
 
     def after(self, reply: Any) -> None:
-        actor, kind, args = self._current.step
+        actor, kind, args, action = self._current.taken.pop()
         told = reply if reply is None or isinstance(reply, int) else plain_reply(reply)
-        self._pipe.send("took", (actor, kind, _sendable(args)), self._current.action, told)
+        if isinstance(reply, BaseException):
+            told = Failed(told)
+        self._pipe.send("took", (actor, kind, _sendable(args)), action, told)
+
+    def receive(self, connection: Any, seconds: float | None, what: str) -> bool:
+        deadline_us = None if seconds is None else self._now_us + round(seconds * US_PER_S)
+        action = self.before("receive", (what, deadline_us), connection)
+        if action != GO:
+            connection.disconnect()
+            error = broken("connection")
+            self.after(error)
+            raise error
+        return bool(connection.is_readable())
+
+    def lost(self, error: BaseException) -> None:
+        self._pipe.send("broken", _loss(self._pod, error))
 
     def hang(self) -> None:
         self.after("never answers")
@@ -235,27 +318,28 @@ class StepGate:
         threading.Event().wait()
 
     def now(self) -> float:
-        return self._clock_s
+        return self._now_us / US_PER_S
 
     def sleep(self, seconds: float) -> None:
-        deadline_s = self._clock_s + seconds
-        self.before("timer", (deadline_s, seconds))
-        self._clock_s = max(self._clock_s, deadline_s)
+        self.before("timer", (self._now_us + max(0, round(seconds * US_PER_S)), seconds))
         self.after(None)
 
     def spawn(self, name: str, function: Callable[[], None]) -> None:
         self._starting.append((f"{self._pod}.{name}-{next(self._numbers[name])}", function))
 
     def lock(self) -> AbstractContextManager[Any]:
-        return VirtualLock(self, threading.get_ident)
+        return VirtualLock(self, threading.get_ident, lambda owner: self._names.get(owner, str(owner)))
 
     def _start(self, actor: str, function: Callable[[], None]) -> None:
         def act() -> None:
             self._current.actor = actor
+            self._names[threading.get_ident()] = actor
             try:
                 function()
-            except TargetError as error:
+            except (TargetError, HarnessError) as error:
                 self._pipe.send("broken", error)
+            except SystemExit:
+                self._pipe.send("broken", left(actor))
             except Exception as error:  # the pod goes on without it
                 self._pipe.send("died", actor, plain_reply(error))
             with self._lock:
@@ -276,14 +360,21 @@ class StepGate:
         self._pipe.send("quiet", stands)
 
 
+def _pushed(current: Any, step: tuple[Any, ...]) -> None:
+    """Take note of a step that this thread is taking: a service may call back while it is called."""
+    if not hasattr(current, "taken"):
+        current.taken = []
+    current.taken.append(step)
+
+
 def _numbers() -> defaultdict[str, Iterator[int]]:
     """By name: 1, 2, …"""
     return defaultdict(lambda: count(1))
 
 
 def _sendable(args: tuple[Any, ...]) -> tuple[Any, ...]:
-    """A lock goes over the pipe as whether it is free."""
-    return tuple(LockState(arg.free) if isinstance(arg, VirtualLock) else arg for arg in args)
+    """A lock goes over the pipe as whether it is free, and who holds it."""
+    return tuple(LockState(arg.free, arg.holder) if isinstance(arg, VirtualLock) else arg for arg in args)
 
 
 def _let_fork_server_go() -> None:

@@ -25,20 +25,21 @@ ANSWER_WITHIN_S = 60.0
 class PodSpec:
     """All that a pod's process needs to build its pod: strings and numbers, no object that is alive.
 
-    `memory` and `gemini` name the classes of the real parts as `module:name`. A `gated` pod takes no
-    step before it is let go.
+    `services`: by name, the class of a client that the pod makes from its `settings`, as `module:name`; one without
+    is called over the pipe. A `gated` pod takes no step before it is let go. `import_source`: see world.client.
     """
 
     name: str
     target: str
     redis_url: str = field(repr=False)
     prefix: str
-    files_url: str
-    ledger_path: str
-    memory: str
-    gemini: str
+    services: Mapping[str, str]
+    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     seed: int = 0
+    incarnation: int = 1
     retries: int = 0
+    import_source: bool = False
+    failures: Mapping[str, str] = field(default_factory=dict)
     gated: bool = False
     epoch_s: float = 0.0
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -114,7 +115,7 @@ class Fleet:
         """Start one more pod; `await_ready` says when it can be called."""
         import multiprocess
 
-        warm_up([spec.target, spec.memory, spec.gemini])
+        warm_up([spec.target, *filter(None, spec.services.values())])
         forkserver = multiprocess.get_context("forkserver")
         ours, theirs = forkserver.Pipe()
         process = forkserver.Process(target=_pod_main, args=(theirs, spec), name=f"pod-{spec.name}", daemon=True)

@@ -2,55 +2,65 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from podrace.simulator.errors import TargetError
 from podrace.simulator.fleets.processes import Fleet, NoAnswerError, PodSpec
 from podrace.simulator.history.outcome import Result
-from podrace.simulator.world.gates import Step
+from podrace.simulator.world.clock import EPOCH_US
+from podrace.simulator.world.steps import Step
 
 STEP_WITHIN_S = 10.0
 
+CallService = Callable[[str, str, str, tuple[Any, ...], Mapping[str, Any]], Any]
+"""(pod, service, method, arguments, named arguments): what the service returns, or raises."""
+
 
 class SteppedFleet(Fleet):
-    """The pods of one schedule (see schedule.Fleet). `make_spec(name)` says how a pod is built."""
+    """The pods of one schedule (see protocol.Fleet). `make_spec(name, incarnation)` says how a pod is built."""
 
     kind = "processes"
 
-    def __init__(self, make_spec: Callable[[str], PodSpec]) -> None:
+    def __init__(self, make_spec: Callable[[str, int], PodSpec], call_service: CallService) -> None:
         super().__init__([], on_event=lambda event: None)
         self._make_spec = make_spec
+        self._call_service = call_service
         self._steps: dict[str, Step] = {}
+        self._now_us = EPOCH_US
+        self._incarnations: dict[str, int] = {}
         self.done: list[tuple[Step, str, Any]] = []
         self.results: list[tuple[int, Result]] = []
         self.died: list[tuple[str, str]] = []
 
     def steps(self) -> list[Step]:
-        """The steps at which actors stand, in the order in which the actors began."""
         return list(self._steps.values())
 
     def step_of(self, actor: str) -> Step | None:
-        """Where one actor stands; None for one that has ended or hangs."""
         return self._steps.get(actor)
 
+    def is_ready(self, actor: str) -> bool:
+        pod = actor.partition(".")[0]
+        self.send(pod, "ready?", actor)
+        while True:
+            kind, *rest = self.receive(pod, within_s=STEP_WITHIN_S)
+            if kind == "ready!":
+                return bool(rest[0])
+            self._take_note(pod, kind, rest)
+
     def start(self, actor: str, call: int, method: str, args: tuple[Any, ...]) -> None:
-        """Begin a call of a pod's method as an actor, up to its first gate."""
         pod = actor.partition(".")[0]
         if pod not in self.names:
-            self.add(self._make_spec(pod))
+            number = self._incarnations[pod] = self._incarnations.get(pod, 0) + 1
+            self.add(self._make_spec(pod, number))
             self.await_ready(pod)
+            self.send(pod, "clock", self._now_us)
         self.send(pod, "call", call, actor, method, args)
         self._until_quiet(pod)
 
-    def look(self, but: str) -> bytes | None:
-        """Nothing is known here of what a pod's memory holds."""
-        return None
-
-    def let_go(self, actor: str, action: str) -> None:
-        """Let an actor take its step, on to where it stops next."""
+    def let_go(self, actor: str, action: str, answer: tuple[Any] | None = None) -> None:
         pod = actor.partition(".")[0]
-        self.send(pod, "go", actor, action)
+        self.send(pod, "go", actor, action, answer)
         self._until_quiet(pod)
 
     def kill(self, pod: str) -> None:
@@ -59,10 +69,10 @@ class SteppedFleet(Fleet):
             super().kill(pod)
         self._steps = {actor: step for actor, step in self._steps.items() if step.pod != pod}
 
-    def advance(self, pod: str, seconds: float) -> None:
-        """Let a pod's clock run on."""
-        if pod in self.names:
-            self.send(pod, "advance", seconds)
+    def set_clock(self, now_us: int) -> None:
+        self._now_us = now_us
+        for pod in self.names:
+            self.send(pod, "clock", now_us)
 
     def _until_quiet(self, pod: str) -> None:
         """Take a pod's messages until all of its actors stand at gates, or have ended."""
@@ -74,16 +84,28 @@ class SteppedFleet(Fleet):
                     f"pod {pod} did not come back within {STEP_WITHIN_S:g} s: it blocks, or loops, outside its "
                     "environment"
                 ) from None
-            if kind == "took":
-                step, action, reply = rest
-                self.done.append((Step(*step), action, reply))
-            elif kind == "returned":
-                self.results.append((rest[0], rest[1]))
-            elif kind == "died":
-                self.died.append((rest[0], rest[1]))
-            elif kind == "quiet":
-                self._stand(pod, {actor: Step(actor, kind, args) for actor, kind, args in rest[0]})
+            if self._take_note(pod, kind, rest):
                 return
+
+    def _take_note(self, pod: str, kind: str, rest: list[Any]) -> bool:
+        """Take note of one message. Returns whether the pod is quiet now."""
+        if kind == "took":
+            step, action, reply = rest
+            self.done.append((Step(*step), action, reply))
+        elif kind == "returned":
+            self.results.append((rest[0], rest[1]))
+        elif kind == "died":
+            self.died.append((rest[0], rest[1]))
+        elif kind == "service":
+            number, *call = rest
+            try:
+                self.send(pod, "reply", number, True, self._call_service(pod, *call))
+            except Exception as error:
+                self.send(pod, "reply", number, False, error)
+        elif kind == "quiet":
+            self._stand(pod, {actor: Step(actor, kind, args) for actor, kind, args in rest[0]})
+            return True
+        return False
 
     def _stand(self, pod: str, stands: dict[str, Step]) -> None:
         kept = {

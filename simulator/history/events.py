@@ -2,20 +2,26 @@
 
 Events are dicts with `type` and, by type:
 
-- `invoke`: a client's call: `actor`, `call` (its id), `op` (`add`, `absorb` or `status`) and its arguments
-- `ok`, `fail`, `info`: how the call ended: done, definitely not done, or nobody can know; `call`, and
+- `invoke`: a client's call: `actor`, `call` (its number), `name`, `method` and `args`
+- `ok`, `fail`, `info`: how the call ended: done, definitely not done, or nobody can know; `actor`, `call`, and
   `result` or `error`
-- `step`: what an actor did to the world: `actor`, `kind`, `what`, `action` (`go` or the fault), `reply`
+- `step`: what an actor did to the world: `actor`, `kind`, `action` (`go` or the fault), `reply`
 - `died`: an actor of the pod's own ended in an error that nobody caught: `actor`, `error`
-- `fault`: what the harness did to a pod: `actor`, `action`
-- `final`: what the world held at the end: `ledger`, `images` (URI to image) and `keys`
+- `fault`: what the harness did: `actor`, `what`
+- `time`: time passed: `passes_s`, `gone` (keys whose time to live was over), `fault` (or by itself)
+- `rest`: the run begins to come to rest, or is at rest: `stage`
+
+In a file every event says what it shows: `pod` and `line` (who), `says` (what the pod does), `redis` (what the
+server does), `marks` (`kill`, `fault`, `lost`, `time` or nothing). Whatever draws a history draws these.
 
 Words as in Jepsen's histories (https://jepsen.io/consistency); `t_ms` is milliseconds since the run began.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +33,11 @@ Event = dict[str, Any]
 SHOWN_CHARS = 400
 """A longer text is cut in the middle: a history stays readable, and small."""
 
+_UUID = re.compile(r"([0-9a-f]{4})[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+_STATUS = re.compile(r'\{"status": ?"(\w+)".*?"result": ?(?:null|\{.*?\})\}')
+_MESSAGE = re.compile(r'\{"message_id": "([^"]*)".*?"timestamp": [\d.]+\}')
+_WAITS = {"lock": "waits for a lock", "receive": "waits for something to read"}
+
 
 def shorten(text: str, limit: int = SHOWN_CHARS) -> str:
     """The text, its middle left out where it is longer than `limit` characters."""
@@ -34,6 +45,13 @@ def shorten(text: str, limit: int = SHOWN_CHARS) -> str:
         return text
     half = (limit - 1) // 2
     return f"{text[:half]}…{text[-half:]}"
+
+
+def brief(text: str) -> str:
+    """A command or reply in few characters: ids cut short, a status or a message by its name."""
+    text = _UUID.sub(r"\1…", text)
+    text = _STATUS.sub(r"<\1>", text)
+    return _MESSAGE.sub(r"<\1>", text)
 
 
 def plain(value: Any) -> str:
@@ -49,81 +67,161 @@ def plain(value: Any) -> str:
     return str(value)
 
 
-def describe(kind: str, args: tuple[Any, ...], prefix: str = "", hide: str = "") -> str:
-    """One line for a step: the Redis command without the run's key prefix, or what was asked of Gemini.
+def script_name(text: str) -> str:
+    """What a script calls itself in its first comment, else a short hash."""
+    first = text.strip().partition("\n")[0]
+    if first.startswith("--"):
+        return shorten(first.lstrip("- ").strip(), 40)
+    return "#" + hashlib.sha1(text.encode()).hexdigest()[:8]
 
-    `hide` is left out of it too: the folder of the run's images, which differs from run to run.
-    """
+
+class Words:
+    """Puts the steps of one run into words. `prefix` and `hide` are left out: the run's prefix, its folder."""
+
+    def __init__(self, prefix: str = "", hide: str = "", scripts: Mapping[str, str] | None = None) -> None:
+        self._prefix = prefix
+        self._hide = hide
+        self._scripts = scripts or {}
+
+    def text(self, value: Any) -> str:
+        """A value as text, the same in every process and folder."""
+        text = plain(value)
+        for hidden in filter(None, (self._hide, self._prefix)):
+            text = text.replace(hidden, "")
+        return text
+
+    def command(self, args: Sequence[Any]) -> str:
+        """A Redis command: a script by its name and its keys, a transaction by its commands."""
+        if args[0] == "TRANSACTION":
+            return "MULTI; " + "; ".join(self.command(one) for one in args[1:-1] if plain(one[0]) != "MULTI") + "; EXEC"
+        name = plain(args[0]).upper()
+        if name in ("EVAL", "EVALSHA", "EVAL_RO", "EVALSHA_RO") and len(args) > 2:
+            known = plain(args[1]) if name.startswith("EVAL_") or name == "EVAL" else self._scripts.get(plain(args[1]))
+            script = script_name(known) if known else f"#{plain(args[1])[:8]}"
+            return shorten(" ".join([name, f"({script})", *map(self.text, args[3:])]))
+        if name == "SCRIPT LOAD":
+            return f"SCRIPT LOAD ({script_name(plain(args[1]))})"
+        return shorten(" ".join(map(self.text, args)))
+
+    def value(self, value: Any) -> Any:
+        """A result as JSON has it."""
+        if isinstance(value, dict):
+            return {self.text(key): self.value(item) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [self.value(item) for item in value]
+        return value if value is None or isinstance(value, bool | int | float) else self.text(value)
+
+
+def readable(events: Sequence[Event], words: Words) -> list[Event]:
+    """The events as a history file holds them, every one in words, the same for the same seed."""
+    calls = {event["call"]: event for event in events if event["type"] == "invoke"}
+    return [{"n": number} | _told(event, words, calls) for number, event in enumerate(events)]
+
+
+def _told(raw: Event, words: Words, calls: Mapping[int, Event]) -> Event:
+    event: Event = dict(raw)
+    pod, _, line = str(raw.get("actor", "")).partition(".")
+    event |= {"pod": pod, "line": line, "says": "", "redis": "", "marks": ""}
+    kind = raw["type"]
+    if kind == "step":
+        event |= _step(event.pop("step"), event.pop("reply"), raw, words)
+    elif kind == "invoke":
+        event["args"] = words.value(raw["args"])
+        event["says"] = f"{raw['method']}({', '.join(map(_argument, event['args']))})"
+    elif kind in ("ok", "fail", "info"):
+        if kind == "ok":
+            event["result"] = words.value(raw["result"])
+        said = "→ " + brief(shorten(plain(event["result"]), 120)) if kind == "ok" else brief(words.text(raw["error"]))
+        event["says"] = said if kind == "ok" else ("→ refused: " if kind == "fail" else "→ nobody knows: ") + said
+        event["method"] = calls[raw["call"]]["method"]
+    elif kind == "died":
+        event["says"] = f"ends in {brief(words.text(raw['error']))}"
+    elif kind == "fault":
+        killed = raw["what"].startswith("killed")
+        event |= {"says": f"✗ {words.text(raw['what'])}", "marks": "kill" if killed else "fault"}
+    elif kind == "time":
+        gone = ", ".join(map(words.text, raw["gone"]))
+        why = "time passes, while others are under way" if raw["fault"] else "time passes"
+        event |= {
+            "says": f"{why}: {_span(raw['passes_s'])}" + (f"; over: {brief(gone)}" if gone else ""),
+            "marks": "time",
+        }
+    elif kind == "rest":
+        event["says"] = {
+            "begins": "the calls are over; now the pods are asked until nothing moves",
+            "over": "at rest",
+        }[raw["stage"]]
+    return event
+
+
+def _step(step: Any, reply: Any, raw: Event, words: Words) -> Event:
+    action = raw["action"]
+    lost = {"drop-request": " ✗ request lost", "drop-reply": " ✗ reply lost"}.get(action, "")
+    told: Event = {
+        "kind": step.kind,
+        "service": step.args[0] if step.kind == "service" else "",
+        "marks": "lost" if lost else "" if action == "go" else "fault",
+    }
+    if step.kind == "redis":
+        command = words.command(step.args)
+        shown = "" if lost else f" → {brief(shorten(words.text(reply)))}"
+        name = command.partition(" ")[0].rstrip(";")
+        return (
+            told
+            | {"what": command, "reply": shorten(words.text(reply)), "says": name + lost}
+            | {"redis": brief(command) + (" (never arrived)" if action == "drop-request" else shown)}
+        )
+    if step.kind == "service":
+        failed = {"fail": " ✗ fails", "hang": " ✗ never answers"}.get(action, lost)
+        if not failed and raw["failed"]:
+            failed = f" ✗ {brief(shorten(words.text(reply), 80))}"
+        return told | {
+            "what": raw["says"],
+            "reply": shorten(words.text(reply)),
+            "says": words.text(raw["says"]) + failed,
+        }
+    if step.kind == "timer":
+        return told | {"what": "timer", "reply": "", "says": f"wakes after {step.args[1]:g} s"}
+    if step.kind == "receive":
+        broken = "✗ its connection is lost" if action != "go" else ""
+        got = "nothing came" if reply is None else f"gets {brief(shorten(words.text(reply), 120))}"
+        return told | {
+            "what": step.args[0],
+            "reply": shorten(words.text(reply)),
+            "says": f"{step.args[0]}: {broken or got}",
+        }
+    return told | {"what": step.kind, "reply": "", "says": _WAITS.get(step.kind, step.kind)}
+
+
+def _span(passes_s: float) -> str:
+    """A span of time in the largest unit that it is a whole number of."""
+    for unit_s, unit in ((86_400, "days"), (3_600, "h")):
+        if passes_s >= 2 * unit_s and passes_s % unit_s == 0:
+            return f"{passes_s / unit_s:g} {unit}"
+    return f"{passes_s:g} s"
+
+
+def _argument(value: Any) -> str:
+    return brief(shorten(plain(value) if not isinstance(value, dict) else json.dumps(value), 60))
+
+
+def describe(kind: str, args: tuple[Any, ...], prefix: str = "") -> str:
+    """One line for a step of a pod that runs free."""
     if kind == "redis":
-        if args[0] == "BATCH":
-            return shorten("; ".join(describe(kind, command, prefix, hide) for command in args[1:]))
-        words = (plain(arg).replace(hide, "") if hide else plain(arg) for arg in args)
-        return shorten(" ".join(word.removeprefix(prefix) if prefix else word for word in words))
-    if kind == "gemini":
-        return f"upload {Path(args[0]).name}"
-    if kind == "memory":
-        user_id, parts = args
-        return shorten(f"send to {plain(user_id)}: {describe_parts(parts)}")
-    if kind == "timer":
-        return f"timer of {args[1]:g} s fires"
-    if kind == "lock":
-        return "wait for a lock"
-    return " ".join([kind, *(plain(arg) for arg in args)])
-
-
-def describe_parts(parts: Iterable[Mapping[str, Any]]) -> str:
-    """The parts of a memory message in a few words."""
-    words = []
-    for part in parts:
-        if part.get("type") == "google_cloud_file_uri":
-            words.append("image " + str(part["google_cloud_file_uri"]).rsplit("/", 1)[-1])
-        elif part.get("type") == "missing_image":
-            words.append(f"missing {part.get('filename')} ({part.get('reason')})")
-        else:
-            words.append(repr(part.get("text")))
-    return ", ".join(words)
-
-
-def readable(events: Sequence[Event], prefix: str, hide: str = "") -> list[Event]:
-    """The events with every step in words, as a history file holds them, the same for the same seed.
-
-    `hide`: the folder of the run's images.
-    """
-    told = []
-    for number, raw in enumerate(events):
-        event: Event = {"n": number} | raw
-        step = event.pop("step", None)
-        if step is not None:
-            reply = event.pop("reply")
-            event |= {
-                "kind": step.kind,
-                "what": describe(step.kind, step.args, prefix, hide),
-                "reply": "" if step.kind == "timer" else shorten(_without(plain(reply), hide)),
-            }
-        elif "result" in event:
-            event["result"] = _without(event["result"], hide)
-        told.append(event)
-    return told
-
-
-def _without(value: Any, hide: str) -> Any:
-    """A value with `hide` left out of every text in it."""
-    if not hide:
-        return value
-    if isinstance(value, str):
-        return value.replace(hide, "")
-    if isinstance(value, list):
-        return [_without(item, hide) for item in value]
-    if isinstance(value, dict):
-        return {key: _without(item, hide) for key, item in value.items()}
-    return value
+        return Words(prefix).command(args)
+    if kind == "service":
+        service, method, given, named = args
+        shown = ", ".join(shorten(plain(item), 80) for item in (*given, *named.values()))
+        return f"{service}.{method}({shown})"
+    return kind
 
 
 def write_history(path: Path, events: Iterable[Event]) -> None:
     """Write the events, one JSON document a line."""
     with path.open("w", encoding="utf-8") as file:
         for event in events:
-            file.write(json.dumps(event, ensure_ascii=False, separators=(",", ":"), default=plain) + "\n")
+            line = json.dumps(event, ensure_ascii=False, separators=(",", ":"), default=plain)
+            file.write(line.encode("utf-8", "backslashreplace").decode() + "\n")
 
 
 def read_history(path: Path) -> list[Event]:
@@ -133,6 +231,6 @@ def read_history(path: Path) -> list[Event]:
         for number, line in enumerate(file, 1):
             try:
                 events.append(json.loads(line))
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise UsageError(f"{path}, line {number}: expected one JSON event: {error}") from error
     return events

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from podrace.simulator.errors import PodraceError
 from podrace.simulator.history.events import shorten
 
 
@@ -19,17 +20,30 @@ class Result:
 
 
 def outcome(function: Callable[..., Any], *args: Any) -> Result:
-    """Call a pod's method. What it raises is definite, but for a connection that broke on the way."""
+    """Call a pod's method. An error is definite unless it is, or comes from, a broken connection or a timeout."""
+    try:
+        return Result("ok", function(*args))
+    except PodraceError:
+        raise
+    except Exception as error:
+        told = shorten(f"{type(error).__name__}: {error}")
+        return Result("info" if is_indefinite(error) else "fail", error=told)
+
+
+def is_indefinite(error: BaseException) -> bool:
+    """Whether the error, or one that it comes from, leaves open whether the server did what it was asked."""
     from redis.exceptions import ConnectionError as RedisConnectionError
     from redis.exceptions import TimeoutError as RedisTimeoutError
 
-    try:
-        return Result("ok", function(*args))
-    except (RedisConnectionError, RedisTimeoutError) as error:
-        return Result("info", error=_told(error))
-    except Exception as error:
-        return Result("fail", error=_told(error))
-
-
-def _told(error: Exception) -> str:
-    return shorten(f"{type(error).__name__}: {error}")
+    open_ended = (RedisConnectionError, RedisTimeoutError, TimeoutError, OSError)
+    seen: set[int] = set()
+    chain: list[BaseException | None] = [error]
+    while chain:
+        one = chain.pop()
+        if one is None or id(one) in seen:
+            continue
+        if isinstance(one, open_ended):
+            return True
+        seen.add(id(one))
+        chain += [one.__cause__, one.__context__]
+    return False

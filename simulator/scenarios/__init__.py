@@ -1,0 +1,7 @@
+"""What is run: calls, faults, and what a kind of service promises.
+
+- `model.py`: Call, Ref, Workload, Scenario
+- `faults.py`: what the harness does to a fleet on purpose, one small class a fault
+- `uploads.py`: the workload of the image uploads: its verbs, how a run is brought to rest, its checks
+- `catalogue.py`: the failure modes of uploads, one entry each
+"""

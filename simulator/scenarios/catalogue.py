@@ -1,326 +1,339 @@
-"""The catalogue: one entry a failure mode. To add a scenario, add an entry to SCENARIOS.
+"""The failure modes of image uploads: one entry each, in the order of their numbers.
 
-A scenario is a workload (lines of calls, one actor each), the faults that it allows, what the pods'
-options are, and which targets are expected to violate the promise in it. `row` is the failure mode's
-number.
+To add one, add an entry to SCENARIOS. `violates` and `spares` name the targets of this project that are expected
+to violate it, and those that its fault cannot strike; every other is expected to hold.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
-
 from podrace.simulator.errors import UsageError
-from podrace.simulator.judge.checks import HOLDS, VIOLATED
-from podrace.simulator.scenarios.faults import (
-    CorruptKey,
-    EarlyTimer,
-    ExpireKey,
-    FailGemini,
-    Fault,
-    Kill,
-    LoseConnection,
-    Pause,
-)
-from podrace.simulator.world.gates import DROP_REPLY, POISON
-
-ALICE = "alice"
-
-
-@dataclass(frozen=True)
-class Add:
-    """A client hands a message in. Its name stands for it in `after`.
-
-    `images` are new files by name; `again` are images of an earlier message, handed in by their
-    placeholders. `insist`: the client calls again, with the same id, while it cannot know.
-    """
-
-    message: str
-    images: tuple[str, ...] = ()
-    again: tuple[str, ...] = ()
-    user: Any = ALICE
-    text: str = ""
-    insist: bool = False
-    after: tuple[str, ...] = ()
-
-    @property
-    def name(self) -> str:
-        return self.message
-
-
-@dataclass(frozen=True)
-class Absorb:
-    """Some pod absorbs a user's messages."""
-
-    name: str
-    user: Any = ALICE
-    after: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Ask:
-    """A client asks for an image's upload status."""
-
-    name: str
-    image: str
-    after: tuple[str, ...] = ()
-
-
-Call = Add | Absorb | Ask
-
-
-@dataclass(frozen=True)
-class Scenario:
-    """`lines`: actor (`A`, or `A.reader` for a second line in pod A) to its calls, made one after the other."""
-
-    name: str
-    row: int
-    lines: Mapping[str, tuple[Call, ...]]
-    what: str
-    faults: tuple[Fault, ...] = ()
-    needs_fault: bool = False
-    """Judge only runs that a fault has struck: where none can strike, the row does not apply."""
-    options: Mapping[str, Any] = field(default_factory=dict)
-    retries: tuple[int, ...] = (0,)
-    """The client's own retries of a command; each setting is explored."""
-    violates: frozenset[str] = frozenset()
-    """Targets that are expected to violate it, by name; every other is expected to hold."""
-
-    def expected(self, target: str) -> str:
-        return VIOLATED if target in self.violates else HOLDS
-
+from podrace.simulator.scenarios.faults import CorruptKey, FailService, Kill, LoseConnection, TimePasses
+from podrace.simulator.scenarios.model import Call, Ref, Scenario
+from podrace.simulator.scenarios.uploads import POISON, UPLOADS, Uploads, absorb, add, ask
+from podrace.simulator.world.steps import DROP_REPLY
 
 BOTH = frozenset({"local", "shared"})
 LOCAL = frozenset({"local"})
 SHARED = frozenset({"shared"})
 
-ONE = (Add("m1", images=("image-1",)),)
+ONE = (add("m1", ["image-1"]),)
 """One message with one image."""
-TEXT = (Add("m1"),)
+TEXT = (add("m1"),)
 """One message without images: what happens to it is the queue's doing alone."""
-LOCK_MS = 60_000
+LEASE_S = 30.0
+A, B, C = frozenset("A"), frozenset("B"), frozenset("C")
 
 SCENARIOS: tuple[Scenario, ...] = (
     Scenario(
         "foreign-pod",
-        1,
-        {"A": ONE, "B": (Absorb("absorb", after=("m1",)),)},
-        "B absorbs a message whose upload A started",
+        {"A": ONE, "B": (absorb("absorb", after=("m1",)),)},
+        workload=UPLOADS,
+        row=1,
+        what="B absorbs a message whose upload A started",
         violates=LOCAL,
     ),
     Scenario(
         "timeout-overwrites-completion",
-        2,
-        {"A": ONE, "B": (Add("m2"),)},
-        "the timeout handler has seen pending, the worker completes, the handler writes failed",
-        faults=(EarlyTimer(),),
+        {"A": ONE},
+        workload=UPLOADS,
+        row=2,
+        what="the timeout handler has seen pending, the worker completes, the handler writes failed",
+        faults=(TimePasses(at_most_s=LEASE_S, since="add_message", until="gemini"),),
         violates=SHARED,
     ),
     Scenario(
         "late-completion",
-        3,
-        {"A": ONE, "A.absorber": (Absorb("absorb", after=("m1",)),)},
-        "the handler writes failed, an absorber skips the image and cleans up, then the worker completes",
-        faults=(EarlyTimer(),),
+        {"A": ONE, "A.absorber": (absorb("absorb", after=("m1",)),)},
+        workload=UPLOADS,
+        row=3,
+        what="the handler writes failed, an absorber skips the image and cleans up, then the worker completes",
+        faults=(TimePasses(at_most_s=LEASE_S),),
         violates=BOTH,
     ),
     Scenario(
         "queued-past-timeout",
-        4,
-        {"A": (Add("m1", images=("image-1", "image-2")), Absorb("absorb"))},
-        "more uploads than workers, and the time of one is over while it waits for its turn",
-        faults=(EarlyTimer(),),
+        {"A": (add("m1", ["image-1", "image-2"]), absorb("absorb"))},
+        workload=UPLOADS,
+        row=4,
+        what="more uploads than workers, and the time of one is over while it waits for its turn",
+        faults=(TimePasses(at_most_s=LEASE_S),),
         options={"max_workers": 1},
         violates=BOTH,
     ),
     Scenario(
         "pod-killed-mid-upload",
-        5,
-        {"A": ONE, "B": (Add("m2", after=("m1",)),)},
-        "A dies while it uploads; nobody takes the upload over",
-        faults=(Kill(pods=frozenset("A")),),
-        needs_fault=True,
+        {"A": ONE, "B": (add("m2", after=("m1",)),)},
+        workload=UPLOADS,
+        row=5,
+        what="A dies while it uploads; nobody takes the upload over",
+        faults=(Kill(pods=A),),
         violates=BOTH,
     ),
     Scenario(
         "expired-before-absorbed",
-        6,
-        {"A": ONE, "B": (Absorb("absorb", after=("m1",)),)},
-        "a completed status passes its time to live while the message waits",
-        faults=(ExpireKey(json_only=True),),
-        needs_fault=True,
-        violates=SHARED,
+        {"A": ONE, "B": (absorb("absorb", after=("m1",)),)},
+        workload=UPLOADS,
+        row=6,
+        what="a completed status passes its time to live while the message waits",
+        faults=(TimePasses(since="gemini", keys_only=True),),
+        violates=BOTH,
     ),
     Scenario(
         "crash-between-status-and-push",
-        7,
-        {"A": ONE, "B": (Add("m2"),)},
-        "A dies after it wrote pending, before the message is in the queue",
-        faults=(Kill(pods=frozenset("A"), accepting=True),),
-        needs_fault=True,
+        {"A": ONE, "B": (add("m2"),)},
+        workload=UPLOADS,
+        row=7,
+        what="A dies after it wrote pending, before the message is in the queue",
+        faults=(Kill(pods=A, during="add_message"),),
         violates=SHARED,
     ),
     Scenario(
         "cleanup-while-resolving",
-        8,
-        {"A": (*ONE, Absorb("absorb")), "A.reader": (Ask("ask", "image-1", after=("m1",)),)},
-        "an absorber cleans up while a reader resolves the same placeholder",
+        {"A": (*ONE, absorb("absorb")), "A.reader": (ask("ask", "m1"),)},
+        workload=UPLOADS,
+        row=8,
+        what="an absorber cleans up while a reader resolves the same placeholder",
         violates=BOTH,
     ),
     Scenario(
         "same-placeholder-twice",
-        9,
-        {
-            "A": (*ONE, Add("m2", again=("image-1",))),
-            "A.absorber": (Absorb("absorb", after=("m1",)),),
-        },
-        "two messages carry one placeholder; the first clean-up takes it from the second",
+        {"A": (*ONE, add("m2", again=[("m1", 0)])), "A.absorber": (absorb("absorb", after=("m1",)),)},
+        workload=UPLOADS,
+        row=9,
+        what="two messages carry one placeholder; the first clean-up takes it from the second",
         violates=BOTH,
     ),
     Scenario(
         "corrupt-value",
-        10,
-        {"A": (*ONE, Add("m2"))},
-        "a stored status is damaged",
-        faults=(CorruptKey(),),
-        needs_fault=True,
-        violates=SHARED,
+        {"A": (*ONE, add("m2")), "A.absorber": (absorb("absorb", after=("m1",)),)},
+        workload=UPLOADS,
+        row=10,
+        what="what a key holds is damaged",
+        faults=(CorruptKey(during="absorb"),),
+        violates=BOTH,
     ),
     Scenario(
         "stale-local-copy",
-        11,
-        {
-            "A": ONE,
-            "B": (Ask("ask-b", "image-1", after=("m1",)),),
-            "A.reader": (Ask("ask-a", "image-1", after=("ask-b",)),),
-        },
-        "Redis no longer knows an upload, the pod that started it still does: pods disagree",
-        faults=(ExpireKey(json_only=True),),
-        needs_fault=True,
-        violates=SHARED,
+        {"A": ONE, "B": (ask("ask-b", "m1"),), "A.reader": (ask("ask-a", "m1", after=("ask-b",)),)},
+        workload=UPLOADS,
+        row=11,
+        what="Redis no longer knows an upload, the pod that started it still does: pods disagree",
+        faults=(TimePasses(since="gemini", keys_only=True),),
+        violates=BOTH,
     ),
     Scenario(
         "crash-after-send",
-        12,
-        {"A": TEXT, "B": (Absorb("absorb", after=("m1",)),)},
-        "an absorber delivers, and dies before it cleans up",
-        faults=(Kill(pods=frozenset("B"), since="memory"),),
-        needs_fault=True,
+        {"A": TEXT, "B": (absorb("absorb", after=("m1",)),)},
+        workload=UPLOADS,
+        row=12,
+        what="an absorber delivers, and dies before it cleans up",
+        faults=(Kill(pods=B, since="memory"),),
         violates=BOTH,
     ),
     Scenario(
         "crash-before-send",
-        13,
-        {"A": TEXT, "B": (Absorb("absorb", after=("m1",)),)},
-        "an absorber dies before it has delivered",
-        faults=(Kill(pods=frozenset("B"), until="memory"),),
-        needs_fault=True,
+        {"A": TEXT, "B": (absorb("absorb", after=("m1",)),)},
+        workload=UPLOADS,
+        row=13,
+        what="an absorber dies before it has delivered",
+        faults=(Kill(pods=B, until="memory"),),
     ),
     Scenario(
         "trim-applied-twice",
-        14,
-        {"A": (Add("m1"), Add("m2")), "B": (Absorb("absorb", after=("m1",)),)},
-        "the reply to LTRIM is lost and the client sends it again: twice as many leave",
+        {"A": (add("m1"), add("m2")), "B": (absorb("absorb", after=("m1",)),)},
+        workload=UPLOADS,
+        row=14,
+        what="the reply to LTRIM is lost and the client sends it again: twice as many leave",
         faults=(LoseConnection(actions=(DROP_REPLY,), commands=frozenset({"LTRIM"})),),
-        needs_fault=True,
         retries=(1,),
         violates=BOTH,
     ),
     Scenario(
         "lock-expires-mid-send",
-        15,
         {
-            "A": (Add("m1"), Add("m2")),
-            "B": (Absorb("absorb-b", after=("m1",)),),
-            "C": (Absorb("absorb-c", after=("m1",)),),
+            "A": (add("m1"), add("m2")),
+            "B": (absorb("absorb-b", after=("m1",)),),
+            "C": (absorb("absorb-c", after=("m1",)),),
         },
-        "a slow absorber outlives its lock; a second one sends the same batch, and both trim",
-        faults=(ExpireKey(longest_ms=LOCK_MS),),
-        needs_fault=True,
+        workload=UPLOADS,
+        row=15,
+        what="a slow absorber outlives its lock; a second one sends the same batch, and both trim",
+        faults=(TimePasses(at_most_s=LEASE_S, keys_only=True),),
         violates=BOTH,
     ),
     Scenario(
         "foreign-unlock",
-        16,
         {
-            "A": (Add("m1"), Add("m2", after=("m1",))),
-            "B": (Absorb("absorb-b", after=("m1",)),),
-            "C": (Absorb("absorb-c", after=("m2",)),),
-            "D": (Absorb("absorb-d", after=("m2",)),),
+            "A": (add("m1"), add("m2", after=("m1",))),
+            "B": (absorb("absorb-b", after=("m1",)),),
+            "C": (absorb("absorb-c", after=("m2",)),),
+            "D": (absorb("absorb-d", after=("m2",)),),
         },
-        "the plain DEL of an absorber whose lock has expired frees another's lock",
-        faults=(ExpireKey(longest_ms=LOCK_MS, pods=frozenset("C"), since="LTRIM", until=(frozenset("CD"), "SET")),),
-        needs_fault=True,
+        workload=UPLOADS,
+        row=16,
+        what="the plain DEL of an absorber whose lock has expired frees another's lock",
+        faults=(TimePasses(pods=B, since="LTRIM", until="DEL", at_most_s=LEASE_S, keys_only=True),),
         violates=BOTH,
     ),
     Scenario(
         "push-applied-twice",
-        17,
         {"A": TEXT},
-        "RPUSH is applied, its reply is lost, the client sends it again",
+        workload=UPLOADS,
+        row=17,
+        what="RPUSH is applied, its reply is lost, the client sends it again",
         faults=(LoseConnection(actions=(DROP_REPLY,)),),
-        needs_fault=True,
         retries=(1,),
         violates=BOTH,
     ),
     Scenario(
         "accept-unanswered",
-        18,
-        {"A": (Add("m1", insist=True),)},
-        "the reply to accept is lost for good; the caller cannot know, and calls again with the same id",
+        {"A": (add("m1", insist=True),)},
+        workload=UPLOADS,
+        row=18,
+        what="the reply to accept is lost for good; the caller cannot know, and calls again with the same id",
         faults=(LoseConnection(actions=(DROP_REPLY,)),),
-        needs_fault=True,
         violates=BOTH,
     ),
     Scenario(
         "poison-message",
-        19,
-        {"A": (Add("m1", text=f"a {POISON} message"), Add("m2")), "B": (Absorb("absorb", after=("m2",)),)},
-        "one message makes the memory agent refuse, every time",
+        {"A": (add("m1", text=f"a {POISON} message"), add("m2")), "B": (absorb("absorb", after=("m2",)),)},
+        workload=UPLOADS,
+        row=19,
+        what="one message makes the memory agent refuse, every time",
         violates=BOTH,
     ),
     Scenario(
         "paused-pod",
-        20,
         {
-            "A": (Add("m1"), Add("m2")),
-            "B": (Absorb("absorb-b", after=("m1",)),),
-            "C": (Absorb("absorb-c", after=("m1",)),),
+            "A": (add("m1"), add("m2")),
+            "B": (absorb("absorb-b", after=("m1",)),),
+            "C": (absorb("absorb-c", after=("m1",)),),
         },
-        "an absorber stands still past every lease, then goes on as if nothing had happened",
-        faults=(Pause(pods=frozenset("B")),),
-        needs_fault=True,
+        workload=UPLOADS,
+        row=20,
+        what="an absorber stands still past every lease, then goes on as if nothing had happened",
+        faults=(TimePasses(pods=B, since="absorb"),),
         violates=BOTH,
     ),
     Scenario(
         "connection-dropped",
-        26,
-        {"A": (Add("m1", insist=True), Add("m2", insist=True)), "B": (Absorb("absorb", after=("m1",)),)},
-        "a connection drops at any command, before or after the server applied it",
+        {"A": (add("m1", insist=True), add("m2", insist=True)), "B": (absorb("absorb", after=("m1",)),)},
+        workload=UPLOADS,
+        row=26,
+        what="a connection drops at any command, before or after the server applied it",
         faults=(LoseConnection(),),
-        needs_fault=True,
         retries=(0, 1),
         violates=BOTH,
     ),
     Scenario(
-        "gemini-refuses",
-        32,
-        {"A": (*ONE, Absorb("absorb"))},
-        "Gemini answers 503, never answers, or its reply is lost",
-        faults=(FailGemini(),),
-        needs_fault=True,
+        "hostile-ids",
+        {
+            "A": (add("m1", user=None), add("m2", user="None"), add("m3", user="a*?{}:\n")),
+            "B": (absorb("absorb", "None", after=("m2",)),),
+        },
+        workload=UPLOADS,
+        row=28,
+        what="ids with * ? { } : and newlines, empty, None",
         violates=BOTH,
     ),
     Scenario(
-        "hostile-ids",
-        28,
-        {
-            "A": (Add("m1", user=None), Add("m2", user="None"), Add("m3", user="a*?{}:\n")),
-            "B": (Absorb("absorb", "None", after=("m2",)),),
-        },
-        "ids with * ? { } : and newlines, empty, None",
+        "expired-gemini-file",
+        {"A": (*ONE, absorb("absorb"))},
+        workload=UPLOADS,
+        row=30,
+        what="Gemini's file is over 48 h old when its message is absorbed",
+        faults=(TimePasses(since="gemini.upload"),),
         violates=BOTH,
+    ),
+    Scenario(
+        "unready-gemini-file",
+        {"A": (*ONE, absorb("absorb"))},
+        workload=Uploads(processing_s=5.0),
+        row=30,
+        what="Gemini's file is still PROCESSING when its message is absorbed",
+        violates=BOTH,
+    ),
+    Scenario(
+        "failed-gemini-file",
+        {"A": (*ONE, absorb("absorb"))},
+        workload=Uploads(fails=frozenset({"image-1"})),
+        row=30,
+        what="Gemini takes the file, and then fails to make it usable",
+        violates=BOTH,
+    ),
+    Scenario(
+        "foreign-gemini-file",
+        {"A": ONE, "B": (absorb("absorb", after=("m1",)),)},
+        workload=Uploads(keys={"B": "another key"}),
+        row=30,
+        what="the pod that absorbs has another API key than the one that uploaded",
+        violates=BOTH,
+    ),
+    Scenario(
+        "gemini-refuses",
+        {"A": (*ONE, absorb("absorb"))},
+        workload=UPLOADS,
+        row=32,
+        what="Gemini answers 503, never answers, or its reply is lost",
+        faults=(FailService(service="gemini"),),
+        violates=BOTH,
+    ),
+    Scenario(
+        "foreign-status",
+        {"A": ONE, "B": (ask("ask", "m1"),)},
+        workload=UPLOADS,
+        row=34,
+        what="another pod is asked for a status",
+        violates=LOCAL,
+    ),
+    Scenario(
+        "two-absorbers",
+        {
+            "A": (add("m1"), add("m2")),
+            "B": (absorb("absorb-b", after=("m1",)),),
+            "C": (absorb("absorb-c", after=("m1",)),),
+        },
+        workload=UPLOADS,
+        row=35,
+        what="two pods absorb one user at once",
+    ),
+    Scenario(
+        "same-id-twice",
+        {"A": (add("m1", text="one message"),), "B": (add("m1-again", text="one message", message_id="m1"),)},
+        workload=UPLOADS,
+        row=36,
+        what="one message id is handed in on two pods at once",
+        violates=BOTH,
+    ),
+    Scenario(
+        "restarted-pod",
+        {"A": (*ONE, add("m2"))},
+        workload=UPLOADS,
+        row=37,
+        what="a killed pod starts again under its name",
+        faults=(Kill(pods=A, restart=True),),
+        violates=BOTH,
+    ),
+    Scenario(
+        "two-users",
+        {
+            "A": (add("m1"), add("m2", user="bob")),
+            "B": (add("m3", user="bob"), absorb("absorb-b", after=("m1",))),
+            "C": (absorb("absorb-c", user="bob", after=("m2",)),),
+        },
+        workload=UPLOADS,
+        row=38,
+        what="two users' messages interleave: nothing may cross over, the order of each is kept",
+    ),
+    Scenario(
+        "subscriber-dropped",
+        {"A": ONE, "B": (Call("wait", "wait_for_upload", (Ref("m1", 0),), ("m1",)), absorb("absorb"))},
+        workload=UPLOADS,
+        row=39,
+        what="the connection on which a waiter listens is lost",
+        faults=(LoseConnection(commands=frozenset()),),
+        violates=LOCAL,
+        spares=SHARED,
     ),
 )
 
@@ -334,4 +347,7 @@ def find(name: str) -> Scenario:
 
     names = [scenario.name for scenario in SCENARIOS]
     near = get_close_matches(name, names, 3, 0.3) or names[:3]
-    raise UsageError(f"scenario {name!r}: there is none; near it: {', '.join(near)}; `podrace scenarios` lists all")
+    raise UsageError(
+        f"scenario {name!r}: there is none; near it: {', '.join(near)}; `podrace scenarios` lists all, "
+        "module:NAME names one of your own"
+    )

@@ -1,206 +1,175 @@
-"""What the harness does to a fleet on purpose: one small class a fault, and a no-op.
+"""What the harness does to a fleet on purpose: one small class a fault, its effect in it.
 
-A fault offers actions at a gate. An action on a step stands in the place of `go`; an action on a pod
-strikes right after one of the pod's own steps, which is enough, since what other pods do in between
-commutes with it. `heals` says how it ends, `drawn` how a timeline shows it.
+A fault offers strikes. One on a step stands in the place of `go`; one on a pod strikes right after one of the
+pod's own steps, which is enough, since what other pods do in between commutes with it; one on the clock lets
+time pass. `pods`, `since` and `until` narrow every fault alike: to pods, to after they have done something,
+to before. What a pod does is named by the command (`LTRIM`), the service (`memory`, `gemini.upload`) or the
+method called (`add_message`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
-from podrace.simulator.world.footprints import Footprint
-from podrace.simulator.world.gates import DROP_REPLY, DROP_REQUEST, FAIL, HANG, Step
+from podrace.simulator.world.footprints import Footprint, key_text
+from podrace.simulator.world.steps import DROP_REPLY, DROP_REQUEST, FAIL, HANG, TRANSACTION, Step
 
 KILL = "kill"
-EARLY = "early"
-PAUSE = "pause"
-EXPIRE = "expire "
 CORRUPT = "corrupt "
-
-PAUSE_S = 60.0
-"""A pause, or a queue that stands still, is long when it is longer than any lease."""
+UNTIL = "until "
+CLOCK = "clock"
+"""The actor of a decision that lets time pass."""
 
 
 class Scene(Protocol):
-    """What a fault may ask of the run so far, and of the server about the run's keys."""
+    """What a fault may ask of the run so far. All of it follows from the steps taken, in whatever order."""
 
-    def expires_ms(self, key: str) -> int | None:
-        """How long a key has to live; None for one that is not there or never expires."""
-        ...
-
-    def is_json(self, key: str) -> bool:
-        """Whether a key holds a string that is a JSON object."""
-        ...
-
-    def has_done(self, what: str, pod: str | None = None) -> bool:
-        """Whether a pod (any, for None) has taken a step of this kind, or sent this Redis command."""
-        ...
-
-    def accepting(self, pod: str) -> bool:
-        """Whether a call that hands a message in is under way in the pod."""
-        ...
-
-
-class Fault(Protocol):
     @property
-    def name(self) -> str: ...
-    @property
-    def heals(self) -> str: ...
-    @property
-    def drawn(self) -> str: ...
-
-    def on_step(self, step: Step, footprint: Footprint, scene: Scene) -> Sequence[str]:
-        """Actions that may stand in the place of letting this step go."""
+    def prefix(self) -> str:
+        """That of every key of the run."""
         ...
 
-    def on_pod(self, last: Step, scene: Scene) -> Sequence[str]:
-        """Actions that may strike the pod whose step was the last."""
+    def has_done(self, what: str, pod: str) -> bool:
+        """Whether a pod has taken such a step."""
+        ...
+
+    def is_calling(self, method: str, pod: str) -> bool:
+        """Whether a call of the method is under way in the pod."""
+        ...
+
+    def can_be_damaged(self, key: str) -> bool:
+        """Whether a key holds something."""
+        ...
+
+    def moments(self) -> Sequence[tuple[int, bool]]:
+        """What is due next, in order: microseconds from now, and whether a key's time to live is over then."""
         ...
 
 
-class Nothing:
-    """No fault: order alone does it."""
-
-    name, heals, drawn = "nothing", "", ""
-
-    def on_step(self, step: Step, footprint: Footprint, scene: Scene) -> Sequence[str]:
-        return ()
-
-    def on_pod(self, last: Step, scene: Scene) -> Sequence[str]:
-        return ()
-
-
-@dataclass(frozen=True)
-class Kill(Nothing):
-    """A pod dies between two of its steps, its memory with it.
-
-    `since`, `until`: only once the pod has taken a step of that kind, or only before it has.
-    `accepting`: only while it takes a message in.
-    """
+@dataclass(frozen=True, kw_only=True)
+class Fault:
+    """No fault: order alone does it. Base of all others."""
 
     pods: frozenset[str] | None = None
     since: str | None = None
     until: str | None = None
-    accepting: bool = False
-    name: str = KILL
-    heals: str = "never: another pod has to take over"
-    drawn: str = "the pod's line ends in a cross"
+    during: str | None = None
+    """A method: only while the pod is busy with a call of it."""
 
-    def on_pod(self, last: Step, scene: Scene) -> Sequence[str]:
-        if self.pods is not None and last.pod not in self.pods:
-            return ()
-        if self.since and not scene.has_done(self.since, last.pod):
-            return ()
-        if self.until and scene.has_done(self.until, last.pod):
-            return ()
-        if self.accepting and not scene.accepting(last.pod):
-            return ()
-        return (KILL,)
+    def is_open(self, pod: str, scene: Scene) -> bool:
+        """Whether the fault may strike this pod now."""
+        return (
+            (self.pods is None or pod in self.pods)
+            and (self.since is None or scene.has_done(self.since, pod))
+            and (self.until is None or not scene.has_done(self.until, pod))
+            and (self.during is None or scene.is_calling(self.during, pod))
+        )
 
+    def on_step(self, step: Step, footprint: Footprint, scene: Scene) -> Sequence[str]:
+        """Actions that may stand in the place of letting this step go."""
+        return ()
 
-@dataclass(frozen=True)
-class Pause(Nothing):
-    """A pod stands still for longer than every lease, then goes on as if nothing had happened."""
+    def on_pod(self, pod: str, scene: Scene) -> Sequence[str]:
+        """Actions that may strike the pod whose step was the last."""
+        return ()
 
-    pods: frozenset[str] | None = None
-    name: str = PAUSE
-    heals: str = "the pod goes on when all others are done"
-    drawn: str = "the pod's line is dotted"
-
-    def on_pod(self, last: Step, scene: Scene) -> Sequence[str]:
-        return (PAUSE,) if self.pods is None or last.pod in self.pods else ()
+    def on_clock(self, standing: Sequence[str], scene: Scene) -> Sequence[str]:
+        """How far time may pass while the pods named are under way."""
+        return ()
 
 
-@dataclass(frozen=True)
-class EarlyTimer(Nothing):
-    """A timer fires while others are still under way: they are slow, or the clock is fast.
+@dataclass(frozen=True, kw_only=True)
+class Kill(Fault):
+    """A pod dies between two of its steps, its memory with it. With `restart` its next call starts it again."""
 
-    Without it timers fire late: when nothing else is left to do.
+    restart: bool = False
+
+    def on_pod(self, pod: str, scene: Scene) -> Sequence[str]:
+        return (KILL + (" and restart" if self.restart else ""),)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimePasses(Fault):
+    """Time passes while pods are under way: one of them is slow, or stands still and knows nothing of it.
+
+    It passes to the next moment at which something is due, or any later one, at most `at_most_s` from now, for
+    every pod and the server alike. `keys_only`: only to where a key's time to live is over.
     """
 
-    name: str = EARLY
-    heals: str = "nothing to heal: it is late for the others"
-    drawn: str = "a mark on the timer's step"
+    at_most_s: float | None = None
+    keys_only: bool = False
 
-    def on_step(self, step: Step, footprint: Footprint, scene: Scene) -> Sequence[str]:
-        return (EARLY,) if step.kind == "timer" else ()
-
-
-@dataclass(frozen=True)
-class LoseConnection(Nothing):
-    """A connection breaks at a command, before or after the server applied it."""
-
-    actions: tuple[str, ...] = (DROP_REQUEST, DROP_REPLY)
-    commands: frozenset[str] | None = None
-    name: str = "lose-connection"
-    heals: str = "the client connects again"
-    drawn: str = "the arrow ends in a cross"
-
-    def on_step(self, step: Step, footprint: Footprint, scene: Scene) -> Sequence[str]:
-        if step.kind != "redis":
+    def on_clock(self, standing: Sequence[str], scene: Scene) -> Sequence[str]:
+        if not any(self.is_open(pod, scene) for pod in standing):
             return ()
-        return self.actions if self.commands is None or step.args[0] in self.commands else ()
-
-
-@dataclass(frozen=True)
-class ExpireKey(Nothing):
-    """A key's time to live is over just before a command that touches it.
-
-    Not sooner: until a command touches it, nobody can tell. `pods`: before a command of
-    theirs; `since`: once any pod has sent that command; `until`: before any of these has sent that one.
-    """
-
-    longest_ms: int = 2**62
-    json_only: bool = False
-    pods: frozenset[str] | None = None
-    since: str | None = None
-    until: tuple[frozenset[str], str] | None = None
-    name: str = "expire-key"
-    heals: str = "never: the key is gone"
-    drawn: str = "a mark on the Redis line"
-
-    def on_step(self, step: Step, footprint: Footprint, scene: Scene) -> Sequence[str]:
-        if step.kind != "redis" or (self.pods is not None and step.pod not in self.pods):
-            return ()
-        if self.since and not scene.has_done(self.since):
-            return ()
-        if self.until and any(scene.has_done(self.until[1], pod) for pod in self.until[0]):
-            return ()
-        touched = dict.fromkeys((*footprint.reads, *footprint.writes))
+        most_us = None if self.at_most_s is None else self.at_most_s * 1_000_000
         return tuple(
-            EXPIRE + key
-            for key in touched
-            if (ttl_ms := scene.expires_ms(key)) is not None
-            and ttl_ms <= self.longest_ms
-            and (not self.json_only or scene.is_json(key))
+            f"{UNTIL}{us}"
+            for us, ends_a_key in scene.moments()
+            if (most_us is None or us <= most_us) and (ends_a_key or not self.keys_only)
         )
 
 
-@dataclass(frozen=True)
-class CorruptKey(Nothing):
-    """A stored JSON object is damaged just before a command reads it."""
+@dataclass(frozen=True, kw_only=True)
+class LoseConnection(Fault):
+    """A connection breaks at a command, before or after the server applied it, or while the pod waits on it.
 
-    name: str = "corrupt-key"
-    heals: str = "never: the value stays as it is"
-    drawn: str = "a mark on the Redis line"
+    `commands`: only at these, in whatever case and inside whatever pipeline the client sends them; none of them: only
+    while the pod waits for something to read.
+    """
+
+    actions: tuple[str, ...] = (DROP_REQUEST, DROP_REPLY)
+    commands: frozenset[str] | None = None
+
+    def on_step(self, step: Step, footprint: Footprint, scene: Scene) -> Sequence[str]:
+        if step.kind == "receive":
+            return (DROP_REPLY,) if not self.commands and DROP_REPLY in self.actions else ()
+        if step.kind != "redis" or (self.commands is not None and not self.commands & names_of(step.args)):
+            return ()
+        return self.actions
+
+
+def names_of(command: tuple[Any, ...]) -> set[str]:
+    """The names of a command, or of the commands of a transaction, in upper case."""
+    commands = command[1:] if command[0] == TRANSACTION else (command,)
+    return {_text(one[0]).upper().split()[0] for one in commands}
+
+
+def declared_by(command: tuple[Any, ...]) -> list[str]:
+    """The keys that a script is given, whatever else it may touch."""
+    if not names_of(command) & {"EVAL", "EVALSHA"} or command[0] == TRANSACTION or len(command) < 3:
+        return []
+    return [key_text(key) for key in command[3 : 3 + int(_text(command[2]))]]
+
+
+def _text(word: Any) -> str:
+    return word.decode("latin-1") if isinstance(word, bytes) else str(word)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CorruptKey(Fault):
+    """What a key holds is damaged just before a command reads it."""
 
     def on_step(self, step: Step, footprint: Footprint, scene: Scene) -> Sequence[str]:
         if step.kind != "redis":
             return ()
-        return tuple(CORRUPT + key for key in footprint.reads if scene.is_json(key))
+        if names_of(step.args) <= _READ_NOTHING:
+            return ()
+        held = [key for key in (*footprint.touched(), *declared_by(step.args)) if scene.can_be_damaged(key)]
+        return tuple(CORRUPT + key.removeprefix(scene.prefix) for key in dict.fromkeys(held))
 
 
-@dataclass(frozen=True)
-class FailGemini(Nothing):
-    """Gemini answers 503, never answers, or stores the file and its reply is lost."""
+_READ_NOTHING = frozenset({"SET", "SETEX", "DEL", "UNLINK", "RPUSH", "LPUSH", "EXPIRE", "PEXPIRE"})
 
+
+@dataclass(frozen=True, kw_only=True)
+class FailService(Fault):
+    """A service answers with an error, never answers, or does what it is asked and its reply is lost."""
+
+    service: str
     actions: tuple[str, ...] = (FAIL, HANG, DROP_REPLY)
-    name: str = "fail-gemini"
-    heals: str = "the next request is served"
-    drawn: str = "the arrow to Gemini ends in a cross"
 
     def on_step(self, step: Step, footprint: Footprint, scene: Scene) -> Sequence[str]:
-        return self.actions if step.kind == "gemini" else ()
+        return self.actions if step.kind == "service" and step.args[0] == self.service else ()

@@ -1,0 +1,9 @@
+"""Going through the schedules of a scenario.
+
+- `schedule.py`: decisions, and who takes them
+- `server_side.py`: what the harness does on the server for one run: keys' lives, replies of its own, damage
+- `play.py`: one schedule, from the first call to rest
+- `frontier.py`: what a search has before it and behind it
+- `explorer.py`: all schedules within bounds, cheapest first
+- `lab.py`: all that plays need: the server, clients, services, pods in this process or in their own
+"""

@@ -1,13 +1,12 @@
 """Search through all schedules of a scenario within bounds, cheapest first: fewest faults, then fewest preemptions.
 
-Iterative context bounding (Musuvathi and Qadeer, PLDI 2007): a preemption is a switch away from an
-actor that could go on; order costs nothing where an actor waits or ends. What is cheapest is tried
-first, so the first counterexample is a smallest one.
+Iterative context bounding (Musuvathi and Qadeer, PLDI 2007): a preemption is a switch away from an actor that
+could go on; order costs nothing where an actor waits or ends. What is cheapest is tried first, so the first
+counterexample is a smallest one.
 
-Equivalent orders are not run twice. A branch is skipped before it is run where the same steps, up to
-the order of those that commute, have been reached at no higher cost with the same actor in hand: the
-state is the same, and so is all that can follow within the bounds. And no other pod is switched to
-while the pod in hand shares no key with any and waits for no call of theirs, nor they for its.
+Equivalent orders are not run twice: a branch is skipped where the same steps, up to the order of those that commute,
+have been reached at no higher cost with the same actor in hand. The state is the same, and so is all that can
+follow within the bounds.
 """
 
 from __future__ import annotations
@@ -15,20 +14,26 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from heapq import heappop
-from typing import Any
 
 from podrace.simulator.errors import TargetError
-from podrace.simulator.history.events import Event
-from podrace.simulator.judge.checks import HOLDS, INCONCLUSIVE, KINDS, VIOLATED, Judgement, judge
-from podrace.simulator.scenarios.catalogue import Add, Scenario
-from podrace.simulator.scenarios.faults import KILL, PAUSE
-from podrace.simulator.search.frontier import Bounds, Branch, Counterexample, Search
-from podrace.simulator.search.heap import Changes, TangledError
+from podrace.simulator.history.events import Event, shorten
+from podrace.simulator.judge.findings import (
+    HOLDS,
+    INCONCLUSIVE,
+    KINDS,
+    NOT_APPLICABLE,
+    VIOLATED,
+    Judgement,
+    by_severity,
+)
+from podrace.simulator.judge.run import Run
+from podrace.simulator.scenarios.faults import CLOCK, Fault
+from podrace.simulator.scenarios.model import Scenario
+from podrace.simulator.search.frontier import Bounds, Branch, Counterexample, Frontier
 from podrace.simulator.search.play import Play
 from podrace.simulator.search.schedule import Decision, Stop, follow
-from podrace.simulator.world.footprints import ALL_OF_IT, MASK, NOTHING, in_memory
-from podrace.simulator.world.gates import GO, Step
+from podrace.simulator.world.steps import GO, Step
+from podrace.simulator.world.trace import state_after
 
 MORE_RUNS_FOR_FEWER_STEPS = 200
 """After a counterexample, so many further runs at the same cost look for one with fewer steps."""
@@ -45,26 +50,32 @@ class Exploration:
     run: int
     pruned: int
     complete: bool
-    struck: int
-    """Schedules that a fault struck."""
     elapsed_s: float
     outcomes: frozenset[str]
     """Every outcome seen, as the kinds of what went wrong."""
-    applies: bool = True
-    """False where the scenario needs a fault and none could strike."""
 
     @property
     def words(self) -> str:
-        """The worst outcome in the words of the failure modes; `–` where the row does not apply."""
-        if not self.applies:
+        """The worst outcome in the words of the failure modes; `–` where no fault had anything to strike."""
+        if self.verdict == NOT_APPLICABLE:
             return "–"
-        if self.verdict == INCONCLUSIVE:
-            return INCONCLUSIVE
-        return ", ".join(self.counterexample.judgement.kinds) if self.counterexample else "ok"
+        return INCONCLUSIVE if self.verdict == INCONCLUSIVE else self.judgement.words
+
+
+class Restart(Exception):  # noqa: N818 - it is no error
+    """Something was learnt that makes what was explored so far worthless."""
+
+
+def judge(scenario: Scenario, run: Run) -> Judgement:
+    """What one run shows."""
+    return Judgement(by_severity(scenario.findings(run)), scenario.workload.counted(run))
 
 
 class Explorer:
-    """Explores one scenario. `play(retries)` makes a fresh Play; `finish(play)` clears up behind it."""
+    """Explores one scenario. `play(retries)` makes a fresh Play; `finish(play)` clears up behind it.
+
+    `finish` may raise Restart: what it has found makes all runs so far worthless.
+    """
 
     def __init__(
         self,
@@ -82,28 +93,46 @@ class Explorer:
         self._bounds = bounds
         self._progress = progress
         self._worst = worst
+        self._strikes_pods = any(type(fault).on_pod is not Fault.on_pod for fault in scenario.faults)
         self._began_s = time.monotonic()
+        self._forget()
+
+    def _forget(self) -> None:
         self._best: Counterexample | None = None
         self._first: Judgement | None = None
         self._outcomes: set[str] = set()
-        self._run = self._pruned = self._struck = self._accepted = 0
+        self._errors: dict[str, None] = {}
+        self._succeeded = False
+        self._run = self._pruned = self._struck = 0
 
     def explore(self) -> Exploration:
         """Search until something of the worst kind is found, all is covered, or the budget is spent.
 
         Raises TargetError where the target cannot be judged.
         """
+        while True:
+            try:
+                return self._explore()
+            except Restart:
+                self._forget()
+
+    def _explore(self) -> Exploration:
         complete = True
         for retries in self._scenario.retries:
             complete &= self._search(retries)
         best = self._best
         if best is not None:
             self._repeat(best.decisions, best.retries, best.events)
-        assert self._first is not None
-        if not self._accepted and any(isinstance(c, Add) for line in self._scenario.lines.values() for c in line):
-            raise TargetError("the target accepts no message in any schedule: there is nothing to judge")
-        judgement = best.judgement if best else self._first
-        verdict = VIOLATED if best else HOLDS if complete else INCONCLUSIVE
+        if self._first is None:
+            verdict, judgement = INCONCLUSIVE, Judgement(())
+        else:
+            judgement = best.judgement if best else self._first
+            verdict = VIOLATED if best else HOLDS if complete else INCONCLUSIVE
+            if verdict == HOLDS and self._scenario.faults and not self._struck:
+                verdict = NOT_APPLICABLE
+            if not self._succeeded:
+                said = "; ".join(self._errors) or "none ever ended"
+                raise TargetError(f"no call succeeds in any schedule, there is nothing to judge: {shorten(said, 300)}")
         return Exploration(
             verdict=verdict,
             counterexample=best,
@@ -111,92 +140,107 @@ class Explorer:
             run=self._run,
             pruned=self._pruned,
             complete=complete,
-            struck=self._struck,
             elapsed_s=time.monotonic() - self._began_s,
             outcomes=frozenset(self._outcomes),
-            applies=bool(self._struck) or not complete or not self._scenario.needs_fault,
         )
 
-    def _search(self, retries: int, changes: Changes | None = None) -> bool:
+    def _search(self, retries: int) -> bool:
         """All branches of one setting of the client's retries. Returns whether the whole space was covered."""
-        search = Search(self._bounds, any(fault.name == PAUSE for fault in self._scenario.faults))
-        search.changes = changes or Changes()
-        search.push(0, 0, None)
+        frontier = Frontier()
+        frontier.push(0, 0, None)
         try:
-            self._go_through(search, retries)
-        except TangledError:
-            return self._search(retries, Changes(always=True))
+            self._go_through(frontier, retries)
         finally:
-            self._run, self._pruned = self._run + search.run, self._pruned + search.pruned
-            self._best = _worse(self._best, search.best)
-        return not search.heap
+            self._run, self._pruned = self._run + frontier.run, self._pruned + frontier.pruned
+            self._best = _worse(self._best, frontier.best)
+        return not frontier.heap
 
-    def _go_through(self, search: Search, retries: int) -> None:
-        while search.heap and not self._enough(search):
-            entry = heappop(search.heap)
-            faults, preemptions, _, branch = entry
-            if self._bounds.reduce and branch is not None:
-                if search.reached(branch, (faults, preemptions)):
-                    search.pruned += 1
-                    continue
-                if search.skip_apart(entry):
-                    continue
-            self._run_branch(search, branch, faults, preemptions, retries)
-            self._progress(self._run + search.run)
+    def _go_through(self, frontier: Frontier, retries: int) -> None:
+        while frontier.heap and not self._enough(frontier):
+            entry = faults, preemptions, branch = frontier.pop()
+            if self._bounds.reduce and branch is not None and self._is_known(frontier, branch, (faults, preemptions)):
+                frontier.pruned += 1
+                continue
+            if not self._run_branch(frontier, entry, retries):
+                frontier.push(*entry)
+                return
+            self._progress(self._run + frontier.run)
 
-    def _enough(self, search: Search) -> bool:
+    def _is_known(self, frontier: Frontier, branch: Branch, cost: tuple[int, int]) -> bool:
+        """Whether what a branch would lead to was reached at no higher cost; False where that is not known yet."""
+        state = state_after(branch.place, branch.event, branch.begins, frontier.ends)
+        if state is None:
+            return False
+        pod = branch.last_pod if self._strikes_pods else ""
+        hands = (branch.hand, "")  # with nobody in hand all that follows costs as little or less
+        return any(frontier.is_known(state, hand, pod, cost, note=False) for hand in hands)
+
+    def _enough(self, frontier: Frontier) -> bool:
         """Whether the budget is spent, or the worst was found and nothing as cheap could have fewer steps."""
-        best = search.best
+        best = frontier.best
         if best is not None and self._worst in best.judgement.kinds:
-            search.last_run = search.last_run or search.run + MORE_RUNS_FOR_FEWER_STEPS
-            if search.heap[0][:2] != (best.faults, best.preemptions) or search.run > search.last_run:
+            frontier.last_run = frontier.last_run or frontier.run + MORE_RUNS_FOR_FEWER_STEPS
+            if frontier.heap[0][:2] != (best.faults, best.preemptions) or frontier.run > frontier.last_run:
                 return True
+        return self._is_late()
+
+    def _is_late(self) -> bool:
         return time.monotonic() - self._began_s > self._bounds.budget_s
 
-    def _run_branch(self, search: Search, branch: Branch | None, faults: int, preemptions: int, retries: int) -> None:
-        search.run += 1
+    def _run_branch(self, frontier: Frontier, entry: tuple[int, int, Branch | None], retries: int) -> bool:
+        """Run one schedule and judge it. Returns False where the budget ended in the middle of it."""
+        faults, preemptions, _ = entry
+        frontier.run += 1
         play = self._make_play(retries)
-        prefix = (*branch.prefix, branch.decision) if branch else ()
-        if self._bounds.reduce:
-            play.changes, play.watch_from = search.changes, len(prefix) - 1
-        taken = branch.taken if branch else ()
-        chooser = _Chooser(search, self._scenario, prefix, taken, (faults, preemptions))
+        play.ends = frontier.ends
+        chooser = _Chooser(frontier, self._bounds, self._strikes_pods, self._is_late, entry)
+        judgement = None
         try:
-            events = play.run(chooser)
+            run = play.run(chooser)
+            judgement = judge(self._scenario, run)
         except Stop:
-            search.pruned += 1
-            return
+            if chooser.late:
+                frontier.run -= 1
+                return False
+            frontier.pruned += 1
         finally:
             self._finish(play)
-        search.learn(play.footprints)
+        if judgement is None:
+            return True
         first_struck = play.struck and not self._struck
-        if first_struck or search.run & (search.run - 1) == 0:  # the 1st, 2nd, 4th, 8th, … run
-            self._repeat(tuple(play.decisions), retries, events)
-        judgement = judge(events)
+        if first_struck or frontier.run & (frontier.run - 1) == 0:  # the 1st, 2nd, 4th, 8th, … run
+            self._repeat(play.decisions, retries, play.events)
         self._first = self._first or judgement
-        self._accepted += judgement.accepted
         self._struck += play.struck > 0
-        if self._scenario.needs_fault and not play.struck:
-            return
+        self._succeeded |= self._scenario.workload.is_judgeable(run)
+        self._errors.update({call.error: None for call in run.calls if call.error})
         self._outcomes.add(", ".join(judgement.kinds))
         if judgement.findings:
             found = Counterexample(
-                tuple(play.decisions), retries, faults, preemptions, tuple(events), judgement, play.deciding_step()
+                tuple(play.decisions),
+                tuple(play.taken),
+                retries,
+                faults,
+                preemptions,
+                tuple(play.events),
+                judgement,
+                play.deciding_event,
             )
-            search.best = _worse(search.best, found)
+            frontier.best = _worse(frontier.best, found)
+        return True
 
     def _repeat(self, decisions: Sequence[Decision], retries: int, events: Sequence[Event]) -> None:
         """Run a schedule again: what differs is the target's own doing, and no verdict can rest on it."""
         play = self._make_play(retries)
         try:
-            again = play.run(follow(decisions))
+            play.run(follow(tuple(decisions)))
         finally:
             self._finish(play)
-        for number, (first, second) in enumerate(zip(events, again, strict=False)):
+        for number, (first, second) in enumerate(zip(events, play.events, strict=False)):
             if first != second:
                 raise _nondeterminism(number, first, second)
-        if len(events) != len(again):
-            raise _nondeterminism(min(len(events), len(again)), len(events), len(again))
+        if len(events) != len(play.events):
+            raise _nondeterminism(min(len(events), len(play.events)), len(events), len(play.events))
 
 
 def _worse(one: Counterexample | None, other: Counterexample | None) -> Counterexample | None:
@@ -211,21 +255,25 @@ def _worse(one: Counterexample | None, other: Counterexample | None) -> Countere
 
 
 class _Chooser:
-    """Follows a prefix, then takes the default everywhere and pushes what else could be done."""
+    """Follows a branch, then takes the default everywhere and pushes what else could be done."""
 
     def __init__(
         self,
-        search: Search,
-        scenario: Scenario,
-        prefix: tuple[Decision, ...],
-        taken: tuple[tuple[str, str, tuple[Any, ...]], ...],
-        cost: tuple[int, int],
+        frontier: Frontier,
+        bounds: Bounds,
+        strikes_pods: bool,
+        is_late: Callable[[], bool],
+        entry: tuple[int, int, Branch | None],
     ) -> None:
-        self._search = search
-        self._scenario = scenario
-        self._prefix = prefix
-        self._taken = taken
-        self._cost = cost
+        faults, preemptions, branch = entry
+        self._frontier = frontier
+        self._bounds = bounds
+        self._strikes_pods = strikes_pods
+        self._is_late = is_late
+        self._cost = (faults, preemptions)
+        self._prefix = (*branch.prefix, branch.decision) if branch else ()
+        self._taken = branch.taken if branch else ()
+        self.late = False
 
     def __call__(self, play: Play, steps: list[Step], default: Step) -> Decision:
         position = len(play.decisions)
@@ -233,75 +281,66 @@ class _Chooser:
             if 0 < position <= len(self._taken) and play.taken[position - 1] != self._taken[position - 1]:
                 raise _nondeterminism(position, self._taken[position - 1], play.taken[position - 1])
             return self._prefix[position]
-        search = self._search
-        if search.bounds.reduce:
-            hand = search.in_hand(play.last, play.last_step.pod if play.last_step else "")
-            if search.seen(play.trace.value, hand, self._cost, note=True):
+        if self._is_late():
+            self.late = True
+            raise Stop
+        if self._bounds.reduce:
+            pod = play.last_pod if self._strikes_pods else ""
+            if self._frontier.is_known(play.trace.value, play.last or "", pod, self._cost, note=True):
                 raise Stop
         self._push_others(play, steps, default)
-        return default.actor, GO
+        return Decision(default.actor, GO)
 
     def _push_others(self, play: Play, steps: list[Step], default: Step) -> None:
         faults, preemptions = self._cost
-        bounds = self._search.bounds
-        in_hand = default.pod
+        bounds = self._bounds
         for step in steps:
             cost = preemptions + play.preempts(step.actor)
             if cost > bounds.preemptions:
                 continue
-            due = step.kind != "timer" or (default.kind == "timer" and step.args[0] == default.args[0])
-            if step is not default and due:
-                self._push(play, step, GO, faults, cost, in_hand)
-            if faults < bounds.faults and step.kind != "op":
-                footprint = play.footprint(step)
-                for fault in self._scenario.faults:
-                    for action in fault.on_step(step, footprint, play):
-                        self._push(play, step, action, faults + 1, cost, in_hand)
-        if faults < bounds.faults and play.last_step is not None:
-            for fault in self._scenario.faults:
-                for action in fault.on_pod(play.last_step, play):
-                    self._push_strike(play, action, faults + 1, preemptions, in_hand)
+            if step is not default:
+                self._push(play, step, GO, faults, cost)
+            if faults < bounds.faults and step.kind != "call":
+                self._push_faults(play, step, faults + 1, cost)
+        if faults >= bounds.faults:
+            return
+        for step in play.waits():
+            self._push_faults(play, step, faults + 1, preemptions)
+        standing = list(dict.fromkeys(step.pod for step in steps))
+        for fault in play.scenario.faults:
+            if play.last_pod and fault.is_open(play.last_pod, play):
+                for action in fault.on_pod(play.last_pod, play):
+                    self._push_strike(play, play.last_pod, action, faults + 1, preemptions)
+            for action in fault.on_clock(standing, play):
+                self._push_strike(play, CLOCK, action, faults + 1, preemptions)
 
-    def _push(self, play: Play, step: Step, action: str, faults: int, preemptions: int, in_hand: str) -> None:
-        footprint, pod = play.footprint(step, action), step.pod
-        event, changed = (
-            play.trace.event(step.actor, action, in_memory(pod, footprint, changes=changes))
-            for changes in (False, True)
-        )
-        self._branch(play, (step.actor, action), (event, changed), faults, preemptions, in_hand, pod)
+    def _push_faults(self, play: Play, step: Step, faults: int, preemptions: int) -> None:
+        footprint = play.footprint(step)
+        for fault in play.scenario.faults:
+            if fault.is_open(step.pod, play):
+                for action in fault.on_step(step, footprint, play):
+                    self._push(play, step, action, faults, preemptions)
 
-    def _push_strike(self, play: Play, action: str, faults: int, preemptions: int, in_hand: str) -> None:
-        assert play.last_step is not None
-        pod = play.last_step.pod
-        footprint = in_memory(pod, NOTHING, changes=True) if action == KILL else ALL_OF_IT
-        event = play.trace.event(pod, action, footprint)
-        self._search.changes.learn(event, True)
-        self._branch(play, (pod, action), (event, event), faults, preemptions, in_hand, "")
+    def _push(self, play: Play, step: Step, action: str, faults: int, preemptions: int) -> None:
+        event = play.event_of(step, action, play.footprint(step, action))
+        cost, hands = (faults, preemptions), (step.actor, step.pod)
+        self._branch(play, Decision(step.actor, action), event, play.begins(step), cost, hands)
+
+    def _push_strike(self, play: Play, pod: str, action: str, faults: int, preemptions: int) -> None:
+        event = play.strike_event(pod, action)
+        hand = play.last if play.last and play.last.partition(".")[0] != pod else ""
+        self._branch(play, Decision(pod, action), event, False, (faults, preemptions), (hand, ""))
 
     def _branch(
-        self,
-        play: Play,
-        decision: Decision,
-        events: tuple[int, int],
-        faults: int,
-        preemptions: int,
-        in_hand: str,
-        last_pod: str,
+        self, play: Play, decision: Decision, event: int, begins: bool, cost: tuple[int, int], hands: tuple[str, str]
     ) -> None:
-        states = ((play.trace.value + events[0]) & MASK, (play.trace.value + events[1]) & MASK)
         decisions, taken = tuple(play.decisions), tuple(play.taken)
-        branch = Branch(decisions, taken, decision, events[0], states, in_hand, last_pod)
-        self._search.push(faults, preemptions, branch)
+        self._frontier.push(*cost, Branch(decisions, taken, decision, play.trace.place(), event, begins, *hands))
 
 
 def _nondeterminism(position: int, expected: object, got: object) -> TargetError:
     return TargetError(
         f"the target is not deterministic: the same schedule went another way at step {position}: "
-        f"expected {_short(expected)}, got {_short(got)}; randomness must come from env.rng, time from env.runtime"
+        f"expected {shorten(str(expected), 120)}, got {shorten(str(got), 120)}; randomness must come from env.rng, "
+        "time from env.runtime"
     )
-
-
-def _short(value: object) -> str:
-    from podrace.simulator.history.events import shorten
-
-    return shorten(str(value), 120)

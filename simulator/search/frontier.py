@@ -1,18 +1,15 @@
-"""What a search has before it and behind it: branches by cost, states reached, and what may be left out."""
+"""What a search has before it and behind it: branches by cost, and states reached."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from heapq import heappush
+from heapq import heappop, heappush
 from typing import Any
 
 from podrace.simulator.history.events import Event
-from podrace.simulator.judge.checks import Judgement
-from podrace.simulator.scenarios.faults import KILL, PAUSE
-from podrace.simulator.search.heap import Changes
+from podrace.simulator.judge.findings import Judgement
 from podrace.simulator.search.schedule import Decision
-from podrace.simulator.world.footprints import EVERYTHING
-from podrace.simulator.world.gates import GO
+from podrace.simulator.world.trace import Ends
 
 
 @dataclass(frozen=True)
@@ -27,9 +24,10 @@ class Bounds:
 
 @dataclass(frozen=True)
 class Counterexample:
-    """A violated schedule and what it shows."""
+    """A violated schedule and what it shows. `taken`: for each decision, the step that it was about."""
 
     decisions: tuple[Decision, ...]
+    taken: tuple[tuple[Any, ...], ...]
     retries: int
     faults: int
     preemptions: int
@@ -39,33 +37,30 @@ class Counterexample:
     """The event from which on nothing else had to go wrong."""
 
 
-@dataclass
+@dataclass(slots=True)
 class Branch:
-    """A way not yet gone: the decisions up to it, what it would cost, and where it starts from."""
+    """A way not yet gone: the decisions up to it and what they were about, and what it would lead to."""
 
     prefix: tuple[Decision, ...]
-    taken: tuple[tuple[str, str, tuple[Any, ...]], ...]
+    taken: tuple[tuple[Any, ...], ...]
     decision: Decision
+    place: tuple[int, int]
     event: int
-    states: tuple[int, int]
-    """What it would lead to: where the step leaves its pod's memory as it is, and where it does not."""
-    in_hand: str
+    begins: bool
+    """What tells the state that it would lead to (see trace.state_after)."""
+    hand: str
+    """The actor that would be in hand then, unless it waits."""
     last_pod: str
-    """Whose step it would be; empty for a strike."""
+    """The pod whose step it would be; empty for a strike on a pod or the clock."""
 
 
 @dataclass
-class Search:
+class Frontier:
     """One setting of the client's retries."""
 
-    bounds: Bounds
-    pauses: bool = False
-    """Whether the scenario allows a pause: it touches keys of every pod."""
     heap: list[tuple[int, int, int, Branch | None]] = field(default_factory=list)
-    visited: dict[tuple[int, str], list[tuple[int, int]]] = field(default_factory=dict)
-    apart: dict[tuple[str, str], list[tuple[int, int, int, Branch | None]]] = field(default_factory=dict)
-    footprints: dict[str, tuple[set[str], set[str]]] = field(default_factory=dict)
-    changes: Changes = field(default_factory=Changes)
+    visited: dict[tuple[int, str, str], list[tuple[int, int]]] = field(default_factory=dict)
+    ends: Ends = field(default_factory=dict)
     sequence: int = 0
     run: int = 0
     pruned: int = 0
@@ -77,16 +72,20 @@ class Search:
         self.sequence += 1
         heappush(self.heap, (faults, preemptions, self.sequence, branch))
 
-    def in_hand(self, actor: str | None, last_pod: str) -> str:
-        """What a state is remembered by besides itself: who is in hand, or who acted last where that can be paused."""
-        return actor or (f"after {last_pod}" if self.pauses else "")
+    def pop(self) -> tuple[int, int, Branch | None]:
+        faults, preemptions, _, branch = heappop(self.heap)
+        return faults, preemptions, branch
 
-    def seen(self, state: int, last: str, cost: tuple[int, int], *, note: bool) -> bool:
-        """Whether this state was reached at no higher cost; with `note`, it counts as reached from now on."""
-        costs = self.visited.get((state, last))
+    def is_known(self, state: int, actor: str, last_pod: str, cost: tuple[int, int], *, note: bool) -> bool:
+        """Whether this state was reached at no higher cost; with `note`, it counts as reached from now on.
+
+        A state is the steps taken, up to the order of those that commute, with the actor that switching away from
+        would preempt, and the pod that a fault may strike now.
+        """
+        costs = self.visited.get((state, actor, last_pod))
         if costs is None:
             if note:
-                self.visited[state, last] = [cost]
+                self.visited[state, actor, last_pod] = [cost]
             return False
         for faults, preemptions in costs:
             if faults <= cost[0] and preemptions <= cost[1]:
@@ -94,56 +93,3 @@ class Search:
         if note:
             costs.append(cost)
         return False
-
-    def reached(self, branch: Branch, cost: tuple[int, int]) -> bool:
-        """Whether what a branch would lead to was reached at no higher cost; False where that is not known yet."""
-        changes = self.changes.known(branch.event)
-        if changes is None:
-            return False
-        hands = (branch.decision[0], self.in_hand(None, branch.last_pod))
-        return any(self.seen(branch.states[changes], hand, cost, note=False) for hand in hands)
-
-    def learn(self, footprints: dict[str, tuple[set[str], set[str]]]) -> None:
-        """Remember what each pod has touched; branches skipped because two pods shared nothing may come back."""
-        grown = False
-        for pod, (reads, writes) in footprints.items():
-            known_reads, known_writes = self.footprints.setdefault(pod, (set(), set()))
-            if not (reads <= known_reads and writes <= known_writes):
-                known_reads |= reads
-                known_writes |= writes
-                grown = True
-        if grown and self.apart:
-            for pods in [pods for pods in self.apart if not self._alone(pods[0])]:
-                for entry in self.apart.pop(pods):
-                    heappush(self.heap, entry)
-                    self.pruned -= 1
-
-    def skip_apart(self, entry: tuple[int, int, int, Branch | None]) -> bool:
-        """Whether to leave a branch that switches away from, or to, a pod that shares nothing with any other."""
-        branch = entry[3]
-        if branch is None or self.pauses or branch.decision[1] in (KILL, PAUSE):
-            return False  # what expires in a pause may be any pod's
-        pod = branch.decision[0].partition(".")[0]
-        if pod == branch.in_hand or branch.decision[1] != GO:
-            return False
-        for alone in (branch.in_hand, pod):
-            if self._alone(alone):
-                self.apart.setdefault((alone, pod), []).append(entry)
-                self.pruned += 1
-                return True
-        return False
-
-    def _alone(self, pod: str) -> bool:
-        reads, writes = self.footprints.get(pod, ((), ()))
-        mine = {*reads, *writes}
-        if EVERYTHING in mine:
-            return False
-        for other, (other_reads, other_writes) in self.footprints.items():
-            if other != pod and (
-                EVERYTHING in other_reads
-                or EVERYTHING in other_writes
-                or not mine.isdisjoint(other_writes)
-                or not other_reads.isdisjoint(writes)
-            ):
-                return False
-        return True

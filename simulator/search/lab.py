@@ -1,28 +1,37 @@
-"""Sets up what exploring needs: the server's probe, one client a pod, small images, and a Play on demand."""
+"""All that plays need: the server, clients, services, small files, and pods in this process or in their own."""
 
 from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from podrace.simulator.fleets.inline import EPOCH_S, InlineFleet, MemoryList
+import greenlet
+
+from podrace.simulator.errors import TargetError
+from podrace.simulator.fleets.inline import InlineFleet, current_env
+from podrace.simulator.fleets.own_modules import OwnModules
 from podrace.simulator.fleets.processes import PodSpec
 from podrace.simulator.fleets.stepped import SteppedFleet
-from podrace.simulator.history.events import Event, readable
-from podrace.simulator.scenarios.catalogue import Add, Scenario
+from podrace.simulator.scenarios.model import Scenario
+from podrace.simulator.search.explorer import Restart
 from podrace.simulator.search.play import Play
+from podrace.simulator.search.server_side import ServerSide
 from podrace.simulator.servers.connection import Server, connect
-from podrace.simulator.servers.files_api import FilesApi, InProcessFiles
 from podrace.simulator.servers.probe import Probe
-from podrace.simulator.target import PodEnv, Target, load_object
-from podrace.simulator.world.footprints import EVERYTHING
-from podrace.simulator.world.gates import GO, Gate, gated_client, make_env, set_gate
+from podrace.simulator.target import PodEnv, load_target
+from podrace.simulator.world import libraries
+from podrace.simulator.world.client import gated_client, is_as_new, set_gate
+from podrace.simulator.world.clock import US_PER_S, Clock
+from podrace.simulator.world.footprints import CommandTable
+from podrace.simulator.world.foreign import Guard
+from podrace.simulator.world.pods import make_env
+from podrace.simulator.world.steps import Gate
 
 OPTIONS = {"absorb_limit": 1, "compress": False}
 
@@ -48,26 +57,30 @@ def one_core(server: Server) -> Iterator[None]:
 
 
 class Lab:
-    """What both labs share: the server's probe and the scenario's images. A context manager."""
+    """What both labs share: the server's probe and the scenario, prepared. A context manager."""
 
-    def __init__(self, server: Server, scenario: Scenario, *, seed: int) -> None:
+    def __init__(self, server: Server, target_path: str, scenario: Scenario, *, seed: int) -> None:
         self.server = server
-        self.scenario = scenario
+        keeps = getattr(load_target(target_path), "keeps", ())  # what this target leaves on purpose, for a while
+        self.scenario = replace(scenario, keeps=(*scenario.keeps, *keeps))
         self.seed = seed
         self.options = {**OPTIONS, **scenario.options}
         self._stack = ExitStack()
-        # A timeout costs two polls a command, and of our own server the watchdog sees that it does not come back.
+        # No socket timeout on our own server: it costs two polls a command, and the watchdog catches a hang.
         self._patience: dict[str, Any] = {"socket_timeout": None} if server.embedded else {}
         self._plays = 0
         self._current: Play | None = None
 
     def __enter__(self) -> Self:
-        self.folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="podrace-images-")))
-        self.files, self.contents = write_images(self.scenario, self.folder)
-        self._stack.enter_context(one_core(self.server))
-        self.probe = Probe(connect(self.server.url, **self._patience))
+        enter = self._stack.enter_context
+        self.folder = Path(enter(tempfile.TemporaryDirectory(prefix="podrace-images-")))
+        self.scenario = replace(self.scenario, workload=self.scenario.workload.prepare(self.scenario, self.folder))
+        enter(one_core(self.server))
+        own = self.server.embedded is not None
+        self.probe = Probe(connect(self.server.url, **self._patience), own=own)
         self._stack.callback(self.probe.close)
-        self.table = self.probe.table()
+        self.table = CommandTable(self.probe.command_rows(), self.probe.keys_of)
+        self._guard = None if own else Guard(self.table, self.server.prefix)
         return self
 
     def __exit__(
@@ -77,56 +90,52 @@ class Lab:
 
     def moves(self) -> object:
         """Something else after every step of every play."""
-        return self._plays, self._current and len(self._current.decisions)
+        return self._plays, self._current and (len(self._current.decisions), len(self._current.events))
 
-    def readable(self, events: Sequence[Event]) -> list[Event]:
-        """A play's events as a history file holds them."""
-        return readable(events, self.server.prefix, f"{self.folder}/")
+    def notes(self) -> list[str]:
+        """What has to be said of every verdict on this target."""
+        if self.table.unclear:
+            return ["a script of the target may touch keys that it does not declare: no orders around it are left out"]
+        return []
 
     def play(self, retries: int) -> Play:
-        """A fresh run, the client retrying a command so often."""
+        """A fresh run, the client sending a command again so often."""
         raise AssertionError("a lab is of one kind or the other")
 
     def finish(self, play: Play) -> None:
         """End the run's pods and remove its keys."""
         raise AssertionError("a lab is of one kind or the other")
 
-    def _clear(self, play: Play) -> None:
-        """Leave the server as every run should find it. A foreign server's scripts are not ours to remove."""
-        unknown = self.probe.under(self.server.prefix) if EVERYTHING in play.touched else ()
-        self.probe.delete(*play.touched, *unknown)
-        if self.server.embedded is not None and play.has_done("SCRIPT LOAD"):
-            self.probe.forget_scripts()
-
-    def _play(self, fleet: Any, memory: Any, files: FilesApi | InProcessFiles) -> Play:
+    def _play(self, fleet: Any, clock: Clock, services: Mapping[str, Any]) -> Play:
         self._plays += 1
-        self._current = Play(
-            self.scenario,
-            fleet,
-            self.probe,
-            self.table,
-            files=self.files,
-            deliveries=memory.batches,
-            images=lambda: {record.uri: record.mark for record in files.files().values() if record.mark},
-            prefix=self.server.prefix,
-        )
+        side = ServerSide(self.probe, self.table, clock, self.server.prefix)
+        self._current = Play(self.scenario, fleet, side, services)
         return self._current
 
 
 class InlineLab(Lab):
-    """Makes plays on an inline fleet, one after the other: a Files API and a ledger in memory."""
+    """Makes plays on pods in this process, one after the other: services in memory."""
 
-    def __init__(self, server: Server, target: Target, scenario: Scenario, *, seed: int) -> None:
-        super().__init__(server, scenario, seed=seed)
-        self._target = target
+    def __init__(self, server: Server, target_path: str, scenario: Scenario, *, seed: int) -> None:
+        super().__init__(server, target_path, scenario, seed=seed)
+        self._modules = OwnModules(target_path)
         self._clients: dict[tuple[str, int], Any] = {}
+        self._connected = 0
+
+    def __enter__(self) -> Self:
+        super().__enter__()
+        self._connections = self.probe.connections()
+        self._stack.enter_context(libraries.led(current_env, greenlet.getcurrent))
+        self._stack.callback(self._close_clients)
+        return self
 
     def play(self, retries: int) -> Play:
-        """A fresh run: new pods, an empty ledger, no file uploaded."""
-        memory = MemoryList()
-        gemini = InProcessFiles(now=lambda: EPOCH_S, identify=self.contents.get)
+        """A fresh run: new pods, services that have recorded nothing."""
+        clock = Clock()
+        workload = self.scenario.workload
+        services = workload.services(lambda: clock.now_us / US_PER_S, {})
 
-        def env(name: str, gate: Gate) -> PodEnv:
+        def env(name: str, incarnation: int, gate: Gate) -> PodEnv:
             client = self._client(name, retries)
             set_gate(client, gate)
             return make_env(
@@ -134,102 +143,116 @@ class InlineLab(Lab):
                 gate=gate,
                 client=client,
                 prefix=self.server.prefix,
-                gemini=gemini,
-                memory=memory,
+                services={key: workload.service_for(name, key, inner) for key, inner in services.items()},
                 seed=self.seed,
+                incarnation=incarnation,
                 options=self.options,
+                failures=workload.failures,
             )
 
-        self._fleet = InlineFleet(self._target, env)
-        return self._play(self._fleet, memory, gemini)
+        self._fleet = InlineFleet(self._modules.factory, env)
+        return self._play(self._fleet, clock, services)
 
     def finish(self, play: Play) -> None:
-        """End the run's pods and remove its keys."""
+        """End the run's pods and remove its keys. Raises Restart where the pods have shared what they changed."""
         self._fleet.close()
-        for client in self._clients.values():
-            _take_back(client)
-        self._clear(play)
+        for key, client in list(self._clients.items()):
+            if not is_as_new(client):
+                del self._clients[key]
+                client.connection_pool.disconnect()
+        play.side.clear()
+        if self._modules.has_changed():
+            raise Restart
+
+    def notes(self) -> list[str]:
+        """Raises TargetError where connections to our server were made that are not the harness's."""
+        others = self.probe.connections() - self._connections - self._connected
+        if self.server.embedded is not None and others:
+            raise TargetError(
+                f"the target has made {others} connections of its own to the server, where nobody can stand between "
+                "its steps: expected every command on env.redis; no verdict can be given"
+            )
+        return super().notes()
+
+    def _count_connection(self) -> None:
+        self._connected += 1
 
     def _client(self, name: str, retries: int) -> Any:
         """One client a pod, with one connection: greenlets never talk on it at the same time."""
         if (name, retries) not in self._clients:
             client = connect(self.server.url, retries=retries, **self._patience)
-            client = gated_client(client, _NoGate(), one_connection=True)
-            self._stack.callback(client.close)
-            self._clients[name, retries] = client
+            own = self.server.embedded is not None
+            self._clients[name, retries] = gated_client(
+                client,
+                _NoGate(),
+                one_connection=True,
+                import_source=own,
+                guard=self._guard,
+                connected=self._count_connection,
+            )
         return self._clients[name, retries]
+
+    def _close_clients(self) -> None:
+        for client in self._clients.values():
+            client.connection_pool.disconnect()
 
 
 class ProcessLab(Lab):
-    """Makes plays on pods in processes: the real google-genai client and the real ledger."""
+    """Makes plays on pods in processes: the services' real clients where the workload has such."""
 
     def __init__(
         self, server: Server, target_path: str, scenario: Scenario, *, seed: int, parts: Mapping[str, str]
     ) -> None:
-        super().__init__(server, scenario, seed=seed)
+        super().__init__(server, target_path, scenario, seed=seed)
         self._target_path = target_path
         self._parts = parts
 
     def play(self, retries: int) -> Play:
-        """A fresh run: new processes, an empty ledger, a Files API of its own."""
+        """A fresh run: new processes, services that have recorded nothing."""
         self._run = ExitStack()
-        path = self.folder / f"ledger-{self._plays}.sqlite"
-        memory = load_object(self._parts["memory"], what="memory agent")(path)
-        self._run.callback(memory.close)
-        files = self._run.enter_context(FilesApi(identify=self.contents.get))
+        clock = Clock()
+        workload = self.scenario.workload
+
+        def now() -> float:
+            return clock.now_us / US_PER_S
+
+        servers = workload.process_servers(now, self._run)
+        services = workload.services(now, servers)
         spec = PodSpec(
             name="",
             target=self._target_path,
             redis_url=self.server.url,
             prefix=self.server.prefix,
-            files_url=files.url,
-            ledger_path=str(path),
-            memory=self._parts["memory"],
-            gemini=self._parts["gemini"],
+            services={name: self._parts[name] if name in servers else "" for name in services},
             seed=self.seed,
             retries=retries,
             gated=True,
-            epoch_s=EPOCH_S,
+            import_source=self.server.embedded is not None,
+            failures=workload.failures,
             options=self.options,
         )
-        fleet = SteppedFleet(lambda name: replace(spec, name=name))
+
+        def spec_of(name: str, incarnation: int) -> PodSpec:
+            return replace(spec, name=name, incarnation=incarnation, settings=workload.process_settings(name, servers))
+
+        def call(pod: str, service: str, method: str, args: tuple[Any, ...], named: Mapping[str, Any]) -> Any:
+            return getattr(workload.service_for(pod, service, services[service]), method)(*args, **named)
+
+        fleet = SteppedFleet(spec_of, call)
         self._run.callback(fleet.close)
-        return self._play(fleet, memory, files)
+        return self._play(fleet, clock, services)
 
     def finish(self, play: Play) -> None:
         """End the run's pods and remove its keys."""
         self._run.close()
-        self._clear(play)
-
-
-def _take_back(client: Any) -> None:
-    """Return the connections that a pod held when it died, such as one that watches a key, to the pool, as new."""
-    pool = client.connection_pool
-    if len(pool._in_use_connections) > 1:
-        for connection in [held for held in pool._in_use_connections if held is not client.connection]:
-            connection.disconnect()
-            pool.release(connection)
+        play.side.clear()
 
 
 class _NoGate:
     """Stands before a client's commands until a pod gets it."""
 
-    def before(self, kind: str, args: tuple[Any, ...]) -> str:
-        return GO
+    virtual = False
+    answer = None
 
-    def after(self, reply: Any) -> None:
-        """Nobody asks."""
-
-
-def write_images(scenario: Scenario, folder: Path) -> tuple[dict[str, Path], Mapping[bytes, str]]:
-    """A tiny PNG for each image that the scenario names. Returns their paths, and names by content."""
-    from PIL import Image
-
-    files, contents = {}, {}
-    names = [image for calls in scenario.lines.values() for c in calls if isinstance(c, Add) for image in c.images]
-    for number, name in enumerate(dict.fromkeys(names), 1):
-        path = folder / f"{name}.png"
-        Image.new("RGB", (4, 4), (number, number * 40 % 256, 90)).save(path)
-        files[name] = path
-        contents[path.read_bytes()] = name
-    return files, contents
+    def __getattr__(self, name: str) -> Any:
+        raise AssertionError(f"a client is used before a pod has it: {name}")

@@ -1,192 +1,229 @@
-"""Plays one schedule of a scenario on a fleet, from the first call to the last key, and writes its history.
+"""Plays one schedule of a scenario on a fleet, from the first call to rest, and writes its history.
 
-The same code drives pods in this process and pods in processes: a fleet says at which steps its actors
-stand, and lets go the one that is told.
+The same code drives pods in this process and pods in processes: a fleet says before which steps its actors stand,
+and lets go the one that is told.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+import time
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from podrace.simulator.errors import TargetError
-from podrace.simulator.history.events import Event, plain
+from podrace.simulator.fleets.protocol import Fleet
+from podrace.simulator.history.events import Event
 from podrace.simulator.history.outcome import Result
-from podrace.simulator.scenarios.catalogue import Absorb, Add, Call, Scenario
-from podrace.simulator.scenarios.faults import CORRUPT, EXPIRE, KILL, PAUSE, PAUSE_S
-from podrace.simulator.search.heap import Changes
-from podrace.simulator.search.schedule import END, Chooser, Decision, Fleet, take_default
-from podrace.simulator.servers.probe import Probe
-from podrace.simulator.world.footprints import ALL_OF_IT, NOTHING, CommandTable, Footprint, Trace, in_memory
-from podrace.simulator.world.gates import GO, Step, as_sent, plain_reply
-
-WAITING = frozenset({"timer", "op", "lock"})
-"""Steps before which an actor waits of its own accord: to switch away there is no preemption."""
+from podrace.simulator.judge.run import OPEN, CallRecord, Left, Run
+from podrace.simulator.scenarios.faults import CLOCK, CORRUPT, KILL, UNTIL, names_of
+from podrace.simulator.scenarios.model import Call, Ref, Scenario
+from podrace.simulator.search.rest import Rest
+from podrace.simulator.search.schedule import FINISH, Chooser, Decision
+from podrace.simulator.search.server_side import ServerSide
+from podrace.simulator.world.clock import US_PER_S, seconds
+from podrace.simulator.world.footprints import ALL_OF_IT, CHANNELS, NOTHING, Footprint
+from podrace.simulator.world.steps import (
+    DROP_REPLY,
+    DROP_REQUEST,
+    GO,
+    TRANSACTION,
+    WAITING,
+    Failed,
+    Step,
+    as_sent,
+    plain_reply,
+)
+from podrace.simulator.world.trace import Ends, Trace
 
 MOST_STEPS = 3000
-LEASE_S = PAUSE_S
-LONGER_THAN_ANY_TTL_S = 400 * 24 * 3600.0
-REST_POD = "Z"
-"""The pod that comes after all others have died."""
+MOST_PASSES = 8
+"""So often in a row time passes by itself without a call's begin or end; what is left then are endless loops."""
+MOST_INSISTED = 5
+INSISTS_AFTER_US = US_PER_S
 
 
 class Play:
     """One run. After `run`, `events` is its history and `decisions` its schedule."""
 
     def __init__(
-        self,
-        scenario: Scenario,
-        fleet: Fleet,
-        probe: Probe,
-        table: CommandTable,
-        *,
-        files: Mapping[str, Path],
-        deliveries: Callable[[], Sequence[tuple[str, str, Sequence[Mapping[str, Any]]]]],
-        images: Callable[[], Mapping[str, str]],
-        prefix: str,
+        self, scenario: Scenario, fleet: Fleet, side: ServerSide, services: Mapping[str, Any], *, timed: bool = True
     ) -> None:
         self.scenario = scenario
+        self.workload = scenario.workload
+        self.side = side
+        self.services = services
         self.events: list[Event] = []
         self.decisions: list[Decision] = []
-        self.taken: list[tuple[str, str, tuple[Any, ...]]] = []
-        """For each decision the step it was about: (actor, kind, args)."""
+        self.taken: list[tuple[Any, ...]] = []
+        """For each decision what it was about: (actor, kind, args)."""
         self.deciding_event: int | None = None
         """Where in the history the last decision stands that was not the default: then nothing else had to go wrong."""
         self.trace = Trace()
-        self.changes: Changes | None = None
-        """What is known of events that change their pod's memory; None: nobody wants to know, nor the trace."""
-        self.watch_from = 0
-        """The first decision whose step is looked at: the steps before have been."""
+        self.ends: Ends = {}
+        """By event, the calls that it ends: what a search has learnt."""
         self.last: str | None = None
         """The actor that switching away from would preempt."""
-        self.last_step: Step | None = None
+        self.last_pod: str = ""
+        """The pod whose step was the last; empty after a strike on a pod."""
         self.struck = 0
         """Faults so far."""
-        self.probe = probe
-        self.touched: dict[str, None] = {}
+        self.calls: list[CallRecord] = []
+        self.users_lines = True
+        """Whether the scenario's own lines are still being played."""
+        self._fleet = fleet
         self._done: dict[str, set[str]] = {}
-        self.footprints: dict[str, tuple[set[str], set[str]]] = {}
-        """By pod, what its steps have read and written."""
         self._watched: dict[str, dict[str, None]] = {}
         """By pod, the keys of which a change makes its transactions fail."""
-        self._fleet = fleet
-        self._table = table
-        self._files = files
-        self._deliveries = deliveries
-        self._images = images
-        self._prefix = prefix
+        self._blocked: dict[str, tuple[str, ...]] = {}
+        """By actor, the keys that a command which blocks may change once somebody writes one of them."""
         self._lines = {actor: list(calls) for actor, calls in scenario.lines.items()}
-        self._busy: dict[str, Call] = {}
-        self._calls: dict[int, tuple[str, Call]] = {}
+        self._busy: dict[str, int] = {}
+        self._insists: dict[str, tuple[int, int]] = {}
+        """By actor whose call is to be made again: how often it was, and when it is due."""
+        self._values: dict[str, Any] = {}
         self._ended: set[str] = set()
-        self._placeholders: dict[str, dict[str, Any]] = {}
-        self._accepted: dict[str, Add] = {}
         self._dead: set[str] = set()
-        self._paused: list[str] = []
+        self._begun: set[str] = set()
+        self._broken_in: set[str] = set()
+        """Pods in which a connection broke since their calls began."""
+        self._steps_taken = 0
+        self._passes = 0
+        self._rested_us = 0
+        self._said: dict[str, str] = {}
+        """By actor, the call of a service that it is taking, in words."""
 
-    def run(self, choose: Chooser) -> list[Event]:
-        """Play to the end. `Stop` from the chooser leaves the run unfinished: without a `final` event."""
-        self._loop(choose)
-        self._finish(self._drain())
-        return self.events
+    def run(self, choose: Chooser) -> Run:
+        """Play to the end. `Stop` from the chooser leaves the run unfinished."""
+        self._go_through(choose)
+        self.users_lines = False
+        self._rested_us = self.side.clock.now_us
+        Rest(self).bring()
+        return self.finished()
 
-    def footprint(self, step: Step, action: str = GO) -> Footprint:
-        """What a step touches, Gemini's files and the users' memories included, and a fault that writes a key."""
-        if step.kind == "redis":
-            touches = self._table.footprint(step.args)
-            if step.args[0] == "BATCH" and step.pod in self._watched:
-                touches = Footprint((*touches.reads, *self._watched[step.pod]), touches.writes)
-            for fault in (EXPIRE, CORRUPT):
-                if action.startswith(fault):
-                    return Footprint(touches.reads, (*touches.writes, action.removeprefix(fault)))
-            return touches
-        if step.kind == "memory":
-            return Footprint(writes=(f"memory of {step.args[0]}",))
-        if step.kind == "gemini":
-            return Footprint(writes=(f"file {step.args[0]}",))
-        if step.kind == "op":  # pods of which one waits for a call of the other are not apart
-            call = self._lines[step.actor][0]
-            return Footprint(tuple(f"end of {name}" for name in call.after), (f"end of {call.name}",))
-        return NOTHING
+    def finished(self) -> Run:
+        """The run as checks see it."""
 
-    def expires_ms(self, key: str) -> int | None:
-        """How long a key has to live (faults.Scene)."""
-        return self.probe.expires_ms(key)
+        def left() -> list[Left]:
+            return [
+                Left(key.removeprefix(self.prefix), self.side.probe.value(key), None if us is None else us / US_PER_S)
+                for key, us in self.side.left()
+            ]
 
-    def is_json(self, key: str) -> bool:
-        """Whether a key holds a JSON object (faults.Scene)."""
-        return self.probe.is_json(key)
+        return Run(self.events, self.calls, self.services, self.struck, self._rested_us / US_PER_S, self._waits(), left)
 
-    def has_done(self, what: str, pod: str | None = None) -> bool:
-        """Whether a pod, or any, has taken such a step (faults.Scene)."""
-        if pod is None:
-            return any(what in done for done in self._done.values())
+    # --- what a fault may ask (faults.Scene) ---
+
+    @property
+    def prefix(self) -> str:
+        return self.side.prefix
+
+    def has_done(self, what: str, pod: str) -> bool:
         return what in self._done.get(pod, ())
 
-    def accepting(self, pod: str) -> bool:
-        """Whether a message is being handed in to the pod (faults.Scene)."""
-        return any(isinstance(call, Add) and actor.partition(".")[0] == pod for actor, call in self._busy.items())
+    def is_calling(self, method: str, pod: str) -> bool:
+        return any(
+            self.calls[number].method == method and actor.partition(".")[0] == pod
+            for actor, number in self._busy.items()
+        )
 
-    def deciding_step(self) -> int | None:
-        """Where in the history it was decided: the last decision against the default, else the last delivery."""
-        if self.deciding_event is not None:
-            return self.deciding_event
-        sent = [n for n, event in enumerate(self.events) if event["type"] == "step" and event["step"].kind == "memory"]
-        return sent[-1] if sent else None
+    def can_be_damaged(self, key: str) -> bool:
+        return key.startswith(self.prefix) and self.side.probe.exists(key)
+
+    def moments(self) -> list[tuple[int, bool]]:
+        now_us = self.side.clock.now_us
+        keys = set(self.side.clock.deadlines.values())
+        return [(due - now_us, due in keys) for due in self.side.clock.next(self.deadlines())]
+
+    # --- going through ---
+
+    @property
+    def survivors(self) -> list[str]:
+        return [pod for pod in self.scenario.pods if pod not in self._dead]
 
     def preempts(self, actor: str) -> bool:
         """Whether going on with this actor would preempt another."""
         return self.last is not None and self.last != actor
 
-    def _loop(self, choose: Chooser) -> None:
+    def _go_through(self, choose: Chooser) -> None:
+        """Take decisions until every line has ended or waits for ever, and nothing but timers is left."""
+        self._passes = 0
         while True:
-            steps = self._enabled()
-            if not steps and self._paused:
-                self._resume(self._paused.pop(0))
+            steps = self.enabled()
+            if not steps and self._wants_time():
+                self.pass_time(self.side.clock.next(self.deadlines())[0])
+                self._passes += 1
                 continue
-            if len(self.decisions) >= MOST_STEPS:
-                raise TargetError(f"the target takes no end: more than {MOST_STEPS} steps in one run")
-            default = self._default(steps) if steps else END
+            self._count_step()
+            default = self._default(steps) if steps else Step("", "end", ())
             decision = choose(self, steps, default)
-            if decision == (END.actor, GO):
+            if decision == FINISH:
                 return
-            if decision == (default.actor, GO):
-                self.decisions.append(decision)
-                self.taken.append((default.actor, default.kind, default.args))
-                self._take(default, GO)
-            else:
-                self._apply(decision, steps)
+            self._apply(decision, default, steps)
 
-    def _enabled(self) -> list[Step]:
-        steps = self._fleet.steps()
-        for step in steps:
-            if step.kind == "lock":
-                steps = [step for step in steps if step.kind != "lock" or step.args[0].free]
-                break
+    def _wants_time(self) -> bool:
+        """Whether a client's call, under way or to come, waits for time to pass."""
+        open_lines = self._busy or self._insists
+        return bool(open_lines) and self._passes < MOST_PASSES and bool(self.side.clock.next(self.deadlines()))
+
+    def enabled(self) -> list[Step]:
+        """The steps that can be taken now, by actor, so that equivalent histories list them alike."""
+        now_us = self.side.clock.now_us
+        steps = []
+        for step in self._fleet.steps():
+            kind = step.kind
+            if kind == "timer":
+                if step.args[0] > now_us:
+                    continue
+            elif kind == "lock":
+                if not step.args[0].free:
+                    continue
+            elif kind == "receive":
+                due = step.args[1]
+                if (due is None or due > now_us) and not self._fleet.is_ready(step.actor):
+                    continue
+            steps.append(step)
         for actor, calls in self._lines.items():
             if not calls or actor in self._busy or actor.partition(".")[0] in self._dead:
                 continue
-            if self._ended.issuperset(calls[0].after):
-                steps.append(Step(actor, "op", (calls[0].name,)))
-        if self._paused:
-            steps = [step for step in steps if step.pod not in self._paused]
+            if self._ended.issuperset(calls[0].after) and self._insists.get(actor, (0, 0))[1] <= now_us:
+                steps.append(Step(actor, "call", (calls[0].name,)))
+        if len(steps) > 1:
+            steps.sort(key=lambda step: step.actor)
         return steps
 
+    def waiting(self) -> list[Step]:
+        """The steps before which actors stand and cannot go on by themselves."""
+        enabled = {step.actor for step in self.enabled()}
+        return sorted((step for step in self._fleet.steps() if step.actor not in enabled), key=lambda step: step.actor)
+
+    def waits(self) -> list[Step]:
+        """The waits for something to read that cannot go on by themselves: their connections can be lost too."""
+        if not any(step.kind == "receive" for step in self._fleet.steps()):
+            return []
+        return [step for step in self.waiting() if step.kind == "receive"]
+
+    def deadlines(self) -> list[int]:
+        found = [due for _, due in self._insists.values()]
+        found += [round(moment_s * US_PER_S) for moment_s in self.workload.moments(self.services)]
+        for step in self._fleet.steps():
+            if step.kind == "timer":
+                found.append(step.args[0])
+            elif step.kind == "receive" and step.args[1] is not None:
+                found.append(step.args[1])
+        return found
+
     def _default(self, steps: list[Step]) -> Step:
-        """Go on with the same actor; else what is under way, then new calls, then the next timer."""
-        timer = call = None
+        """Go on with the same actor; else what is under way, then new calls, then timers that are due."""
         if self.last is not None:
             for step in steps:
                 if step.actor == self.last:
                     return step
             self.last = None
+        timer = call = None
         for step in steps:
             if step.kind == "timer":
-                # Ties by name: the order of the list is history, and equivalent histories differ in it.
-                if timer is None or (step.args[0], step.actor) < (timer.args[0], timer.actor):
-                    timer = step
-            elif step.kind == "op":
+                timer = step if timer is None or step.args[0] < timer.args[0] else timer
+            elif step.kind == "call":
                 call = call or step
             else:
                 return step
@@ -194,235 +231,342 @@ class Play:
         assert chosen is not None
         return chosen
 
-    def _apply(self, decision: Decision, steps: list[Step]) -> None:
-        """Do what is not the default."""
+    def _apply(self, decision: Decision, default: Step, steps: list[Step]) -> None:
         actor, action = decision
-        self.deciding_event = len(self.events)
+        if decision != (default.actor, GO):
+            self.deciding_event = len(self.events)
         self.decisions.append(decision)
-        if action in (KILL, PAUSE):
-            self.taken.append((actor, action, ()))
+        if actor == CLOCK:
+            self._strike_clock(action)
+        elif decision.strikes_no_step:
             self._strike_pod(actor, action)
-            return
-        step = next((step for step in steps if step.actor == actor), None)
-        if step is None:
-            raise TargetError(f"step {len(self.decisions)}: {actor} is not where the schedule has it")
-        self.taken.append((actor, step.kind, step.args))
-        self._take(step, action)
+        else:
+            standing = steps if action == GO else [*steps, *self.waiting()]
+            step = default if default.actor == actor else next((one for one in standing if one.actor == actor), None)
+            if step is None:
+                raise TargetError(f"step {len(self.decisions)}: {actor} is not where the schedule has it")
+            self.taken.append((actor, step.kind, step.args))
+            self._take(step, action)
+
+    def footprint(self, step: Step, action: str = GO) -> Footprint:
+        """What a step touches, the services' state included, and a fault that writes a key."""
+        if step.kind == "redis":
+            touches = self.side.table.footprint(step.args)
+            if step.args[0] == TRANSACTION and step.pod in self._watched:
+                touches = Footprint((*touches.reads, *self._watched[step.pod]), touches.writes)
+            for keys in self._blocked.values():
+                if not set(keys).isdisjoint(touches.writes):  # the server hands on at once what the other waits for
+                    touches = Footprint(touches.reads, (*touches.writes, *keys))
+            if action.startswith(CORRUPT):
+                return Footprint(touches.reads, (*touches.writes, self._full(action)))
+            return touches
+        if step.kind == "service":
+            return Footprint(writes=tuple(f" {name}" for name in self.workload.touches(*step.args)))
+        if step.kind == "receive":
+            waited_for = self._blocked.get(step.actor)
+            return Footprint(writes=waited_for) if waited_for is not None else Footprint(reads=(CHANNELS,))
+        return NOTHING
+
+    def event_of(self, step: Step, action: str, footprint: Footprint) -> int:
+        """The hash that taking the step would have in the trace."""
+        after: Sequence[str] = ()
+        if step.kind == "call":
+            call = self._lines[step.actor][0]
+            after = (*call.after, *(ref for ref in _refs(call.args)))
+        return self.trace.event(step.actor, action, footprint, begins=self.begins(step), after=after)
+
+    def begins(self, step: Step) -> bool:
+        """Whether it matters to a check whether this came before or after the end of a call."""
+        if step.kind == "call":
+            return self.workload.is_timed(self._lines[step.actor][0].method)
+        return step.kind == "service" and self.workload.is_timed(f"service:{step.args[0]}")
 
     def _take(self, step: Step, action: str) -> None:
         footprint = self.footprint(step, action)
-        pod = step.pod
+        event = self.event_of(step, action, footprint)
+        self.trace.add(event, step.pod, footprint, begins=self.begins(step))
         if action != GO:
             self.struck += 1
-        done = self._done.setdefault(pod, set())
-        done.add(step.kind)
-        if step.kind == "redis":
-            done.add(plain(step.args[0]))
-            if step.args[0] == "WATCH":
-                self._watched.setdefault(pod, {}).update(dict.fromkeys(footprint.reads))
-        if footprint is not NOTHING:
-            self.touched.update(dict.fromkeys(footprint.writes) if step.kind == "redis" else {})
-            reads, writes = self.footprints.setdefault(pod, (set(), set()))
-            reads.update(footprint.reads)
-            writes.update(footprint.writes)
-        if self.changes is None:
-            self._go(step, action)
+        self._note(step, footprint, action)
+        results = len(self._ended)
+        if step.kind == "call":
+            self._begin(step)
+        elif step.kind == "redis":
+            self._take_redis(step, action, footprint)
         else:
-            self._go_watched(step, action, footprint, self.changes)
-        self.last_step = step
-        self._collect()
+            self._fleet.let_go(step.actor, action)
+        self.last_pod = step.pod
+        self.collect(event)
+        if len(self._ended) == results:
+            self.ends.setdefault(event, ())
         now = self._fleet.step_of(step.actor)
+        if now is not None and now.kind == "receive" and step.kind == "redis" and self._goes_on_at_once(now, step):
+            return
         self.last = None if now is None or now.kind in WAITING else step.actor
 
-    def _go_watched(self, step: Step, action: str, footprint: Footprint, changes: Changes) -> None:
-        """Go, see whether that changes the pod's memory, and enter the event into the trace."""
-        event = self.trace.event(step.actor, action, in_memory(step.pod, footprint, changes=False))
-        known = changes.known(event)
-        if changes.always or (known is not None and len(self.decisions) <= self.watch_from):
-            self._go(step, action)
-        else:
-            before = self._fleet.look(step.actor)
-            self._go(step, action)
-            known = _disturbs(step, action) or before is None or before != self._fleet.look(step.actor)
-            changes.learn(event, known)
-        self.trace.add(step.actor, action, in_memory(step.pod, footprint, changes=bool(known)))
+    def _take_redis(self, step: Step, action: str, footprint: Footprint) -> None:
+        side = self.side
+        if action.startswith(CORRUPT):
+            key = self._full(action)
+            side.probe.damage(key)
+            self.fault(step.actor, f"damages {key.removeprefix(side.prefix)}")
+            action = GO
+        answer = side.answer(step) if action == GO else None
+        began_s = time.monotonic()
+        if answer is None:
+            side.before(step, footprint)
+        self._fleet.let_go(step.actor, action, answer)
+        if answer is None:
+            reply = self._fleet.done[-1][2] if self._fleet.done else None
+            side.after(step, action, footprint, reply, began_s)
+            if any(due <= side.clock.now_us for due in side.clock.deadlines.values()):
+                side.end_keys()
 
-    def _go(self, step: Step, action: str) -> None:
-        if step.kind == "op":
-            self._begin(step)
-            return
-        if action.startswith(EXPIRE):
-            self._expire_one(action.removeprefix(EXPIRE), step.actor)
-            action = GO
-        elif action.startswith(CORRUPT):
-            key = action.removeprefix(CORRUPT)
-            self.probe.corrupt(key)
-            self._fault(step.actor, f"damage {self._short(key)}")
-            action = GO
-        self._fleet.let_go(step.actor, action)
+    def _goes_on_at_once(self, now: Step, step: Step) -> bool:
+        """Let an actor read the reply that a command which might have blocked has got at once."""
+        self._blocked[step.actor] = self.side.table.footprint(step.args).writes or (CHANNELS,)
+        self.side.probe.settle()
+        if not self._fleet.is_ready(step.actor):
+            self.last = None
+            return True
+        self._take(now, GO)
+        return True
+
+    def _note(self, step: Step, footprint: Footprint, action: str) -> None:
+        """Remember what the pod has done, for the windows of faults, and what its connections hold."""
+        pod = step.pod
+        done = self._done.setdefault(pod, set())
+        if step.kind == "redis":
+            names = names_of(step.args)
+            done |= names
+            if "WATCH" in names:
+                self._watched.setdefault(pod, {}).update(dict.fromkeys(footprint.reads))
+            if action in (DROP_REQUEST, DROP_REPLY):
+                self._broken_in.add(pod)
+        elif step.kind == "service":
+            done |= {step.args[0], f"{step.args[0]}.{step.args[1]}"}
+            self._said[step.actor] = self.workload.says(*step.args)
+        elif step.kind == "receive":
+            self._blocked.pop(step.actor, None)
+            if action != GO:
+                self._broken_in.add(pod)
+        elif step.kind == "call":
+            done.add(self._lines[step.actor][0].method)
+            self._begun.add(pod)
+
+    def let_all_go(self) -> None:
+        """Go on in the default order until nobody can without time passing."""
+        while steps := self.enabled():
+            self._count_step()
+            self._take(self._default(steps), GO)
+
+    def _count_step(self) -> None:
+        self._steps_taken += 1
+        if self._steps_taken > MOST_STEPS:
+            raise TargetError(f"the target did not finish within {MOST_STEPS} steps of one run")
+
+    def busy(self) -> list[str]:
+        """The calls under way."""
+        return [self.calls[number].name for number in self._busy.values()]
+
+    # --- strikes ---
 
     def _strike_pod(self, pod: str, action: str) -> None:
         self.struck += 1
-        if action == KILL:
-            self.trace.add(pod, KILL, in_memory(pod, NOTHING, changes=True))
-            self._fleet.kill(pod)
+        self.taken.append((pod, action, ()))
+        waits = any(step.pod == pod and step.kind == "receive" for step in self._fleet.steps())
+        footprint = ALL_OF_IT if waits or "SUBSCRIBE" in self._done.get(pod, ()) else NOTHING
+        event = self.strike_event(pod, action)
+        self.trace.add(event, pod, footprint)
+        ended = []
+        for actor in [actor for actor in self._blocked if actor.partition(".")[0] == pod]:
+            del self._blocked[actor]
+        self._fleet.kill(pod)
+        self._watched.pop(pod, None)
+        restarts = action != KILL
+        if not restarts:
             self._dead.add(pod)
-            self._collect()
-            self._fault(pod, "killed")
-        else:
-            lapsed = self.probe.lapse(list(self.touched), PAUSE_S * 1000)
-            self.trace.add(pod, PAUSE, ALL_OF_IT)
-            self._fleet.pause(pod)
-            self._paused = sorted([*self._paused, pod])  # they go on in an order that history does not change
-            for other in {actor.partition(".")[0] for actor in self._lines}:
-                self._fleet.advance(other, PAUSE_S)
-            gone = ", ".join(self._short(key) for key in lapsed) or "nothing"
-            self._fault(pod, f"paused for {PAUSE_S:g} s; meanwhile expires: {gone}")
-        self.last_step = None
+        self.collect()
+        self.fault(pod, "killed, and started again by its next call" if restarts else "killed")
+        for actor, number in list(self._busy.items()):
+            if actor.partition(".")[0] == pod:
+                if restarts:
+                    call = self.calls[number]
+                    timed = self.workload.is_timed(call.method)
+                    ended.append((call.name, timed))
+                    self.trace.end(event, call.name, timed=timed)
+                    self._end(number, Result("info", error="the pod was killed"))
+                else:
+                    del self._busy[actor]
+        self.ends[event] = tuple(ended)
+        self.last_pod = ""
         if self.last is not None and self.last.partition(".")[0] == pod:
             self.last = None
 
-    def _resume(self, pod: str) -> None:
-        self._fleet.resume(pod)
-        self._fault(pod, "goes on")
+    def strike_event(self, pod: str, action: str) -> int:
+        """The hash that a strike on a pod, or on the clock, would have in the trace."""
+        waits = any(step.pod == pod and step.kind == "receive" for step in self._fleet.steps())
+        everything = pod == CLOCK or waits or "SUBSCRIBE" in self._done.get(pod, ())
+        return self.trace.event(pod, action, ALL_OF_IT if everything else NOTHING)
 
-    def _expire_one(self, key: str, actor: str) -> None:
-        self.probe.delete(key)
-        self._fault(actor, f"expire {self._short(key)}")
+    def _strike_clock(self, action: str) -> None:
+        self.struck += 1
+        self.taken.append((CLOCK, action, ()))
+        event = self.strike_event(CLOCK, action)
+        self.pass_time(self.side.clock.now_us + int(action.removeprefix(UNTIL)), by_itself=False)
+        self.ends[event] = ()
+        self.last_pod = ""
+
+    def pass_time(self, until_us: int, *, by_itself: bool = True) -> None:
+        """Let it be that late, for every pod and for the server."""
+        clock = self.side.clock
+        passes_us = until_us - clock.now_us
+        self.trace.add(self.trace.event(CLOCK, f"{UNTIL}{passes_us}", ALL_OF_IT), CLOCK, ALL_OF_IT)
+        clock.now_us = until_us
+        gone = [key.removeprefix(self.side.prefix) for key in self.side.end_keys()]
+        self._fleet.set_clock(until_us)
+        self.events.append(
+            {"type": "time", "passes_s": float(seconds(passes_us)), "gone": gone, "fault": not by_itself}
+        )
+
+    # --- calls ---
 
     def _begin(self, step: Step) -> None:
         """Start the next call of a line: an `invoke` in the history, then the pod's method."""
         actor = step.actor
         call = self._lines[actor][0]
-        number = len(self._calls) + 1
-        self._calls[number] = (actor, call)
-        self._busy[actor] = call
-        event: Event = {"type": "invoke", "actor": actor, "call": number}
-        if isinstance(call, Add):
-            text = call.text or f"text of {call.name}"
-            images = [*call.images, *call.again]
-            files: list[Any] = [self._files[image] for image in call.images]
-            files += [as_sent(self._placeholders[image]) for image in call.again]
-            event |= {"op": "add", "message": call.name, "user": call.user, "text": text, "images": images}
-            method = "add_message"
-            args: tuple[Any, ...] = (call.user, text, files, call.message)
-        elif isinstance(call, Absorb):
-            event |= {"op": "absorb", "user": call.user}
-            method, args = "absorb", (call.user,)
-        else:
-            event |= {"op": "status", "image": call.image}
-            method, args = "upload_status", (as_sent(self._placeholders.get(call.image)),)
-        self.events.append(event)
-        self._fleet.start(actor, number, method, args)
+        number = len(self.calls)
+        self._passes = 0
+        args = tuple(self._value(arg) for arg in call.args)
+        record = CallRecord(call.name, actor, call.method, call.args, began=len(self.events))
+        self.calls.append(record)
+        self._busy[actor] = number
+        self._broken_in.discard(step.pod)
+        self.events.append(
+            {
+                "type": "invoke",
+                "actor": actor,
+                "call": number,
+                "name": call.name,
+                "method": call.method,
+                "args": call.args,
+            }
+        )
+        self._fleet.start(actor, number, call.method, args)
 
-    def _collect(self) -> None:
+    def begin_rest_call(self, pod: str, call: Call) -> None:
+        """Add a call that brings the run to rest, on a line of its own."""
+        self._lines[f"{pod}.{call.name}"] = [call]
+
+    def _value(self, arg: Any) -> Any:
+        if isinstance(arg, Ref):
+            value = self._values.get(arg.call)
+            if arg.index is not None:
+                try:
+                    value = value[arg.index]  # type: ignore[index]
+                except (TypeError, LookupError):
+                    value = None
+            return as_sent(value)
+        if isinstance(arg, tuple | list):
+            return [self._value(item) for item in arg]
+        return self.workload.argument(arg)
+
+    def collect(self, event: int | None = None) -> None:
         """Write what the fleet has done since into the history."""
         fleet = self._fleet
         if fleet.done:
-            self.events.extend(
-                {
+            for step, action, reply in fleet.done:
+                told: Event = {
                     "type": "step",
                     "actor": step.actor,
                     "step": step,
                     "action": action,
                     "reply": _told(reply),
                 }
-                for step, action, reply in fleet.done
-            )
+                if step.kind == "service":
+                    failed = action not in (GO, DROP_REPLY) or isinstance(reply, BaseException | Failed)
+                    told |= {"says": self._said[step.actor], "failed": failed}
+                self.events.append(told)
             fleet.done.clear()
-        if fleet.results:
-            for number, result in fleet.results:
-                self._end(number, result)
-            fleet.results.clear()
         if fleet.died:
             self.events.extend({"type": "died", "actor": actor, "error": error} for actor, error in fleet.died)
             fleet.died.clear()
+        if fleet.results:
+            ended = []
+            for number, result in fleet.results:
+                call = self.calls[number]
+                timed = self.workload.is_timed(call.method)
+                ended.append((call.name, timed))
+                if event is not None:
+                    self.trace.end(event, call.name, timed=timed)
+                self._end(number, result)
+            fleet.results.clear()
+            if event is not None:
+                self.ends[event] = tuple(ended)
 
     def _end(self, number: int, result: Result) -> None:
-        actor, call = self._calls[number]
-        del self._busy[actor]
+        call = self.calls[number]
+        actor = call.actor
+        if result.type == "fail" and call.pod in self._broken_in:
+            result = Result("info", error=result.error)  # what went before it may have been done
+        self._busy.pop(actor, None)
+        self._passes = 0
+        self.calls[number] = CallRecord(
+            call.name, actor, call.method, call.args, call.began, len(self.events), result.type, result.value,
+            result.error or "",
+        )  # fmt: skip
         told = {"result": result.value} if result.type == "ok" else {"error": result.error}
-        self.events.append({"type": result.type, "call": number, **told})
-        again = isinstance(call, Add) and call.insist and result.type == "info"
-        if not again:
-            self._lines[actor].pop(0)
-            self._ended.add(call.name)
-        if isinstance(call, Add) and result.type == "ok":
-            self._accepted[call.name] = call
-            for image, placeholder in zip((*call.images, *call.again), result.value or (), strict=False):
-                self._placeholders[image] = placeholder
+        self.events.append({"type": result.type, "actor": actor, "call": number, **told})
+        planned = self._lines[actor][0]
+        tries = self._insists.pop(actor, (0, 0))[0] + 1
+        if planned.insist and result.type == "info" and tries < MOST_INSISTED and call.pod not in self._dead:
+            self._insists[actor] = (tries, self.side.clock.now_us + INSISTS_AFTER_US)
+            return
+        self._lines[actor].pop(0)
+        self._ended.add(call.name)
+        if result.type == "ok":
+            self._values[call.name] = result.value
 
-    def _fault(self, actor: str, what: str) -> None:
+    def fault(self, actor: str, what: str) -> None:
         self.events.append({"type": "fault", "actor": actor, "what": what})
 
-    def _short(self, key: str) -> str:
-        return key.removeprefix(self._prefix)
+    def _full(self, action: str) -> str:
+        return self.side.prefix + action.removeprefix(CORRUPT)
 
-    def _left(self) -> list[str]:
-        """Keys that will be there for longer than a lease."""
-        return self.probe.left(list(self.touched), longer_than_ms=LEASE_S * 1000)
-
-    def _undelivered(self) -> list[Add]:
-        parts = [part for _, _, parts in self._deliveries() for part in parts]
-        texts = {part.get("text") for part in parts}
-        named = {part.get("message_id") for part in parts if part.get("type") == "missing_message"}
-        waiting = [add for name, add in sorted(self._accepted.items()) if name not in named]
-        return [add for add in waiting if (add.text or f"text of {add.name}") not in texts]
-
-    def _drain(self) -> list[str]:
-        """Let the surviving pods finish: at once, after every lease, and after every time to live.
-
-        Returns the keys that are left.
-        """
-        left: list[str] | None = None
-        self.changes = None
-        self._lines.clear()
-        self._busy.clear()
-        for stage, passes_s in (("soon", 0.0), ("lease", LEASE_S), ("ttl", LONGER_THAN_ANY_TTL_S)):
-            waiting = self._undelivered()
-            accepted = [add for _, add in sorted(self._accepted.items())]
-            users = {add.user: None for add in (waiting if stage == "ttl" else accepted)}
-            if not waiting:
-                left = self._left() if left is None else left
-                if stage == "ttl" or not left:
-                    return left
-            left = None
-            if passes_s:
-                self.probe.lapse(list(self.touched), passes_s * 1000)
-            self.events.append({"type": "drain", "stage": stage, "batches": len(self._deliveries())})
-            for user in users:
-                self._drain_user(user, stage)
-        return self._left()
-
-    def _drain_user(self, user: Any, stage: str) -> None:
-        pods = [pod for pod in dict.fromkeys(a.partition(".")[0] for a in self.scenario.lines) if pod not in self._dead]
-        pod = pods[0] if pods else REST_POD
-        for attempt in range(3):
-            before = len(self._undelivered())
-            actor = f"{pod}.{stage}-{attempt + 1}"
-            self._lines[actor] = [Absorb(f"drain {stage} {attempt} {user}", user)]
-            self._loop(take_default)
-            if not 0 < len(self._undelivered()) < before:
-                return
-
-    def _finish(self, left: list[str]) -> None:
-        waiting = self._undelivered()
-        final: Event = {
-            "type": "final",
-            "ledger": [(user, parts) for _, user, parts in self._deliveries()],
-            "images": dict(self._images()),
-            "keys": sorted(self._short(key) for key in left),
-        }
-        if waiting:
-            values = self.probe.values(left)
-            texts = [add.text or f"text of {add.name}" for add in waiting]
-            final["held"] = [text for text in texts if any(text in value for value in values)]
-        self.events.append(final)
+    def _waits(self) -> dict[str, str]:
+        """For each call that can never return, what it waits for; none for one that only waits for time."""
+        found = {}
+        for actor, number in self._busy.items():
+            call = self.calls[number]
+            step = self._fleet.step_of(actor)
+            if call.type != OPEN or step is None or step.kind == "timer":
+                continue
+            if step.kind == "lock":
+                holder = step.args[0].holder
+                there = self._fleet.step_of(holder) if holder else None
+                of_it = f", which waits for {_waits_for(there)}" if there is not None else ""
+                found[call.name] = f"a lock that {holder or 'nobody'} holds{of_it}"
+            elif step.kind == "receive" and step.args[1] is None:
+                found[call.name] = _waits_for(step)
+        return found
 
 
-def _disturbs(step: Step, action: str) -> bool:
-    """Whether a step does something to the connection that its pod's actors share."""
-    return step.kind == "redis" and (action != GO or step.args[0] in ("BATCH", "WATCH", "UNWATCH"))
+def _waits_for(step: Step) -> str:
+    if step.kind == "lock":
+        return "a lock" + (f" that {step.args[0].holder} holds" if step.args[0].holder else "")
+    if step.kind == "receive":
+        return str(step.args[0]) + ", which nobody sends"
+    return f"its {step.kind}"
+
+
+def _refs(args: Sequence[Any]) -> list[str]:
+    found: list[str] = []
+    for arg in args:
+        if isinstance(arg, Ref):
+            found.append(arg.call)
+        elif isinstance(arg, tuple | list):
+            found += _refs(arg)
+    return found
 
 
 def _told(reply: Any) -> Any:

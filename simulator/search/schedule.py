@@ -1,45 +1,36 @@
-"""What a schedule is made of: decisions, who takes them, and what a fleet must offer to be led through one."""
+"""What a schedule is made of: decisions, and who takes them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, NamedTuple
 
-from podrace.simulator.history.outcome import Result
-from podrace.simulator.scenarios.faults import KILL, PAUSE
-from podrace.simulator.world.gates import GO, Step
+from podrace.simulator.scenarios.faults import CLOCK, KILL
+from podrace.simulator.world.steps import GO, Step
 
 if TYPE_CHECKING:
     from podrace.simulator.search.play import Play
 
-Decision = tuple[str, str]
-"""(actor, action), or (pod, `kill` or `pause`)."""
+
+class Decision(NamedTuple):
+    """(actor, `go` or a fault at its step), (pod, `kill…`), or (`clock`, `until …`)."""
+
+    actor: str
+    action: str
+
+    @property
+    def strikes_no_step(self) -> bool:
+        return self.actor == CLOCK or self.action.startswith(KILL)
+
 
 END = Step("", "end", ())
 """Stands for the next step where there is none: a pod may still die after its last."""
 
+FINISH = Decision(END.actor, GO)
+
 
 class Stop(Exception):  # noqa: N818 - it ends a run, and is no error
     """Raised by a chooser that needs no more of this run."""
-
-
-class Fleet(Protocol):
-    """What a fleet can do; see InlineFleet."""
-
-    kind: str
-    done: list[tuple[Step, str, Any]]
-    results: list[tuple[int, Result]]
-    died: list[tuple[str, str]]
-
-    def steps(self) -> list[Step]: ...
-    def step_of(self, actor: str) -> Step | None: ...
-    def start(self, actor: str, call: int, method: str, args: tuple[Any, ...]) -> None: ...
-    def let_go(self, actor: str, action: str) -> None: ...
-    def kill(self, pod: str) -> None: ...
-    def pause(self, pod: str) -> None: ...
-    def resume(self, pod: str) -> None: ...
-    def advance(self, pod: str, seconds: float) -> None: ...
-    def look(self, but: str) -> bytes | None: ...
 
 
 Chooser = Callable[["Play", list[Step], Step], Decision]
@@ -48,15 +39,14 @@ Chooser = Callable[["Play", list[Step], Step], Decision]
 
 def take_default(play: Play, steps: list[Step], default: Step) -> Decision:
     """A chooser that never strays."""
-    return default.actor, GO
+    return Decision(default.actor, GO)
 
 
-def follow(decisions: Sequence[Decision]) -> Callable[[Play, list[Step], Step], Decision]:
+def follow(decisions: Sequence[Decision]) -> Chooser:
     """A chooser that repeats a schedule, and takes the default where it ends."""
 
     def choose(play: Play, steps: list[Step], default: Step) -> Decision:
         position = len(play.decisions)
-        decision = decisions[position] if position < len(decisions) else (default.actor, GO)
-        return decision if steps or decision[1] in (KILL, PAUSE) else (END.actor, GO)
+        return decisions[position] if position < len(decisions) else Decision(default.actor, GO)
 
     return choose

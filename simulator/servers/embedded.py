@@ -188,6 +188,7 @@ class EmbeddedServer:
             "unixsocketperm": "700",
             "save": '""',
             "appendonly": "no",
+            "hash-seed": "podrace",  # SCAN, KEYS and SMEMBERS answer in the same order on every server of ours
             **self.config,
         }
         lines = "".join(f"{name} {value}\n" for name, value in settings.items())

@@ -1,103 +1,140 @@
-"""The harness's own eyes and hands on the server: looks at the run's keys, lets them expire, clears them.
+"""The harness's own eyes and hands on the server: looks at the run's keys, ends them, clears them.
 
 One connection is held and spoken to directly, several commands a round trip: this runs in every schedule.
+Keys are named as `footprints.key_text` has them, so that any bytes can be a key.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
-
-from podrace.simulator.history.events import plain
-from podrace.simulator.world.footprints import CommandTable
 
 if TYPE_CHECKING:
     import redis
 
+_READS = {
+    b"string": ("GET",),
+    b"list": ("LRANGE", 0, -1),
+    b"set": ("SMEMBERS",),
+    b"hash": ("HGETALL",),
+    b"zset": ("ZRANGE", 0, -1, "WITHSCORES"),
+    b"stream": ("XRANGE", "-", "+"),
+}
+
+
+def _bytes(key: str) -> bytes:
+    return key.encode("utf-8", "surrogateescape")
+
+
+def _text(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "surrogateescape")
+    return [_text(item) for item in value] if isinstance(value, list) else value
+
 
 class Probe:
-    """Acts on keys by their full names. Implements what faults may ask (faults.Keys)."""
+    """Acts on keys by their full names. `own`: the server is ours, so all of it may be cleared."""
 
-    def __init__(self, client: redis.Redis) -> None:
+    def __init__(self, client: redis.Redis, *, own: bool) -> None:
         self._client = client
+        self.own = own
         self._connection: Any = client.connection_pool.get_connection()
+        if own:
+            # In import mode the server leaves keys alone whose time to live is over: the harness ends them.
+            self.ask(("CONFIG", "SET", "import-mode", "yes"), ("CLIENT", "IMPORT-SOURCE", "ON"))
 
     def close(self) -> None:
+        if self.own:
+            self.ask(("CONFIG", "SET", "import-mode", "no"), ("CLIENT", "IMPORT-SOURCE", "OFF"))
         self._client.connection_pool.release(self._connection)
         self._client.close()
 
-    def table(self) -> CommandTable:
-        """The server's table of commands."""
-        return CommandTable(self._ask(("COMMAND",))[0], self._keys_of)
-
-    def _keys_of(self, command: tuple[Any, ...]) -> Any:
-        from redis.exceptions import DataError, ResponseError
-
-        try:
-            return self._ask(("COMMAND", "GETKEYSANDFLAGS", *command))[0]
-        except (DataError, ResponseError):  # no keys, wrong arguments, or a server older than 7.0
-            return None
-
-    def under(self, prefix: str) -> list[str]:
-        """All keys with this prefix, in order."""
-        pattern = "".join(f"\\{letter}" if letter in "*?[]^\\" else letter for letter in prefix) + "*"
-        return sorted(plain(key) for key in self._ask(("KEYS", pattern))[0])
-
-    def expires_ms(self, key: str) -> int | None:
-        """How long a key has to live; None for one that is not there or never expires."""
-        left_ms = int(self._ask(("PTTL", key))[0])
-        return left_ms if left_ms >= 0 else None
-
-    def is_json(self, key: str) -> bool:
-        """Whether a key holds a string that is a JSON object."""
-        (kind,) = self._ask(("TYPE", key))
-        return plain(kind) == "string" and plain(self._ask(("GET", key))[0]).startswith("{")
-
-    def corrupt(self, key: str) -> None:
-        """Cut a string's value in half; its time to live stays."""
-        value = plain(self._ask(("GET", key))[0])
-        self._ask(("SET", key, value[: len(value) // 2], "KEEPTTL"))
-
-    def forget_scripts(self) -> None:
-        """Empty the server's cache of scripts: it would tell a run what was run before."""
-        self._ask(("SCRIPT", "FLUSH"))
-
-    def delete(self, *keys: str) -> None:
-        if keys:
-            self._ask(("DEL", *keys))
-
-    def lapse(self, keys: Sequence[str], passes_ms: float) -> list[str]:
-        """Let time pass for the keys: those with less than `passes_ms` to live expire. Returns them."""
-        left_ms = self._ask(*(("PTTL", key) for key in keys))
-        gone = [key for key, ms in zip(keys, left_ms, strict=True) if 0 <= int(ms) <= passes_ms]
-        self.delete(*gone)
-        return gone
-
-    def left(self, keys: Sequence[str], *, longer_than_ms: float) -> list[str]:
-        """Those of the keys that are there and will be for longer than that."""
-        left_ms = self._ask(*(("PTTL", key) for key in keys))
-        return [key for key, ms in zip(keys, left_ms, strict=True) if int(ms) == -1 or int(ms) > longer_than_ms]
-
-    def values(self, keys: Sequence[str]) -> list[str]:
-        """What strings, lists, sets, hashes, sorted sets and streams hold, as text."""
-        reads = {
-            "string": ("GET",),
-            "list": ("LRANGE", 0, -1),
-            "set": ("SMEMBERS",),
-            "hash": ("HGETALL",),
-            "zset": ("ZRANGE", 0, -1),
-            "stream": ("XRANGE", "-", "+"),
-        }
-        found = []
-        for key in keys:
-            command = reads.get(plain(self._ask(("TYPE", key))[0]))
-            if command:
-                found.append(plain(self._ask((command[0], key, *command[1:]))[0]))
-        return found
-
-    def _ask(self, *commands: tuple[Any, ...]) -> list[Any]:
+    def ask(self, *commands: tuple[Any, ...]) -> list[Any]:
+        """The replies to commands, in one round trip. Raises what redis-py raises for an error among them."""
         if not commands:
             return []
         connection = self._connection
         connection.send_packed_command(connection.pack_commands(commands))
         return [connection.read_response() for _ in commands]
+
+    def command_rows(self) -> Any:
+        """The server's table of commands."""
+        return self.ask(("COMMAND",))[0]
+
+    def keys_of(self, command: tuple[Any, ...]) -> Any:
+        """The keys of a command and their flags, as the server tells them; None where it cannot."""
+        from redis.exceptions import DataError, ResponseError
+
+        try:
+            return self.ask(("COMMAND", "GETKEYSANDFLAGS", *command))[0]
+        except (DataError, ResponseError):  # no keys, wrong arguments, or a server older than 7.0
+            return None
+
+    def connections(self) -> int:
+        """How many connections the server has ever accepted."""
+        fields = _text(self.ask(("INFO", "stats"))[0])
+        return int(fields.partition("total_connections_received:")[2].split()[0])
+
+    def settle(self) -> None:
+        """Return once all that other connections have sent before has been done, and its effects have been sent."""
+        self.ask(("PING",))
+        self.ask(("PING",))
+
+    def under(self, prefix: str) -> list[str]:
+        """All keys with this prefix, in order."""
+        pattern = "".join(f"\\{letter}" if letter in "*?[]^\\" else letter for letter in prefix) + "*"
+        return sorted(_text(key) for key in self.ask(("KEYS", _bytes(pattern)))[0])
+
+    def lives(self, keys: Sequence[str]) -> list[tuple[int, int]]:
+        """How long keys have to live, and when that is over by the server's clock, in milliseconds.
+
+        Both are -1 for a key that lives for ever, and -2 for one that is not there.
+        """
+        replies = self.ask(*((name, _bytes(key)) for key in keys for name in ("PTTL", "PEXPIRETIME")))
+        return [(int(left_ms), int(ends_ms)) for left_ms, ends_ms in zip(replies[::2], replies[1::2], strict=True)]
+
+    def let_live(self, lives: Iterable[tuple[str, int]]) -> None:
+        """Set how many milliseconds keys have to live."""
+        self.ask(*(("PEXPIRE", _bytes(key), ms) for key, ms in lives))
+
+    def delete(self, keys: Sequence[str]) -> None:
+        if keys:
+            self.ask(("DEL", *map(_bytes, keys)))
+
+    def clear(self, keys: Sequence[str], *, scripts: bool) -> None:
+        """Leave the server as every run should find it: our own empty, on another these keys gone."""
+        if not self.own:
+            self.delete(keys)
+        elif scripts:
+            self.ask(("FLUSHALL",), ("SCRIPT", "FLUSH"), ("FUNCTION", "FLUSH"))
+        else:
+            self.ask(("FLUSHALL",))
+
+    def exists(self, key: str) -> bool:
+        return bool(self.ask(("EXISTS", _bytes(key)))[0])
+
+    def value(self, key: str) -> Any:
+        """What a key holds: text, a list, a sorted list for a set, a dict for a hash; None for nothing."""
+        kind = self.ask(("TYPE", _bytes(key)))[0]
+        kind = kind.encode() if isinstance(kind, str) else kind
+        if kind not in _READS:
+            return None
+        command = _READS[kind]
+        value = _text(self.ask((command[0], _bytes(key), *command[1:]))[0])
+        if kind == b"hash":
+            return dict(sorted(zip(value[::2], value[1::2], strict=True)))
+        return sorted(value) if kind == b"set" else value
+
+    def damage(self, key: str) -> None:
+        """Cut in half what a key holds: a string, the first of a list, the longest field of a hash. Its life stays."""
+        value = self.value(key)
+        name = _bytes(key)
+        if isinstance(value, str):
+            self.ask(("SET", name, _bytes(value[: len(value) // 2]), "KEEPTTL"))
+        elif isinstance(value, dict):
+            longest = max(value, key=lambda part: (len(value[part]), part))
+            self.ask(("HSET", name, _bytes(longest), _bytes(value[longest][: len(value[longest]) // 2])))
+        elif isinstance(value, list) and value and isinstance(value[0], str):
+            kind = self.ask(("TYPE", name))[0]
+            if kind in (b"list", "list"):
+                self.ask(("LSET", name, 0, _bytes(value[0][: len(value[0]) // 2])))

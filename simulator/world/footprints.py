@@ -1,24 +1,31 @@
 """Which keys a Redis command reads and writes: what decides whether two steps commute.
 
 The server itself says it: COMMAND tells for each command whether it writes and where its keys stand
-(https://valkey.io/commands/command/). Scripts name their keys in the call (KEYS). What cannot be told
-is taken to touch everything.
+(https://valkey.io/commands/command/). Scripts name their keys in the call (KEYS); one that may touch others
+touches everything. What cannot be told is taken to touch everything.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from hashlib import sha1
 from typing import Any, NamedTuple
 
 from podrace.simulator.history.events import plain
+from podrace.simulator.world import scripts
+from podrace.simulator.world.steps import TRANSACTION
 
 EVERYTHING = "*"
 """Stands for every key there is or could be."""
 
-_SCRIPTS = frozenset({"EVAL", "EVALSHA", "FCALL"})
-_READING_SCRIPTS = frozenset({"EVAL_RO", "EVALSHA_RO", "FCALL_RO"})
-_KEYLESS = frozenset({"PING", "ECHO", "TIME", "SCRIPT", "MULTI", "EXEC", "DISCARD", "UNWATCH", "INFO", "CLIENT"})
+CHANNELS = " published messages"
+
+_SCRIPTS = frozenset({"EVAL", "EVALSHA", "EVAL_RO", "EVALSHA_RO"})
+_KEYLESS = frozenset({"PING", "ECHO", "TIME", "INFO", "UNWATCH", "DISCARD", "HELLO", "AUTH", "COMMAND", "LASTSAVE"})
+_PUBLISHED = frozenset({"PUBLISH", "SPUBLISH", "SUBSCRIBE", "PSUBSCRIBE", "SSUBSCRIBE", "UNSUBSCRIBE", "PUNSUBSCRIBE"})
+
+MOST_KNOWN = 10_000
+"""Commands whose footprint is remembered: the same ones come again in every schedule."""
 
 
 class Footprint(NamedTuple):
@@ -27,25 +34,38 @@ class Footprint(NamedTuple):
     reads: tuple[str, ...] = ()
     writes: tuple[str, ...] = ()
 
+    def touched(self) -> Iterable[str]:
+        """Every name once, what is read first."""
+        return dict.fromkeys((*self.reads, *self.writes))
+
 
 NOTHING = Footprint()
-
-
-def in_memory(pod: str, touches: Footprint, *, changes: bool) -> Footprint:
-    """The footprint with the pod's own memory in it, which every step reads, and some change (see heap)."""
-    memory = f"pod {pod}"
-    if changes:
-        return Footprint(touches.reads, (*touches.writes, memory))
-    return Footprint((*touches.reads, memory), touches.writes)
-
-
 ALL_OF_IT = Footprint(writes=(EVERYTHING,))
-"""Of a pause: any key may expire in it, and every pod's clock runs on."""
 
-MASK = (1 << 61) - 1
 
-MOST_KNOWN = 10_000
-"""Commands whose footprint is remembered: the same ones come again in every schedule."""
+def words_of(command: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The command with its name in upper case, split where redis-py sends two words in one."""
+    return (*plain(command[0]).upper().split(), *command[1:])
+
+
+def key_text(key: Any) -> str:
+    """A key as text from which its bytes can be had again, so that no two keys share a name."""
+    return key.decode("utf-8", "surrogateescape") if isinstance(key, bytes) else plain(key)
+
+
+def sha_of(script: Any) -> str:
+    """The name by which the server knows a script."""
+    return sha1(script if isinstance(script, bytes) else plain(script).encode()).hexdigest()
+
+
+def key_bytes(text: str) -> bytes:
+    """The bytes of a key that `key_text` named."""
+    return text.encode("utf-8", "surrogateescape")
+
+
+def _script(sha: str) -> str:
+    """The name under which a script in the server's cache stands in a footprint: no key has a space first."""
+    return f" script {sha}"
 
 
 class CommandTable:
@@ -57,21 +77,21 @@ class CommandTable:
 
     def __init__(self, rows: Any, keys_of: Callable[[tuple[Any, ...]], Any] = lambda command: None) -> None:
         self._keys_of = keys_of
-        self._movable: set[str] = set()
         self._known: dict[tuple[Any, ...], Footprint] = {}
-        self._rows: dict[str, tuple[bool, int, int, int]] = {}
-        values = rows.values() if isinstance(rows, dict) else rows
-        for row in values:
+        self._rows: dict[str, tuple[bool, int, int, int, bool]] = {}
+        self.texts: dict[str, str] = {}
+        """By SHA-1, the scripts that the target has sent: the texts of what EVALSHA names."""
+        self.unclear: set[str] = set()
+        """SHA-1s of scripts that may touch keys that they do not declare."""
+        for row in rows.values() if isinstance(rows, dict) else rows:
             name, _, flags, first, last, step = row[:6]
-            writes = any(plain(flag) == "write" for flag in flags)
-            reads = any(plain(flag) == "readonly" for flag in flags)
-            if any(plain(flag) == "movablekeys" for flag in flags):
-                self._movable.add(plain(name).upper())
-            if writes or reads:
-                self._rows[plain(name).upper()] = (writes, int(first), int(last), int(step))
+            said = {plain(flag) for flag in flags}
+            if said & {"write", "readonly"}:
+                place = int(first), int(last), int(step)
+                self._rows[plain(name).upper()] = ("write" in said, *place, "movablekeys" in said)
 
     def footprint(self, command: tuple[Any, ...]) -> Footprint:
-        """The keys of one command, or of all commands of a `BATCH`."""
+        """The keys of one command, or of all commands of a transaction."""
         try:
             known = self._known.get(command)
         except TypeError:  # an argument that redis-py will refuse
@@ -79,114 +99,91 @@ class CommandTable:
         if known is None:
             if len(self._known) >= MOST_KNOWN:
                 self._known.clear()
-            known = self._known[command] = self._footprint(command)
+            known = self._footprint(command)
+            if (
+                command[0] != TRANSACTION and plain(command[0]).upper() not in _SCRIPTS
+            ):  # what is known of those changes
+                self._known[command] = known
         return known
 
+    def script_of(self, command: tuple[Any, ...]) -> str | None:
+        """The text of the script that the command runs; None for another command, or a script nobody has seen."""
+        words = words_of(command)
+        if words[0] in ("EVAL", "EVAL_RO"):
+            return plain(words[1])
+        return self.texts.get(plain(words[1]).lower()) if words[0] in ("EVALSHA", "EVALSHA_RO") else None
+
     def _footprint(self, command: tuple[Any, ...]) -> Footprint:
-        name = plain(command[0]).upper()
-        if name == "BATCH":
-            parts = [self.footprint(part) for part in command[1:]]
+        if command[0] == TRANSACTION:
+            parts = [self.footprint(part) for part in command[1:] if plain(part[0]).upper() not in ("MULTI", "EXEC")]
             return Footprint(
-                tuple(key for part in parts for key in part.reads),
-                tuple(key for part in parts for key in part.writes),
+                tuple(dict.fromkeys(key for part in parts for key in part.reads)),
+                tuple(dict.fromkeys(key for part in parts for key in part.writes)),
             )
-        if name in _SCRIPTS or name in _READING_SCRIPTS:
-            keys = tuple(plain(key) for key in command[3 : 3 + int(command[2])])
-            cached = (f"script {plain(command[1])}",) if name.startswith("EVALSHA") else ()
-            return Footprint(reads=(*cached, *keys)) if name in _READING_SCRIPTS else Footprint(cached, keys)
-        if name == "SCRIPT LOAD":
-            return Footprint(writes=(f"script {sha1(plain(command[1]).encode()).hexdigest()}",))
-        if name in _KEYLESS or name.split(" ")[0] in _KEYLESS:
+        words = words_of(command)
+        name = words[0]
+        if name in _SCRIPTS:
+            return self._of_script(name, words)
+        if name in ("FCALL", "FCALL_RO", "FUNCTION", "EXEC", "MULTI", "SELECT", "SWAPDB", "MOVE"):
+            return ALL_OF_IT
+        if name == "SCRIPT":
+            return self._of_script_command(words)
+        if name in _PUBLISHED or name in ("PUBSUB", "SUNSUBSCRIBE"):
+            return Footprint(writes=(CHANNELS,))
+        if name in _KEYLESS or name == "CLIENT":
             return NOTHING
         if name == "WATCH":
-            return Footprint(reads=tuple(plain(key) for key in command[1:]))
-        words = name.split()  # redis-py sends some commands as two words in one
-        row = self._rows.get(words[0])
+            return Footprint(reads=tuple(key_text(key) for key in words[1:]))
+        row = self._rows.get(name)
         if row is None:  # a command with subcommands, perhaps
-            return self._asked((*words, *command[1:]), writes=True)
-        writes, first, last, step = row
-        if words[0] in self._movable:
-            return self._asked(command, writes)
+            return self._asked(words, writes=True)
+        writes, first, last, step, movable = row
+        if movable:
+            return self._asked(words, writes)
         if first == 0:
-            return Footprint(writes=(EVERYTHING,)) if writes else Footprint(reads=(EVERYTHING,))
-        end = len(command) if last < 0 else last + 1
-        end = len(command) + last + 1 if last < 0 else end
-        keys = tuple(plain(key) for key in command[first:end:step])
+            return ALL_OF_IT if writes else Footprint(reads=(EVERYTHING,))
+        end = len(words) + last + 1 if last < 0 else last + 1
+        keys = tuple(key_text(key) for key in words[first:end:step])
         return Footprint(writes=keys) if writes else Footprint(reads=keys)
 
-    def _asked(self, command: tuple[Any, ...], writes: bool) -> Footprint:
+    def _of_script_command(self, words: tuple[Any, ...]) -> Footprint:
+        what = plain(words[1]).upper()
+        if what == "LOAD":
+            text = plain(words[2])
+            sha = sha_of(words[2])
+            self.texts[sha] = text
+            return Footprint(writes=(_script(sha),))
+        if what == "EXISTS":
+            return Footprint(reads=tuple(_script(plain(sha).lower()) for sha in words[2:]))
+        return ALL_OF_IT
+
+    def _of_script(self, name: str, words: tuple[Any, ...]) -> Footprint:
+        """EVALSHA finds what EVAL and SCRIPT LOAD have left; a script that is not clean touches everything."""
+        by_name = name.startswith("EVALSHA")
+        sha = plain(words[1]).lower() if by_name else sha_of(words[1])
+        if not by_name:
+            self.texts[sha] = plain(words[1])
+        text = self.texts.get(sha)
+        if text is not None and not scripts.is_clean(text):
+            self.unclear.add(sha)
+            return ALL_OF_IT
+        keys = tuple(key_text(key) for key in words[3 : 3 + int(plain(words[2]))])
+        reads, writes = (keys, ()) if name.endswith("_RO") else ((), keys)
+        if text is not None and scripts.publishes(text):
+            writes = (*writes, CHANNELS)
+        script = _script(sha)
+        return Footprint((*reads, script), writes) if by_name else Footprint(reads, (*writes, script))
+
+    def _asked(self, words: tuple[Any, ...], writes: bool) -> Footprint:
         """What the server says of a command whose keys stand in no fixed place."""
-        found = self._keys_of(command)
+        found = self._keys_of(words)
         if found is None:
-            return Footprint(writes=(EVERYTHING,)) if writes else Footprint(reads=(EVERYTHING,))
-        keys = [(plain(key), {plain(flag) for flag in flags}) for key, flags in found]
+            return ALL_OF_IT if writes else Footprint(reads=(EVERYTHING,))
+        keys = [(key_text(key), {plain(flag) for flag in flags}) for key, flags in found]
+        if writes and words[0].startswith("X") and all("RO" in flags for _, flags in keys):
+            # XREADGROUP changes what its group has seen
+            return Footprint(writes=tuple(key for key, _ in keys))
         read = tuple(key for key, flags in keys if "RO" in flags)
-        if any(plain(arg).upper() in ("BY", "GET") for arg in command[2:]):  # SORT by keys of a pattern
-            read = (*read, EVERYTHING)
+        if words[0].startswith("SORT") and any(plain(arg).upper() in ("BY", "GET") for arg in words[2:]):
+            read = (*read, EVERYTHING)  # keys of a pattern
         return Footprint(read, tuple(key for key, flags in keys if "RO" not in flags))
-
-
-class Trace:
-    """The fingerprint of what has happened up to the order of steps that commute.
-
-    Every event is hashed with the events that it depends on: its actor's last one and the last
-    conflicting accesses of what it touches, its pod's memory included. Their sum is the
-    same for any two orders that differ only in steps that commute (Mazurkiewicz traces), and so is
-    the state they lead to.
-    """
-
-    __slots__ = ("_actors", "_all_reads", "_all_writes", "_reads", "_writes", "value")
-
-    def __init__(self) -> None:
-        self.value = 0
-        self._actors: dict[str, int] = {}
-        self._writes: dict[str, int] = {}
-        self._reads: dict[str, int] = {}
-        self._all_reads = 0
-        self._all_writes = 0
-
-    def event(self, actor: str, action: str, footprint: Footprint) -> int:
-        """The hash that this event would have if it came next."""
-        depends = self._actors.get(actor, 0)
-        writes, reads = self._writes, self._reads
-        for key in footprint.reads:
-            depends = depends * 31 + (self._all_writes if key == EVERYTHING else writes.get(key, 0))
-        for key in footprint.writes:
-            if key == EVERYTHING:
-                depends = depends * 31 + self.value
-            else:
-                depends = depends * 37 + writes.get(key, 0) + 3 * reads.get(key, 0) + 5 * self._all_reads
-        # Of a text, not of a tuple: sums of tuples' hashes meet where two events exchange an action.
-        return hash(f"{actor} {action} {depends & MASK}")
-
-    def add(self, actor: str, action: str, footprint: Footprint) -> None:
-        """Let this event be the next one."""
-        event = self.event(actor, action, footprint)
-        self.value = (self.value + event) & MASK
-        self._actors[actor] = event
-        for key in footprint.reads:
-            if key == EVERYTHING:
-                self._all_reads = (self._all_reads + event) & MASK
-            else:
-                self._reads[key] = (self._reads.get(key, 0) + event) & MASK
-        for key in footprint.writes:
-            if key == EVERYTHING:
-                # Everything after it depends on it: as if every key had been written by it alone.
-                self._writes, self._actors = _Everywhere(event), _Everywhere(event)
-                self._reads.clear()
-                self._all_reads = 0
-            else:
-                self._writes[key] = event
-                self._reads[key] = 0
-            self._all_writes = (self._all_writes + event) & MASK
-
-
-class _Everywhere(dict[str, int]):
-    """Last events after one that concerned every key, or every actor, those never named before included."""
-
-    def __init__(self, event: int) -> None:
-        super().__init__()
-        self._event = event
-
-    def get(self, key: str, default: int = 0) -> int:  # type: ignore[override]
-        return super().get(key, self._event)

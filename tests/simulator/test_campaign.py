@@ -1,26 +1,36 @@
-"""What a cell leaves behind: the schedule, its history, its timeline, and the row of a table."""
+"""What a cell leaves behind: the schedule, its history, its timeline, and what runs again from them."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from podrace.simulator.app.campaign import NamedTarget, explore_cell, lab_for, markdown
-from podrace.simulator.app.counterexample import load
+from podrace.simulator.app.campaign import NamedScenario, NamedTarget, explore_cell, lab_for, replay
+from podrace.simulator.app.counterexample import load, save
+from podrace.simulator.app.names import PARTS
 from podrace.simulator.app.runs import Cell
-from podrace.simulator.errors import UsageError
+from podrace.simulator.errors import TargetError, UsageError
 from podrace.simulator.history.events import read_history
 from podrace.simulator.scenarios.catalogue import find
+from podrace.simulator.scenarios.model import Call, Scenario
+from podrace.simulator.scenarios.uploads import UPLOADS
 from podrace.simulator.search.frontier import Bounds
 from podrace.simulator.search.lab import InlineLab, ProcessLab
 from podrace.simulator.servers.connection import Server
 
 SHARED = NamedTarget("shared", "podrace.reference.targets:shared")
+LOCAL = NamedTarget("local", "podrace.reference.targets:local")
 
 
-def explore(server: Server, scenario: str, folder: Path, **bounds: float) -> Cell:
-    return explore_cell(server, SHARED, find(scenario), Bounds(**bounds), seed=7, folder=folder)  # type: ignore[arg-type]
+def explore(
+    server: Server, scenario: str | Scenario, folder: Path, *, target: NamedTarget = SHARED, **more: Any
+) -> Cell:
+    named = scenario if isinstance(scenario, Scenario) else find(scenario)
+    more = {"bounds": Bounds(), "on_processes": False, **more}
+    return explore_cell(server, target, NamedScenario(named.name, named), seed=7, folder=folder, parts=PARTS, **more)
 
 
 def test_a_violated_cell_leaves_three_files(run_server: Server, tmp_path: Path) -> None:
@@ -35,8 +45,18 @@ def test_a_violated_cell_leaves_three_files(run_server: Server, tmp_path: Path) 
     assert cell.counts["duplicated"] == 1
     assert cell.schedules["run"] > 0
     events = read_history(tmp_path / f"{stem}.history.jsonl")
-    assert sum(event.get("deciding", False) for event in events) == 1
-    assert next(event for event in events if event.get("deciding"))["what"] == "killed"
+    assert [event["what"] for event in events if event.get("deciding")] == ["killed"]
+
+
+def test_what_is_written_names_no_prefix_and_no_folder_of_the_run(run_server: Server, tmp_path: Path) -> None:
+    written = []
+    for prefix in ("one:", "another-one:"):
+        folder = tmp_path / prefix
+        folder.mkdir()
+        explore(replace(run_server, prefix=prefix), "expired-before-absorbed", folder)
+        written.append({path.name: path.read_bytes() for path in folder.iterdir()})
+    assert len(written[0]) == 3
+    assert written[0] == written[1]
 
 
 def test_a_cell_that_holds_leaves_nothing(run_server: Server, tmp_path: Path) -> None:
@@ -46,19 +66,37 @@ def test_a_cell_that_holds_leaves_nothing(run_server: Server, tmp_path: Path) ->
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_holds_is_run_on_processes_too(run_server: Server, tmp_path: Path) -> None:
+    cell = explore(run_server, "foreign-status", tmp_path, on_processes=True)
+    assert (cell.verdict, cell.note) == ("holds", "")
+
+
 def test_a_fault_with_nothing_to_strike_is_said(run_server: Server, tmp_path: Path) -> None:
-    local = NamedTarget("local", "podrace.reference.targets:local")
-    cell = explore_cell(run_server, local, find("corrupt-value"), Bounds(), seed=7, folder=tmp_path)
-    assert (cell.verdict, cell.words) == ("holds", "–")
+    scenario = replace(find("foreign-status"), faults=find("trim-applied-twice").faults)
+    cell = explore(run_server, scenario, tmp_path)
+    assert (cell.verdict, cell.words) == ("not-applicable", "–")
     assert "nothing to strike" in cell.note
+
+
+def test_a_spent_budget_is_inconclusive_and_says_so(run_server: Server, tmp_path: Path) -> None:
+    cell = explore(run_server, "two-users", tmp_path, bounds=Bounds(preemptions=8, budget_s=0.1))
+    assert (cell.verdict, cell.words, cell.schedules["complete"]) == ("inconclusive", "inconclusive", False)
+    assert "budget of 0.1 s" in cell.note
+
+
+def test_a_target_that_cannot_be_judged_is_inconclusive_with_its_reason(run_server: Server, tmp_path: Path) -> None:
+    scenario = Scenario("no-such-method", {"A": (Call("dance", "dance"),)}, workload=UPLOADS)
+    cell = explore(run_server, scenario, tmp_path)
+    assert (cell.verdict, cell.words) == ("inconclusive", "inconclusive")
+    assert "dance" in cell.note
 
 
 def test_progress_counts_the_schedules(run_server: Server, tmp_path: Path) -> None:
     seen: list[int] = []
-    cell = explore_cell(
-        run_server, SHARED, find("foreign-pod"), Bounds(), seed=7, folder=tmp_path, progress=seen.append
-    )
-    assert seen == list(range(1, cell.schedules["run"] + 1))
+    cell = explore(run_server, "foreign-pod", tmp_path, progress=seen.append)
+    assert seen[0] == 1
+    assert seen == sorted(seen)
+    assert seen[-1] == cell.schedules["run"]
 
 
 def test_a_lab_of_either_kind(run_server: Server) -> None:
@@ -70,14 +108,34 @@ def test_a_lab_of_either_kind(run_server: Server) -> None:
             lab_for(fleet, run_server, NamedTarget("x", "podrace.reference.targets:none"), scenario, seed=1, parts={})
 
 
-def test_the_matrix_has_a_row_a_scenario_and_a_column_a_target() -> None:
-    cells = [
-        Cell("shared", "late-completion", "inline", "violated", "violated", {}, words="lost, leaked"),
-        Cell("mine", "foreign-pod", "inline", "inconclusive", "holds", {}, words="inconclusive"),
-    ]
-    assert markdown(cells, [find("foreign-pod"), find("late-completion")]) == (
-        "| # | failure mode | shared | mine |\n"
-        "| --- | --- | --- | --- |\n"
-        "| 1 | foreign-pod |  | inconclusive (unexpected) |\n"
-        "| 3 | late-completion | lost, leaked |  |\n"
-    )
+def test_a_saved_schedule_runs_again_as_it_did(run_server: Server, tmp_path: Path) -> None:
+    cell = explore(run_server, "foreign-pod", tmp_path, target=LOCAL)
+    saved = load(Path(str(cell.counterexample)))
+    with lab_for("inline", run_server, LOCAL, find("foreign-pod"), seed=saved.seed, parts=PARTS) as lab:
+        again = replay(lab, saved)
+    assert (again.judgement.words, again.sentence) == (saved.words, saved.sentence)
+    recorded = read_history(tmp_path / "local-foreign-pod.history.jsonl")
+    assert [event["says"] for event in again.events] == [event["says"] for event in recorded]
+
+
+def test_a_schedule_of_a_target_that_has_changed_is_told_apart(run_server: Server, tmp_path: Path) -> None:
+    cell = explore(run_server, "foreign-pod", tmp_path, target=LOCAL)
+    path = Path(str(cell.counterexample))
+    saved = load(path)
+    actor, action, _ = saved.decisions[1]
+    changed = (saved.decisions[0], (actor, action, "GET something-else"), *saved.decisions[2:])
+    save(path, replace(saved, decisions=changed))
+    with (
+        lab_for("inline", run_server, LOCAL, find("foreign-pod"), seed=7, parts=PARTS) as lab,
+        pytest.raises(TargetError, match="has changed since this was found: at step 2 expected 'GET something-else'"),
+    ):
+        replay(lab, load(path))
+
+
+@pytest.mark.parametrize("damage", ["", "{}", "[]", '{"version": 1}', "[" * 100_000])
+def test_a_damaged_counterexample_is_named(tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "a.podrace.json"
+    path.write_text(damage, encoding="utf-8")
+    with pytest.raises(UsageError, match=r"a\.podrace\.json: ") as caught:
+        load(path)
+    assert "\n" not in str(caught.value)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,17 +16,34 @@ from hypothesis import strategies as st
 from podrace.simulator.servers.connection import connect
 from podrace.simulator.servers.embedded import EmbeddedServer
 from podrace.simulator.servers.probe import Probe
-from podrace.simulator.world.footprints import ALL_OF_IT, EVERYTHING, NOTHING, CommandTable, Footprint, Trace
+from podrace.simulator.world.footprints import (
+    ALL_OF_IT,
+    CHANNELS,
+    EVERYTHING,
+    NOTHING,
+    CommandTable,
+    Footprint,
+    key_bytes,
+    key_text,
+)
+from podrace.simulator.world.steps import TRANSACTION
+from podrace.simulator.world.trace import MASK, Trace
 
 
 @pytest.fixture(scope="module")
-def table(server: EmbeddedServer) -> Iterator[CommandTable]:
-    probe = Probe(connect(server.url))
-    yield probe.table()
-    probe.close()
+def probe(server: EmbeddedServer) -> Iterator[Probe]:
+    made = Probe(connect(server.url), own=True)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def table(probe: Probe) -> CommandTable:
+    return CommandTable(probe.command_rows(), probe.keys_of)
 
 
 SHA = "e0e1f9fabfc9d4800c877a703b823ac0578ff8db"
+SCRIPT = f" script {SHA}"
 COMMANDS: tuple[tuple[tuple[Any, ...], tuple[tuple[str, ...], tuple[str, ...]]], ...] = (
     (("GET", "k"), (("k",), ())),
     (("get", b"k"), (("k",), ())),
@@ -36,31 +56,39 @@ COMMANDS: tuple[tuple[tuple[Any, ...], tuple[tuple[str, ...], tuple[str, ...]]],
     (("LMOVE", "a", "b", "LEFT", "LEFT"), ((), ("a", "b"))),
     (("BLPOP", "a", "b", 7), ((), ("a", "b"))),
     (("SUNIONSTORE", "to", "a", "b"), ((), ("to", "a", "b"))),
-    (("EVAL", "return 1", 2, "a", "b", "arg"), ((), ("a", "b"))),
-    (("EVAL", "return 1", 0, "arg"), ((), ())),
-    (("EVAL_RO", "return 1", 1, "a"), (("a",), ())),
-    (("EVALSHA", SHA, 1, "a"), ((f"script {SHA}",), ("a",))),
-    (("SCRIPT LOAD", "return 1"), ((), (f"script {SHA}",))),
-    (("FCALL", "f", 1, "a", "arg"), ((), ("a",))),
+    (("EVAL", "return 1", 2, "a", "b", "arg"), ((), ("a", "b", SCRIPT))),
+    (("eval", b"return 1", b"0", "arg"), ((), (SCRIPT,))),
+    (("EVAL_RO", "return 1", 1, "a"), (("a",), (SCRIPT,))),
+    (("EVALSHA", SHA, 1, "a"), ((SCRIPT,), ("a",))),
+    (("EVALSHA_RO", SHA.upper(), 1, "a"), (("a", SCRIPT), ())),
+    (("SCRIPT LOAD", "return 1"), ((), (SCRIPT,))),
+    (("SCRIPT", "EXISTS", SHA), ((SCRIPT,), ())),
+    (("SCRIPT FLUSH",), ((), (EVERYTHING,))),
+    (("FCALL", "f", 1, "a", "arg"), ((), (EVERYTHING,))),
     (("WATCH", "a", "b"), (("a", "b"), ())),
     (("PING",), ((), ())),
     (("CLIENT SETINFO", "LIB-NAME", "x"), ((), ())),
     (("KEYS", "*"), ((EVERYTHING,), ())),
     (("SCAN", 0), ((EVERYTHING,), ())),
+    (("DBSIZE",), ((EVERYTHING,), ())),
+    (("RANDOMKEY",), ((EVERYTHING,), ())),
     (("FLUSHALL",), ((), (EVERYTHING,))),
+    (("SWAPDB", 0, 1), ((), (EVERYTHING,))),
     (("NO-SUCH-COMMAND", "k"), ((), (EVERYTHING,))),
     (("SET", "k", ["no", "text"]), ((), ("k",))),
-    (("BATCH", ("MULTI",), ("SET", "a", 1), ("GET", "b"), ("EXEC",)), (("b",), ("a",))),
-    (("BATCH", ("GET", "a"), ("GET", "b")), (("a", "b"), ())),
+    ((TRANSACTION, ("MULTI",), ("SET", "a", 1), ("GET", "b"), ("EXEC",)), (("b",), ("a",))),
+    ((TRANSACTION, ("MULTI",), ("GET", "a"), ("GET", "b"), ("GET", "a"), ("EXEC",)), (("a", "b"), ())),
+    (("PUBLISH", "channel", "a"), ((), (CHANNELS,))),
+    (("SUBSCRIBE", "channel"), ((), (CHANNELS,))),
     # Keys in no fixed place: the server is asked.
     (("LMPOP", 2, "a", "b", "LEFT"), ((), ("a", "b"))),
     (("ZUNIONSTORE", "to", 2, "a", "b"), (("a", "b"), ("to",))),
     (("XREAD", "COUNT", 1, "STREAMS", "a", "b", 0, 0), (("a", "b"), ())),
     (("XGROUP CREATE", "a", "group", "$", "MKSTREAM"), ((), ("a",))),
     (("OBJECT", "ENCODING", "a"), (("a",), ())),
-    (("PUBLISH", "channel", "a"), ((), (EVERYTHING,))),
     (("SORT", "a", "STORE", "to"), (("a",), ("to",))),
     (("SORT", "a", "BY", "weight_*", "STORE", "to"), (("a", EVERYTHING), ("to",))),
+    (("SORT_RO", "a", "GET", "weight_*"), (("a", EVERYTHING), ())),
 )
 
 
@@ -73,13 +101,18 @@ def test_the_keys_of_a_command(table: CommandTable, command: tuple[Any, ...], to
 def test_the_server_names_the_same_keys(table: CommandTable, redis_client: redis.Redis) -> None:
     asked = 0
     for command, (reads, writes) in COMMANDS:
-        if command[0] in ("BATCH", "WATCH", "NO-SUCH-COMMAND") or " " in command[0] or isinstance(command[-1], list):
+        if (
+            command[0] in (TRANSACTION, "WATCH", "NO-SUCH-COMMAND", "FCALL", "PUBLISH", "SUBSCRIBE")
+            or " " in command[0]
+        ):
+            continue
+        if isinstance(command[-1], list):
             continue
         try:
             keys = redis_client.command_getkeys(*command)
         except redis.ResponseError:  # has none
             keys = []
-        ours = {key for key in (*reads, *writes) if key != EVERYTHING and not key.startswith("script ")}
+        ours = {key for key in (*reads, *writes) if key != EVERYTHING and not key.startswith(" script ")}
         assert set(keys) == ours, command
         asked += bool(keys)
     assert asked > 15
@@ -94,6 +127,45 @@ def test_many_commands_are_remembered_only_so_far(table: CommandTable) -> None:
     for number in range(10_100):
         assert table.footprint(("GET", f"key-{number}")).reads == (f"key-{number}",)
     assert len(table._known) < 10_001
+
+
+DIRTY = "return redis.call('SET', 'any', 1)"
+
+
+def test_a_script_that_touches_other_keys_touches_everything(table: CommandTable) -> None:
+    assert table.footprint(("EVAL", DIRTY, 1, "a")) == ALL_OF_IT
+    assert table.unclear
+    assert table.footprint(("EVAL", "return 1", 1, "a")) != ALL_OF_IT
+    assert len(table.unclear) == 1
+
+
+@pytest.mark.parametrize("learnt", [("EVAL", DIRTY, 1, "a"), ("SCRIPT LOAD", DIRTY)], ids=["by EVAL", "by SCRIPT LOAD"])
+def test_what_a_script_does_by_its_name_is_known_once_its_text_was_sent(
+    table: CommandTable, redis_client: redis.Redis, learnt: tuple[Any, ...]
+) -> None:
+    by_name = ("EVALSHA", redis_client.script_load(DIRTY), 1, "a")
+    assert table.footprint(by_name).writes == ("a",)
+    assert table.script_of(by_name) is None
+    table.footprint(learnt)
+    assert table.footprint(by_name) == ALL_OF_IT
+    assert table.script_of(by_name) == DIRTY
+
+
+def test_loading_a_script_conflicts_with_calling_it_by_name_and_two_loads_of_others_do_not(table: CommandTable) -> None:
+    loads, calls = table.footprint(("EVAL", "return 1", 0)), table.footprint(("EVALSHA", SHA, 0))
+    other = table.footprint(("SCRIPT LOAD", "return 2"))
+    assert conflict(("A", loads, ""), ("B", calls, ""))
+    assert not conflict(("A", loads, ""), ("B", other, ""))
+
+
+@pytest.mark.parametrize("key", [b"a", b"\xff\x00", "ä".encode(), b"a b\n"])
+def test_a_name_of_a_key_gives_its_bytes_back(key: bytes) -> None:
+    assert key_bytes(key_text(key)) == key
+
+
+def test_no_two_keys_share_a_name(table: CommandTable) -> None:
+    assert len({table.footprint(("GET", key)).reads for key in (b"\xff", b"\\xff", b"\xfe")}) == 3
+    assert table.footprint(("GET", "ä")) == table.footprint(("GET", "ä".encode()))
 
 
 footprints = st.sampled_from(
@@ -111,14 +183,15 @@ Labelled = tuple[str, Footprint, str]
 def value(order: list[Labelled]) -> int:
     trace = Trace()
     for pod, footprint, label in order:
-        predicted = (trace.value + trace.event(pod, label, footprint)) & ((1 << 61) - 1)
-        trace.add(pod, label, footprint)
+        event = trace.event(pod, label, footprint)
+        predicted = (trace.value + event) & MASK
+        trace.add(event, pod, footprint)
         assert trace.value == predicted
     return trace.value
 
 
 def conflict(one: Labelled, two: Labelled) -> bool:
-    """By definition, not as Trace does it. What writes everything is a barrier: a pause is one."""
+    """By definition, not as Trace does it. What writes everything is a barrier: time that passes is one."""
     if one[0] == two[0] or EVERYTHING in (*one[1].writes, *two[1].writes):
         return True
 
@@ -146,7 +219,9 @@ def test_what_befell_one_is_not_what_befell_another(pods: list[str], key: str) -
     for struck in pods:
         trace = Trace()
         for pod in pods:
-            trace.add(f"{pod}.{key}", "drop-request" if pod == struck else "go", Footprint(reads=(key,)))
+            footprint = Footprint(reads=(key,))
+            event = trace.event(f"{pod}.{key}", "drop-request" if pod == struck else "go", footprint)
+            trace.add(event, pod, footprint)
         values.add(trace.value)
     assert len(values) == len(pods)
 
@@ -156,6 +231,60 @@ def test_what_becomes_of_a_step_is_part_of_the_trace(touches: Footprint) -> None
     values = set()
     for actor, action in (("A", "go"), ("A", "drop-reply"), ("A.2", "go")):
         trace = Trace()
-        trace.add(actor, action, touches)
+        trace.add(trace.event(actor, action, touches), "A", touches)
         values.add(trace.value)
     assert len(values) == 3
+
+
+def told(*what: tuple[str, str], timed: bool = True) -> int:
+    """What a trace comes to when pods begin and end calls in this order, each by a step that touches nothing."""
+    trace = Trace()
+    for pod, name in what:
+        begins = name.startswith("begin") and timed
+        event = trace.event(pod, name, NOTHING, begins=begins)
+        trace.add(event, pod, NOTHING, begins=begins)
+        if name.startswith("end"):
+            trace.end(event, name, timed=timed)
+    return trace.value
+
+
+BEGIN_A, BEGIN_B, END_A, END_B = ("A", "begin a"), ("B", "begin b"), ("A", "end a"), ("B", "end b")
+
+
+def test_an_end_and_the_begin_of_another_call_do_not_commute() -> None:
+    assert told(END_A, BEGIN_B) != told(BEGIN_B, END_A)
+
+
+def test_two_begins_and_two_ends_commute() -> None:
+    assert told(BEGIN_A, BEGIN_B) == told(BEGIN_B, BEGIN_A)
+    assert told(BEGIN_A, BEGIN_B, END_A, END_B) == told(BEGIN_B, BEGIN_A, END_B, END_A)
+
+
+def test_where_no_check_looks_at_real_time_an_end_and_a_begin_commute() -> None:
+    assert told(END_A, BEGIN_B, timed=False) == told(BEGIN_B, END_A, timed=False)
+
+
+def test_a_call_that_has_waited_for_another_comes_after_its_end() -> None:
+    """The end that it has waited for may be one or another: what it is told differs."""
+    values = set()
+    for ended in ("first", "second"):
+        trace = Trace()
+        event = trace.event("A", f"step {ended}", NOTHING)
+        trace.add(event, "A", NOTHING)
+        trace.end(event, "m1", timed=False)
+        values.add(trace.event("B", "go", NOTHING, after=("m1",)))
+        assert trace.event("B", "go", NOTHING) == Trace().event("B", "go", NOTHING)
+    assert len(values) == 2
+
+
+def test_another_process_comes_to_the_same_fingerprint() -> None:
+    code = (
+        "from podrace.simulator.world.trace import Trace; from podrace.simulator.world.footprints import Footprint; "
+        "t = Trace(); f = Footprint(('a',), ('b', 'c')); print(t.event('A', 'go', f))"
+    )
+    here = Trace().event("A", "go", Footprint(("a",), ("b", "c")))
+    path = os.pathsep.join(place or os.getcwd() for place in sys.path)
+    for seed in "12":
+        env = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": path}
+        done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+        assert int(done.stdout) == here

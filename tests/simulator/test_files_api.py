@@ -431,7 +431,7 @@ def test_an_identified_content_is_freed_and_abandoned_uploads_do_not_pile_up(
             tracemalloc.stop()
         targets = [start(api) for _ in range(6)]
         assert [send(api, target, "upload", 0, b"a")[0] for target in targets] == [404, 404, 200, 200, 200, 200]
-    assert kept_bytes < 1_000_000
+    assert kept_bytes < 2_000_000  # of 20: the last may not be freed yet when its answer has come
 
 
 # In a process of its own.

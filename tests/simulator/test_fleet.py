@@ -46,11 +46,14 @@ class Pod:
             os._exit(3)
         raise ValueError("no such upload")
 
-    def close(self):
-        pass
+    def leave(self):
+        raise SystemExit(0)
 
 def raises(env):
     raise RuntimeError("cannot start")
+
+def leaves(env):
+    raise SystemExit(0)
 
 NOT_CALLABLE = 3
 """
@@ -67,10 +70,7 @@ def spec(
         target="pods_under_test:Pod",
         redis_url=server.url,
         prefix="fleet:",
-        files_url="http://127.0.0.1:9",
-        ledger_path="",
-        memory="pods_under_test:Part",
-        gemini="pods_under_test:Part",
+        services={"memory": "pods_under_test:Part", "gemini": "pods_under_test:Part"},
     )
 
 
@@ -102,7 +102,7 @@ def test_a_call_is_answered_and_its_steps_are_told(
     result = fleet.call("B", "add_message", "u", "hello", [], "m1")
     assert (result.type, result.value) == ("ok", [{"name": "B", "text": "hello"}])
     (step,) = events
-    assert (step["type"], step["actor"], step["kind"], step["what"]) == ("step", "B", "redis", "SET u hello")
+    assert (step["type"], step["actor"], step["says"]) == ("step", "B", "SET u hello")
     assert step["reply"] == "OK"
 
 
@@ -112,10 +112,23 @@ def test_what_a_pod_raises_is_how_its_call_ended(fleet: Fleet) -> None:
     assert fleet.call("A", "absorb", "u").type == "ok"
 
 
-def test_a_server_that_cannot_be_reached_leaves_a_call_unknown(spec: PodSpec) -> None:
+def test_a_connection_that_no_fault_broke_is_not_the_targets_doing(spec: PodSpec) -> None:
     spec = replace(spec, redis_url="unix:///nowhere/redis.sock")
-    with Fleet([spec], on_event=lambda event: None) as fleet:
-        assert fleet.call("A", "add_message", "u", "hello", [], "m1").type == "info"
+    with (
+        Fleet([spec], on_event=lambda event: None) as fleet,
+        pytest.raises(HarnessError, match="a connection of pod A broke though no fault broke it: ConnectionError"),
+    ):
+        fleet.call("A", "add_message", "u", "hello", [], "m1")
+
+
+def test_a_pod_that_would_end_its_process_is_no_pod_that_died(fleet: Fleet) -> None:
+    with pytest.raises(TargetError, match="raised SystemExit: expected the target to return or to raise an Exception"):
+        fleet.call("A", "leave")
+
+
+def test_a_method_that_a_pod_has_not_is_the_targets_error(fleet: Fleet) -> None:
+    with pytest.raises(TargetError, match=r"the pod .* has no method fly"):
+        fleet.call("A", "fly")
 
 
 def test_calls_are_answered_in_any_order(fleet: Fleet) -> None:
@@ -186,6 +199,7 @@ def test_no_pod_is_left_at_the_end(spec: PodSpec, is_gone: IsGone, how: str) -> 
         ("pods_under_test", "module:name", UsageError),
         ("pods_under_test:NOT_CALLABLE", "expected a factory", UsageError),
         ("pods_under_test:raises", "RuntimeError: cannot start", TargetError),
+        ("pods_under_test:leaves", "SystemExit", PodraceError),
     ],
 )
 def test_a_target_that_makes_no_pod_is_one_clear_line(
@@ -201,7 +215,8 @@ def test_a_target_that_makes_no_pod_is_one_clear_line(
 
 def test_a_part_that_cannot_be_built_is_one_clear_line(spec: PodSpec, capfd: pytest.CaptureFixture[str]) -> None:
     """As where a pod starts while its parent is killed and the temporary folder goes."""
-    fleet = Fleet([replace(spec, memory="builtins:open", ledger_path="/no/such/ledger")], on_event=lambda event: None)
+    services, settings = {"memory": "builtins:open"}, {"memory": {"file": "/no/such/ledger"}}
+    fleet = Fleet([replace(spec, services=services, settings=settings)], on_event=lambda event: None)
     with pytest.raises(HarnessError, match="pod A cannot be made: FileNotFoundError") as caught, fleet:
         pytest.fail("it cannot have started")
     assert "\n" not in str(caught.value)
@@ -220,9 +235,16 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 from dataclasses import replace
 from podrace.simulator.fleets.processes import Fleet, PodSpec
 spec = PodSpec(
-    name="A", redis_url="unix:///nowhere", prefix="x:", files_url="http://127.0.0.1:9", ledger_path={ledger!r},
-    target="podrace.reference.targets:shared", memory="podrace.reference.memory:MemoryLedger",
-    gemini="podrace.reference.gemini:GeminiFiles", options={{"absorb_limit": 1}},
+    name="A", redis_url="unix:///nowhere", prefix="x:", target="podrace.reference.targets:shared",
+    services={{
+        "memory": "podrace.reference.memory:MemoryLedger",
+        "gemini": "podrace.reference.gemini:GeminiFiles",
+    }},
+    settings={{
+        "memory": {{"path": {ledger!r}}},
+        "gemini": {{"api_key": "test", "base_url": "http://127.0.0.1:9"}},
+    }},
+    options={{"absorb_limit": 1}},
 )
 specs = [replace(spec, name=name) for name in "ABCDEFGHI"]
 fleet = Fleet(specs[:{pods}], on_event=lambda event: None)

@@ -1,26 +1,29 @@
-"""The ledger in memory keeps the contract of the real one."""
+"""The memory agent of the simulator keeps the contract of the real one, and more where only a run asks for it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from podrace.reference.memory import MemoryLedger
-from podrace.simulator.fleets.inline import MemoryList
+from podrace.simulator.scenarios.uploads import POISON, UPLOADS, Memory
 
-LEDGERS = {"real": MemoryLedger, "in memory": lambda path: MemoryList()}
+LEDGERS = {"real": MemoryLedger, "in memory": lambda path: Memory()}
 TEXT = {"type": "text", "text": "hello"}
-IMAGE = {"type": "google_cloud_file_uri", "google_cloud_file_uri": "http://files.invalid/v1beta/files/a"}
+URI = "http://files.invalid/v1beta/files/a"
+IMAGE = {"type": "google_cloud_file_uri", "google_cloud_file_uri": URI}
 
 
 @pytest.fixture(params=LEDGERS)
 def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
     made = LEDGERS[request.param](tmp_path / "ledger.sqlite")
     yield made
-    made.close()
+    with suppress(AttributeError):
+        made.close()
 
 
 def test_batches_come_back_in_order_with_their_parts(ledger: Any) -> None:
@@ -48,3 +51,48 @@ def test_what_is_changed_after_sending_does_not_change_the_record(ledger: Any) -
     ledger.send("alice", [part], "batch-a")
     part["text"] = "other"
     assert ledger.batches() == [("batch-a", "alice", [TEXT])]
+
+
+# --- of the simulator's alone ---
+
+
+@pytest.fixture
+def memory() -> Memory:
+    return Memory(lambda: 12.5)
+
+
+def test_a_batch_id_belongs_to_its_user(memory: Memory) -> None:
+    memory.send("alice", [TEXT], "batch-a")
+    memory.send("bob", [TEXT], "batch-a")
+    assert [user for _, user, _ in memory.batches()] == ["alice", "bob"]
+
+
+def test_when_a_batch_came_is_recorded(memory: Memory) -> None:
+    memory.send("alice", [TEXT], "batch-a")
+    memory.send("alice", [TEXT], "batch-a")
+    assert memory.times_s == [12.5]
+
+
+def test_a_poisonous_batch_is_refused_whole_every_time(memory: Memory) -> None:
+    for _ in range(2):
+        with pytest.raises(ValueError, match="cannot take this batch"):
+            memory.send("alice", [TEXT, {"type": "text", "text": f"a {POISON} message"}], "batch-a")
+    assert memory.batches() == []
+    memory.send("alice", [TEXT], "batch-a")
+    assert len(memory.batches()) == 1
+
+
+def test_an_older_fence_is_refused(memory: Memory) -> None:
+    memory.send("alice", [TEXT], fence=2)
+    memory.send("alice", [TEXT], fence=2)
+    with pytest.raises(PermissionError, match="fence 1 is older than 2"):
+        memory.send("alice", [TEXT], fence=1)
+    memory.send("bob", [TEXT], fence=1)
+    assert [user for _, user, _ in memory.batches()] == ["alice", "alice", "bob"]
+
+
+def test_files_that_cannot_be_read_are_noted_with_their_batch_for_the_pod_that_sends_them(memory: Memory) -> None:
+    memory.is_usable = lambda uri, pod: (uri, pod) != (URI, "B")
+    for pod in "AB":
+        UPLOADS.service_for(pod, "memory", memory).send("alice", [TEXT, IMAGE])
+    assert memory.unusable == {(1, URI)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import redis
@@ -14,63 +15,154 @@ from podrace.simulator.servers.probe import Probe
 
 @pytest.fixture
 def probe(server: EmbeddedServer, redis_client: redis.Redis) -> Iterator[Probe]:
-    made = Probe(connect(server.url))
+    made = Probe(connect(server.url), own=True)
     yield made
     made.close()
 
 
-def test_time_to_live(probe: Probe, redis_client: redis.Redis) -> None:
+@pytest.fixture
+def guest(server: EmbeddedServer, redis_client: redis.Redis) -> Iterator[Probe]:
+    """On a server that is not ours."""
+    made = Probe(connect(server.url), own=False)
+    yield made
+    made.close()
+
+
+def test_how_long_keys_have_to_live(probe: Probe, redis_client: redis.Redis) -> None:
     redis_client.set("lease", 1, px=30_000)
+    redis_client.set("dated", 1, pxat=4_000_000_000_000)
     redis_client.set("kept", 1)
-    left_ms = probe.expires_ms("lease")
-    assert left_ms is not None
-    assert 29_000 < left_ms <= 30_000
-    assert probe.expires_ms("kept") is None
-    assert probe.expires_ms("none") is None
+    lease, dated, kept, none = probe.lives(["lease", "dated", "kept", "none"])
+    assert 29_000 < lease[0] <= 30_000
+    assert dated[1] == 4_000_000_000_000
+    assert kept == (-1, -1)
+    assert none == (-2, -2)
+    assert probe.lives([]) == []
 
 
-def test_time_passes_for_the_keys_that_are_due(probe: Probe, redis_client: redis.Redis) -> None:
-    redis_client.set("short", 1, px=30_000)
-    redis_client.set("long", 1, ex=3600)
-    redis_client.set("kept", 1)
-    keys = ["short", "long", "kept", "none"]
-    assert probe.left(keys, longer_than_ms=60_000) == ["long", "kept"]
-    assert probe.lapse(keys, 60_000) == ["short"]
-    assert sorted(redis_client.keys()) == [b"kept", b"long"]
-    assert probe.lapse([], 60_000) == []
+def test_a_time_to_live_is_set(probe: Probe, redis_client: redis.Redis) -> None:
+    redis_client.mset({"short": 1, "long": 1})
+    probe.let_live([("short", 10_000), ("long", 3_600_000)])
+    assert 9_000 < redis_client.pttl("short") <= 10_000
+    assert 3_599_000 < redis_client.pttl("long") <= 3_600_000
+    probe.let_live([])
 
 
-def test_damaged_json_keeps_its_time_to_live(probe: Probe, redis_client: redis.Redis) -> None:
-    redis_client.set("status", '{"status": "pending"}', ex=3600)
-    redis_client.rpush("list", "{}")
-    redis_client.set("text", "plain")
-    assert [probe.is_json(key) for key in ("status", "list", "text", "none")] == [True, False, False, False]
-    probe.corrupt("status")
-    assert redis_client.get("status") == b'{"status":'
-    assert 3500 < redis_client.ttl("status") <= 3600
+def test_on_our_own_server_a_key_whose_time_is_over_stays_until_the_harness_ends_it(
+    probe: Probe, redis_client: redis.Redis
+) -> None:
+    redis_client.set("lease", "held")
+    redis_client.pexpireat("lease", 1)  # long ago
+    assert (probe.exists("lease"), probe.value("lease")) == (True, "held")
+    probe.delete(["lease"])
+    assert not probe.exists("lease")
+
+
+def test_a_server_of_ours_ends_keys_by_itself_again_after_the_harness(
+    server: EmbeddedServer, redis_client: redis.Redis
+) -> None:
+    Probe(connect(server.url), own=True).close()
+    assert redis_client.config_get("import-mode") == {"import-mode": "no"}
+
+
+def test_on_another_server_no_setting_is_changed(guest: Probe, redis_client: redis.Redis) -> None:
+    assert redis_client.config_get("import-mode") == {"import-mode": "no"}
 
 
 def test_values_of_every_kind_of_key(probe: Probe, redis_client: redis.Redis) -> None:
     redis_client.set("string", "a")
-    redis_client.rpush("list", "b", "c")
-    redis_client.sadd("set", "d")
-    redis_client.hset("hash", "e", "f")
-    redis_client.zadd("zset", {"g": 1})
-    redis_client.xadd("stream", {"h": "i"}, id="1-1")
-    kinds = ["string", "list", "set", "hash", "zset", "stream", "none"]
-    assert probe.values(kinds) == ["a", "[b, c]", "[d]", "[e, f]", "[g]", "[[1-1, [h, i]]]"]
+    redis_client.rpush("list", "c", "b")
+    redis_client.sadd("set", "e", "d")
+    redis_client.hset("hash", mapping={"g": "1", "f": "2"})
+    redis_client.zadd("zset", {"h": 1})
+    redis_client.xadd("stream", {"i": "j"}, id="1-1")
+    assert probe.value("string") == "a"
+    assert probe.value("list") == ["c", "b"]
+    assert probe.value("set") == ["d", "e"]
+    assert list(probe.value("hash").items()) == [("f", "2"), ("g", "1")]
+    assert probe.value("zset") == ["h", "1"]
+    assert probe.value("stream") == [["1-1", ["i", "j"]]]
+    assert probe.value("none") is None
+
+
+def test_any_bytes_are_a_key_and_a_value(probe: Probe, redis_client: redis.Redis) -> None:
+    redis_client.set(b"k\xff\x00", b"v\xfe")
+    (key,) = probe.under("k")
+    assert probe.value(key) == "v\udcfe"
+    probe.delete([key])
+    assert redis_client.dbsize() == 0
 
 
 @pytest.mark.parametrize("prefix", ["run:", "a*b?", "[x]", "back\\slash^"])
 def test_keys_under_a_prefix_and_no_others(probe: Probe, redis_client: redis.Redis, prefix: str) -> None:
     redis_client.mset({f"{prefix}2": 1, f"{prefix}1": 1, "aXbY1": 1, "x1": 1, "other": 1})
     assert probe.under(prefix) == [f"{prefix}1", f"{prefix}2"]
-    probe.delete(*probe.under(prefix))
+    probe.delete(probe.under(prefix))
     assert redis_client.dbsize() == 3
-    probe.delete()
+    probe.delete([])
+    assert redis_client.dbsize() == 3
 
 
-def test_forgotten_scripts_are_gone(probe: Probe, redis_client: redis.Redis) -> None:
+@pytest.mark.parametrize("scripts", [False, True])
+def test_our_own_server_is_cleared_of_everything(probe: Probe, redis_client: redis.Redis, scripts: bool) -> None:
+    redis_client.mset({"a": 1, "b": 1})
     sha = redis_client.script_load("return 1")
-    probe.forget_scripts()
-    assert redis_client.script_exists(sha) == [False]
+    probe.clear(["a"], scripts=scripts)
+    assert redis_client.dbsize() == 0
+    assert redis_client.script_exists(sha) == [not scripts]
+
+
+def test_another_server_is_cleared_of_our_keys_alone(guest: Probe, redis_client: redis.Redis) -> None:
+    redis_client.mset({"ours": 1, "theirs": 1})
+    sha = redis_client.script_load("return 1")
+    guest.clear(["ours"], scripts=True)
+    assert redis_client.keys() == [b"theirs"]
+    assert redis_client.script_exists(sha) == [True]
+    guest.clear([], scripts=False)
+    assert redis_client.keys() == [b"theirs"]
+
+
+def test_damage_to_a_string_keeps_its_time_to_live(probe: Probe, redis_client: redis.Redis) -> None:
+    redis_client.set("status", '{"status": "pending"}', ex=3600)
+    probe.damage("status")
+    assert redis_client.get("status") == b'{"status":'
+    assert 3500 < redis_client.ttl("status") <= 3600
+
+
+def test_damage_to_a_list_strikes_its_first_item(probe: Probe, redis_client: redis.Redis) -> None:
+    redis_client.rpush("queue", "abcd", "efgh")
+    probe.damage("queue")
+    assert redis_client.lrange("queue", 0, -1) == [b"ab", b"efgh"]
+
+
+def test_damage_to_a_hash_strikes_its_longest_field(probe: Probe, redis_client: redis.Redis) -> None:
+    redis_client.hset("hash", mapping={"a": "1", "b": "2345"})
+    probe.damage("hash")
+    assert redis_client.hgetall("hash") == {b"a": b"1", b"b": b"23"}
+
+
+def test_damage_to_what_is_not_there_makes_no_key(probe: Probe, redis_client: redis.Redis) -> None:
+    probe.damage("none")
+    assert redis_client.dbsize() == 0
+
+
+@pytest.mark.parametrize(
+    ("command", "keys"),
+    [
+        (("ZUNIONSTORE", "to", 1, "a"), {"to", "a"}),
+        (("PING",), None),
+        (("NO-SUCH-COMMAND", "a"), None),
+        (("SET", ["no", "text"], 1), None),
+    ],
+)
+def test_the_server_tells_the_keys_of_a_command(probe: Probe, command: tuple[Any, ...], keys: set[str] | None) -> None:
+    found = probe.keys_of(command)
+    assert (found and {key.decode() for key, _ in found}) == keys
+
+
+def test_an_error_among_replies_is_raised(probe: Probe, redis_client: redis.Redis) -> None:
+    redis_client.set("a", "text")
+    with pytest.raises(redis.ResponseError, match="not an integer"):
+        probe.ask(("INCR", "a"))
+    assert probe.ask(("PING",), ("EXISTS", "a")) == [b"PONG", 1]
+    assert probe.ask() == []

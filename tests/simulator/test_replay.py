@@ -1,92 +1,79 @@
-"""A counterexample runs again, step by step, in this process and on real ones, and damaged files say so."""
+"""A schedule that does not fit its target is no verdict, and damaged files say so.
+
+That every counterexample of the matrix runs again, test_scenarios.py shows.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from podrace.simulator.app.campaign import NamedTarget, explore_cell, lab_for, replay
+import podrace
+from podrace.simulator.app.campaign import NamedScenario, explore_cell, lab_for, replay
 from podrace.simulator.app.counterexample import SavedSchedule, load, save
+from podrace.simulator.app.names import PARTS, named_target
 from podrace.simulator.errors import TargetError, UsageError
-from podrace.simulator.history.events import Event
-from podrace.simulator.scenarios.catalogue import SCENARIOS, find
+from podrace.simulator.scenarios.catalogue import find
 from podrace.simulator.search.frontier import Bounds
 from podrace.simulator.servers.connection import Server
 
-PARTS = {"memory": "podrace.reference.memory:MemoryLedger", "gemini": "podrace.reference.gemini:GeminiFiles"}
-VIOLATED = [(scenario.name, target) for scenario in SCENARIOS for target in sorted(scenario.violates)]
-ON_PROCESSES = (
-    ("timeout-overwrites-completion", "shared"),  # an early timer
-    ("crash-after-send", "shared"),  # a kill
-    ("paused-pod", "shared"),  # a pause
-    ("push-applied-twice", "shared"),  # a dropped reply, and the client's own retry
-    ("expired-before-absorbed", "shared"),  # a key that expires
-    ("foreign-pod", "local"),
-)
-
-Find = Callable[[str, str], tuple[SavedSchedule, list[Event]]]
-
-
-def named(target: str) -> NamedTarget:
-    return NamedTarget(target, f"podrace.reference.targets:{target}")
+SHARED = named_target("shared")
+ROW = "timeout-overwrites-completion"
 
 
 @pytest.fixture
-def found(run_server: Server, tmp_path: Path) -> Find:
-    def find_one(scenario: str, target: str) -> tuple[SavedSchedule, list[Event]]:
-        bounds = Bounds(preemptions=2 if scenario == "foreign-unlock" else 1)
-        cell = explore_cell(run_server, named(target), find(scenario), bounds, seed=7, folder=tmp_path)
-        path = Path(str(cell.counterexample))
-        history = path.parent / f"{target}-{scenario}.history.jsonl"
-        return load(path), [json.loads(line) for line in history.read_text().splitlines()]
-
-    return find_one
-
-
-def steps_of(events: Any) -> list[Any]:
-    return [
-        (event["actor"], event["kind"], event["action"], event["what"].split(" ")[0])
-        for event in events
-        if event["type"] == "step"
-    ]
-
-
-@pytest.mark.parametrize(("scenario", "target"), VIOLATED, ids=[f"{s}-{t}" for s, t in VIOLATED])
-def test_every_counterexample_replays_inline(run_server: Server, found: Find, scenario: str, target: str) -> None:
-    saved, history = found(scenario, target)
-    with lab_for("inline", run_server, named(target), find(scenario), seed=7, parts={}) as lab:
-        again = replay(lab, saved)
-    assert ", ".join(again.judgement.kinds) == saved.words
-    assert (again.judgement.verdict, again.sentence) == (saved.verdict, saved.sentence)
-    assert steps_of(again.events) == steps_of(history)
-
-
-@pytest.mark.parametrize(("scenario", "target"), ON_PROCESSES, ids=[s for s, _ in ON_PROCESSES])
-def test_a_counterexample_replays_on_processes(run_server: Server, found: Find, scenario: str, target: str) -> None:
-    saved, history = found(scenario, target)
-    with lab_for("processes", run_server, named(target), find(scenario), seed=7, parts=PARTS) as lab:
-        again = replay(lab, saved)
-    assert ", ".join(again.judgement.kinds) == saved.words
-    assert again.judgement.verdict == saved.verdict
-    assert steps_of(again.events) == steps_of(history)
-    calls = [event["type"] for event in again.events if "call" in event]
-    assert calls == [event["type"] for event in history if "call" in event]
+def saved(run_server: Server, tmp_path: Path) -> SavedSchedule:
+    row = NamedScenario(ROW, find(ROW))
+    cell = explore_cell(run_server, SHARED, row, Bounds(preemptions=1), seed=7, folder=tmp_path, parts=PARTS)
+    return load(Path(str(cell.counterexample)))
 
 
 @pytest.mark.parametrize("fleet", ["inline", "processes"])
-def test_a_schedule_that_does_not_fit_the_target_is_no_verdict(run_server: Server, found: Find, fleet: str) -> None:
-    saved, _ = found("timeout-overwrites-completion", "shared")
-    foreign = replace(saved, decisions=(*saved.decisions[:2], ("Q", "go"), *saved.decisions[2:]))
+def test_a_schedule_that_does_not_fit_the_target_is_no_verdict(
+    run_server: Server, saved: SavedSchedule, fleet: str
+) -> None:
+    foreign = replace(saved, decisions=(*saved.decisions[:2], ("Q", "go", "SET key"), *saved.decisions[2:]))
     with (
-        lab_for(fleet, run_server, named("shared"), find(saved.scenario), seed=7, parts=PARTS) as lab,
+        lab_for(fleet, run_server, SHARED, find(ROW), seed=7, parts=PARTS) as lab,
         pytest.raises(TargetError, match="step 3: Q is not where the schedule has it"),
     ):
         replay(lab, foreign)
+
+
+@pytest.mark.parametrize("fleet", ["inline", "processes"])
+def test_a_target_that_has_changed_since_is_told_with_the_step(
+    run_server: Server, saved: SavedSchedule, fleet: str
+) -> None:
+    actor, action, what = saved.decisions[1]
+    assert what.startswith("SET upload_status:")
+    changed = replace(saved, decisions=(saved.decisions[0], (actor, action, "GET other"), *saved.decisions[2:]))
+    with (
+        lab_for(fleet, run_server, SHARED, find(ROW), seed=7, parts=PARTS) as lab,
+        pytest.raises(TargetError, match="at step 2 expected 'GET other', got 'SET upload_status:"),
+    ):
+        replay(lab, changed)
+
+
+def test_a_file_names_no_prefix_and_no_folder_of_the_run(saved: SavedSchedule, run_server: Server) -> None:
+    text = json.dumps(saved.decisions)
+    assert run_server.prefix not in text
+    assert "podrace-images-" not in text
+
+
+def test_what_explore_finds_replay_runs_again_from_python(tmp_path: Path) -> None:
+    cell = podrace.explore("shared", ROW, preemptions=1, folder=tmp_path)
+    assert (cell.verdict, cell.words) == ("violated", "lost")
+    again = podrace.replay(str(cell.counterexample), fleet="inline")
+    assert (again.judgement.words, again.sentence) == ("lost", cell.sentence)
+
+
+def test_an_unknown_fleet_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="fleet 'threads': expected processes or inline"):
+        podrace.replay(tmp_path / "x.podrace.json", fleet="threads")
 
 
 SAVED = SavedSchedule(
@@ -99,7 +86,7 @@ SAVED = SavedSchedule(
     faults=0,
     preemptions=0,
     sentence="gone.",
-    decisions=(("A", "go"), ("B", "kill")),
+    decisions=(("A", "go", "call m1"), ("B", "kill", "kill")),
 )
 
 
@@ -111,12 +98,12 @@ def test_a_schedule_is_read_as_it_was_written(tmp_path: Path) -> None:
 
 DAMAGED = {
     "empty": "",
-    "cut": '{"version": 1, "target',
+    "cut": '{"version": 2, "target',
     "no object": "[]",
-    "another version": '{"version": 2}',
+    "another version": json.dumps({"version": 1}),
     "foreign": '{"name": "podrace"}',
-    "fields missing": '{"version": 1}',
-    "no pairs": '{"version": 1, "decisions": [["A"]]}',
+    "fields missing": '{"version": 2}',
+    "no triples": '{"version": 2, "decisions": [["A"]]}',
     "binary": "\x00\x01",
 }
 
@@ -132,7 +119,17 @@ def test_a_damaged_file_is_one_line(tmp_path: Path, text: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("seed", "7"), ("seed", -1), ("retries", None), ("decisions", 5), ("decisions", None), ("faults", 1.5)],
+    [
+        ("version", 1),
+        ("seed", "seven"),
+        ("seed", -1),
+        ("retries", None),
+        ("decisions", 5),
+        ("decisions", None),
+        ("decisions", [["A", "go"]]),
+        ("faults", 1.5),
+        ("unheard-of", 1),
+    ],
 )
 def test_a_field_of_the_wrong_kind_is_refused(tmp_path: Path, name: str, value: Any) -> None:
     path = tmp_path / "x.podrace.json"

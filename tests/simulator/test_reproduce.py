@@ -18,12 +18,12 @@ import pytest
 from PIL import Image
 
 from podrace.reference.memory import MemoryLedger
-from podrace.simulator.app.cli import PARTS, TARGETS
 from podrace.simulator.app.images import identify, prepare
 from podrace.simulator.app.moments import moments
+from podrace.simulator.app.names import PARTS, TARGETS
 from podrace.simulator.app.reproduce import Reproduction, Workload, pod_name
-from podrace.simulator.history.events import read_history
-from podrace.simulator.judge.checks import HOLDS, VIOLATED
+from podrace.simulator.history.events import Words, read_history, readable
+from podrace.simulator.judge.findings import HOLDS, VIOLATED
 from podrace.simulator.servers.connection import connect, open_server
 from podrace.simulator.servers.files_api import FilesApi
 
@@ -80,17 +80,18 @@ def test_a_reproduction(tmp_path: Path, target: str, verdict: str, lost: int) ->
         "image-0001",
         "image-0002",
     ][:lost]
-    assert (judgement.images, judgement.accepted, judgement.delivered) == (3, 6, 6 - lost)
+    counts = judgement.counts
+    assert (counts["images"], counts["accepted"], counts["delivered"]) == (3, 6, 6 - lost)
     assert sorted(record.mark or "" for record in uploaded.values()) == ["image-0001", "image-0002", "image-0003"]
     assert sum(advanced) == 3
     assert done.elapsed_s * 1000 >= done.events[-1]["t_ms"]
     times = [event["t_ms"] for event in done.events]
     assert times == sorted(times)
-    assert done.events[-1]["type"] == "final"
+    assert {event["type"] for event in done.events} == {"invoke", "ok", "step", "snapshot"}
     with closing(MemoryLedger(tmp_path / f"ledger-{target}.sqlite")) as ledger:
         kept = [part for _, _, parts in ledger.batches() for part in parts if "google_cloud_file_uri" in part]
     assert len(kept) == 3 - lost
-    shown = moments(done.events)
+    shown = moments(readable(done.events, Words(server.prefix)))
     assert [moment.name for moment in shown] == ["T0", "T1", "T2", "T3"]
     assert [moment.t_ms for moment in shown] == sorted(moment.t_ms for moment in shown)
     said = [" ".join(f"{who} {what}" for who, what in moment.lines) for moment in shown]
@@ -140,8 +141,12 @@ def test_the_runs_folder_holds_all_of_it(default_run: Any, podrace_once: Podrace
     assert max(map(len, timelines.splitlines())) <= 100
     events = read_history(folder / "history.jsonl")
     assert {event["target"] for event in events} == {"local", "shared"}
-    assert {event["type"] for event in events} == {"invoke", "ok", "step", "snapshot", "final"}
-    assert [event["type"] for event in events].count("final") == 2
+    assert {event["type"] for event in events} == {"invoke", "ok", "step", "snapshot"}
+    assert [event["moment"] for event in events if event["type"] == "snapshot"] == [
+        "accepted",
+        "uploaded",
+        "absorbed",
+    ] * 2
 
 
 def test_the_result_has_the_form_of_the_design(default_run: Any, podrace_once: Podrace) -> None:
@@ -160,6 +165,7 @@ def test_the_result_has_the_form_of_the_design(default_run: Any, podrace_once: P
         assert cell["counts"] == {
             "accepted": 2,
             "delivered": 2 - lost,
+            "images": 1,
             "lost": lost,
             "duplicated": 0,
             "misreported": 0,

@@ -1,56 +1,61 @@
-"""The catalogue: its names and numbers, and that every cell is what its table expects."""
+"""The catalogue: its names and numbers, and that every cell is what its table expects, here and on processes."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from podrace.simulator.app.campaign import NamedTarget, explore_cell, markdown
-from podrace.simulator.app.runs import Cell
+from podrace.simulator.app.campaign import NamedScenario, NamedTarget, explore_cell, lab_for, replay
+from podrace.simulator.app.counterexample import load
+from podrace.simulator.app.names import PARTS, named_target
 from podrace.simulator.errors import UsageError
-from podrace.simulator.scenarios.catalogue import SCENARIOS, Absorb, Add, Ask, Scenario, find
+from podrace.simulator.judge.findings import VIOLATED, Finding
+from podrace.simulator.scenarios.catalogue import SCENARIOS, find
+from podrace.simulator.scenarios.model import Call, Ref, Scenario, Workload
+from podrace.simulator.scenarios.uploads import UPLOADS, Uploads, add
 from podrace.simulator.search.frontier import Bounds
 from podrace.simulator.servers.connection import Server
 
 CELLS = [(scenario, target) for scenario in SCENARIOS for target in ("local", "shared")]
+ROWS = {*range(1, 21), 26, 28, 30, 32, *range(34, 40)}
 WORDS = {
     ("foreign-pod", "local"): "lost",
     ("foreign-pod", "shared"): "ok",
     ("timeout-overwrites-completion", "local"): "ok",
     ("timeout-overwrites-completion", "shared"): "lost",
-    ("corrupt-value", "local"): "–",
     ("crash-between-status-and-push", "shared"): "leaked",
     ("crash-before-send", "shared"): "ok",
     ("stale-local-copy", "shared"): "misreported",
     ("poison-message", "shared"): "stuck",
     ("push-applied-twice", "shared"): "duplicated",
     ("pod-killed-mid-upload", "shared"): "lost, stuck",
+    ("foreign-status", "local"): "misreported",
+    ("two-absorbers", "shared"): "ok",
+    ("same-id-twice", "shared"): "duplicated",
+    ("two-users", "local"): "ok",
+    ("subscriber-dropped", "shared"): "–",
 }
 
+NEEDS_TWO = {"foreign-unlock"}
+"""Rows that are violated with two preemptions, not with one."""
 
-def test_names_and_rows_are_unique() -> None:
+
+def test_names_are_unique_and_the_rows_are_there() -> None:
     assert len({scenario.name for scenario in SCENARIOS}) == len(SCENARIOS)
-    assert len({scenario.row for scenario in SCENARIOS}) == len(SCENARIOS)
-    assert {*range(1, 21), 26, 28} <= {scenario.row for scenario in SCENARIOS}
+    assert {scenario.row for scenario in SCENARIOS} == ROWS
+    assert [scenario.row for scenario in SCENARIOS] == sorted(scenario.row for scenario in SCENARIOS)
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
 def test_an_entry_is_whole(scenario: Scenario) -> None:
-    calls = [call for line in scenario.lines.values() for call in line]
-    names = [call.name for call in calls]
-    assert len(set(names)) == len(names)
-    images = {image for call in calls if isinstance(call, Add) for image in call.images}
-    for call in calls:
-        assert set(call.after) <= set(names)
-        assert not isinstance(call, Ask) or call.image in images
-        assert not isinstance(call, Add) or set(call.again) <= images
-        assert isinstance(call, Add | Absorb | Ask)
-    assert not scenario.needs_fault or scenario.faults
     assert scenario.what
-    assert {fault.name for fault in scenario.faults if fault.heals and fault.drawn} == {
-        fault.name for fault in scenario.faults
-    }
+    assert isinstance(scenario.workload, Uploads)
+    assert not scenario.violates & scenario.spares
+    assert scenario.violates | scenario.spares <= {"local", "shared"}
+    assert scenario.faults or not scenario.spares
 
 
 @pytest.mark.parametrize(
@@ -67,20 +72,82 @@ def test_a_name_finds_its_entry() -> None:
     assert all(find(scenario.name) is scenario for scenario in SCENARIOS)
 
 
+def test_two_calls_of_one_name_are_refused() -> None:
+    with pytest.raises(UsageError, match="two calls are named 'one'"):
+        Scenario("twice", {"A": [Call("one", "get")], "B": [Call("one", "get")]})
+
+
+@pytest.mark.parametrize(
+    "call",
+    [Call("one", "get", after=("two",)), Call("one", "get", (Ref("two"),)), Call("one", "get", ([Ref("two", 0)],))],
+    ids=["after", "a reference", "a reference in a list"],
+)
+def test_a_call_that_is_not_there_is_refused(call: Call) -> None:
+    with pytest.raises(UsageError, match="scenario odd, call one: there is no call 'two'"):
+        Scenario("odd", {"A": [call]})
+
+
+def test_pods_are_what_the_lines_name() -> None:
+    lines = {"A": [Call("one", "get")], "B": [], "A.reader": [Call("two", "get")]}
+    assert Scenario("pods", lines).pods == ("A", "B")
+
+
+def test_a_finding_has_one_of_the_five_words() -> None:
+    with pytest.raises(ValueError, match="expected one of lost, duplicated, misreported, stuck, leaked"):
+        Finding("broken", "m1", "m1 is broken")
+
+
+def test_an_upload_scenario_is_prepared_with_one_picture_an_image(tmp_path: Path) -> None:
+    scenario = Scenario("images", {"A": [add("m1", ["one", "two"]), add("m2", ["one"])]}, workload=UPLOADS)
+    prepared: Any = scenario.workload.prepare(scenario, tmp_path)
+    assert set(prepared.files) == {"one", "two"}
+    assert {prepared.identify(path.read_bytes()): name for name, path in prepared.files.items()} == {
+        "one": "one",
+        "two": "two",
+    }
+    assert prepared.identify(b"something else") is None
+    assert Workload().prepare(scenario, tmp_path) == Workload()
+
+
 @pytest.mark.parametrize(("scenario", "target"), CELLS, ids=[f"{s.name}-{t}" for s, t in CELLS])
-def test_every_cell_is_as_expected(run_server: Server, tmp_path: Path, scenario: Scenario, target: str) -> None:
-    named = NamedTarget(target, f"podrace.reference.targets:{target}")
-    cell = explore_cell(run_server, named, scenario, Bounds(), seed=7, folder=tmp_path)
-    assert (cell.verdict, cell.expected) == (scenario.expected(target), scenario.expected(target)), cell.note
+def test_every_cell_is_as_expected_and_its_counterexample_replays(
+    run_server: Server, tmp_path: Path, scenario: Scenario, target: str
+) -> None:
+    """With the same words and the same steps in this process and on processes of their own."""
+    named = named_target(target)
+    assert (named.name, named.path) == (target, f"podrace.reference.targets:{target}")
+    expected = scenario.expected(target)
+    row = NamedScenario(scenario.name, scenario)
+    bounds = Bounds(preemptions=1 if expected == VIOLATED and scenario.name not in NEEDS_TWO else 2)
+    cell = explore_cell(run_server, named, row, bounds, seed=7, folder=tmp_path, parts=PARTS)
+    assert (cell.verdict, cell.expected, cell.is_expected) == (expected, expected, True), cell.note
     assert cell.words == WORDS.get((scenario.name, target), cell.words)
     assert (cell.counterexample is not None) == (cell.verdict == "violated")
+    if cell.counterexample:
+        for fleet in ("inline", "processes"):
+            assert_replays(run_server, named, scenario, Path(cell.counterexample), fleet)
 
 
-def test_the_matrix_marks_what_was_not_expected() -> None:
-    cells = [
-        Cell("local", "foreign-pod", "inline", "violated", "violated", {}, words="lost"),
-        Cell("shared", "foreign-pod", "inline", "violated", "holds", {}, words="stuck"),
+def assert_replays(server: Server, target: NamedTarget, scenario: Scenario, file: Path, fleet: str) -> None:
+    saved = load(file)
+    history = file.with_name(file.name.replace(".podrace.json", ".history.jsonl"))
+    before = [json.loads(line) for line in history.read_text(encoding="utf-8").splitlines()]
+    with lab_for(fleet, server, target, scenario, seed=7, parts=PARTS) as lab:
+        again = replay(lab, saved)
+    assert (again.judgement.verdict, again.judgement.words) == (saved.verdict, saved.words)
+    assert again.sentence == saved.sentence
+    assert steps_of(again.events) == steps_of(before)
+    assert ends_of(again.events) == ends_of(before)
+
+
+def steps_of(events: Any) -> list[Any]:
+    """Who did what and what became of it; not what came back, in which the URI of a file differs."""
+    return [
+        (event["actor"], event["kind"], event["action"], event["what"].split(" ")[0])
+        for event in events
+        if event["type"] == "step"
     ]
-    assert markdown(cells, [find("foreign-pod")]).splitlines()[2:] == [
-        "| 1 | foreign-pod | lost | stuck (unexpected) |"
-    ]
+
+
+def ends_of(events: Any) -> list[Any]:
+    return [(event["call"], event["type"]) for event in events if "call" in event]

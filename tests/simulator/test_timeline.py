@@ -7,113 +7,158 @@ from typing import Any
 
 import pytest
 
-from podrace.simulator.app.campaign import NamedTarget, explore_cell
+from podrace.simulator.app.campaign import NamedScenario, NamedTarget, explore_cell
 from podrace.simulator.app.counterexample import load
-from podrace.simulator.app.timeline import DECIDING, brief, draw, rows, sentence
-from podrace.simulator.history.events import read_history
-from podrace.simulator.judge.checks import HOLDS, Finding, Judgement
+from podrace.simulator.app.names import PARTS
+from podrace.simulator.app.timeline import DECIDING, draw, sentence
+from podrace.simulator.history.events import Event, Words, read_history, readable
+from podrace.simulator.judge.findings import Finding, Judgement
 from podrace.simulator.scenarios.catalogue import find
 from podrace.simulator.search.frontier import Bounds
 from podrace.simulator.servers.connection import Server
+from podrace.simulator.world.steps import Step
 
 SHOWN = (
-    ("timeout-overwrites-completion", "shared", "image-1", "read <failed>"),
-    ("foreign-pod", "local", "image-1", "had no finished upload of it in its own memory"),
-    ("crash-after-send", "shared", "message m1 was delivered 2 times", "sent by B"),
-    ("trim-applied-twice", "shared", "message m2 was accepted and is nowhere", "the last write there is"),
-    ("poison-message", "shared", "stood in its queue", "absorbing ends in ValueError"),
-    ("crash-between-status-and-push", "shared", "key upload_status:", "left behind"),
-    ("cleanup-while-resolving", "shared", "was told", "unknown"),
+    ("timeout-overwrites-completion", "shared", "image-1", "sent the message without it", ""),
+    ("foreign-pod", "local", "image-1", "sent the message without it", ""),
+    ("crash-after-send", "shared", "message m1 was delivered 2 times", "sent by B", "✗ killed"),
+    ("trim-applied-twice", "shared", "message m2 was accepted and is nowhere", "", "LTRIM ✗ reply lost"),
+    ("poison-message", "shared", "stands in its queue", "ended in ValueError", ""),
+    ("crash-between-status-and-push", "shared", "key upload_status:", "the last write there is", "✗ killed"),
 )
 
 
-@pytest.mark.parametrize(("scenario", "target", "what", "why"), SHOWN, ids=[s for s, *_ in SHOWN])
+@pytest.mark.parametrize(("scenario", "target", "what", "why", "decides"), SHOWN, ids=[row[0] for row in SHOWN])
 def test_the_sentence_says_what_and_why_and_the_drawing_fits(
-    run_server: Server, tmp_path: Path, scenario: str, target: str, what: str, why: str
+    run_server: Server, tmp_path: Path, scenario: str, target: str, what: str, why: str, decides: str
 ) -> None:
-    named = NamedTarget(target, f"podrace.reference.targets:{target}")
-    cell = explore_cell(run_server, named, find(scenario), Bounds(preemptions=1), seed=7, folder=tmp_path)
+    cell = explore_cell(
+        run_server,
+        NamedTarget(target, f"podrace.reference.targets:{target}"),
+        NamedScenario(scenario, find(scenario)),
+        Bounds(preemptions=1),
+        seed=7,
+        folder=tmp_path,
+        parts=PARTS,
+    )
     told = load(Path(str(cell.counterexample))).sentence
+    assert cell.sentence == told
     assert what in told
     assert why in told
     assert told.endswith(".")
     assert "\n" not in told
     events = read_history(tmp_path / f"{target}-{scenario}.history.jsonl")
     marked = [number for number, event in enumerate(events) if event.get("deciding")]
+    if decides:
+        assert [decides in events[number]["says"] for number in marked] == [True]
     for width in (60, 80, 118):
         lines = draw(events, marked[0] if marked else None, width=width).splitlines()
         assert max(map(len, lines)) <= width
         assert sum(line.startswith(DECIDING) for line in lines) == len(marked)
         assert "Redis" in lines[0]
-        assert len(lines) >= len(rows(events))
     text = (tmp_path / f"{target}-{scenario}.txt").read_text()
-    assert text.endswith(f"\n\n{told}\n")
+    assert text.startswith(draw(events, marked[0] if marked else None))
+    assert told in text.splitlines()
 
 
-def step(actor: str, kind: str, what: str, *, action: str = "go", reply: str = "") -> dict[str, Any]:
-    return {"type": "step", "actor": actor, "kind": kind, "what": what, "action": action, "reply": reply}
+def step(actor: str, kind: str, *args: Any, action: str = "go", reply: Any = None, **more: Any) -> Event:
+    return {"type": "step", "actor": actor, "step": Step(actor, kind, args), "action": action, "reply": reply, **more}
 
 
-EVENTS: list[dict[str, Any]] = [
-    {"type": "invoke", "actor": "A", "call": 1, "op": "add", "message": "m1", "text": "t", "images": ["image-1"]},
-    step("A", "redis", "SET k v", action="drop-request"),
-    step("A", "redis", "SET k v", action="drop-reply", reply="broken"),
-    step("A.timeout-1", "timer", "timer of 10 s fires", action="early"),
-    step("A.upload-1", "gemini", "upload image-1.png", action="hang"),
-    {"type": "died", "actor": "A.upload-1", "error": "ValueError: no"},
-    {"type": "info", "call": 1, "error": "ConnectionError: broken"},
-    {"type": "fault", "actor": "B", "what": "killed"},
-    {"type": "drain", "stage": "soon", "batches": 0},
-    {"type": "final", "ledger": [], "images": {}, "keys": []},
-]
+def sends(actor: str, says: str = "send to alice: 't'", *, failed: bool = False, action: str = "go") -> Event:
+    return step(actor, "service", "memory", "send", (), {}, says=says, failed=failed, action=action)
 
 
-def test_every_kind_of_event_has_its_words() -> None:
-    assert [(pod, does, redis) for _, pod, does, redis in rows(EVENTS)] == [
-        ("A", "add_message m1 with image-1", ""),
-        ("A", "SET ✗ request lost", ""),
-        ("A", "SET ✗ reply lost", "SET k v"),
-        ("A", "timeout-1: timer of 10 s fires early", ""),
-        ("A", "upload-1: upload image-1.png ✗ hang", ""),
-        ("A", "upload-1: ends in ValueError: no", ""),
-        ("A", "→ nobody knows: ConnectionError: broken", ""),
-        ("B", "✗ killed", ""),
-        ("", "everything has settled; the pods that are left absorb what waits", ""),
-    ]
+INVOKE = {"type": "invoke", "actor": "A", "call": 0, "name": "m1", "method": "add_message"}
+ADD = INVOKE | {"args": ("alice", "t", ["image-1"], "m1")}
+EVENTS: list[Event] = readable(
+    [
+        ADD,
+        step("A", "redis", "SET", "run:k", "v", action="drop-request"),
+        step("A", "redis", "SET", "run:k", "v", action="drop-reply"),
+        step("A.upload-1", "service", "gemini", "upload", (), {}, says="upload image-1", failed=True, action="hang"),
+        {"type": "died", "actor": "A.upload-1", "error": "ValueError: no"},
+        {"type": "info", "actor": "A", "call": 0, "error": "ConnectionError: broken"},
+        {"type": "time", "passes_s": 30.0, "gone": ["run:k"], "fault": True},
+        {"type": "fault", "actor": "B", "what": "killed"},
+        {"type": "rest", "stage": "begins"},
+        {"type": "rest", "stage": "over"},
+    ],
+    Words("run:"),
+)
 
 
-@pytest.mark.parametrize("number", range(8))
+@pytest.mark.parametrize("number", range(len(EVENTS)))
 def test_the_mark_stands_at_the_deciding_step(number: int) -> None:
     marked = [line for line in draw(EVENTS, number).splitlines() if line.startswith(DECIDING)]
     assert [line[1:4].strip() for line in marked] == [str(number)]
     assert DECIDING not in draw(EVENTS, None)
 
 
-def test_ids_statuses_and_messages_are_cut_short() -> None:
-    uuid = "0123abcd-0123-4123-8123-0123456789ab"
-    assert brief(f"GET upload_status:{uuid}") == "GET upload_status:0123…"
-    assert brief('{"status": "failed", "filename": "x", "timestamp": 1.5, "result": null}') == "<failed>"
-    assert brief('{"message_id": "m1", "text": "t", "images": [], "timestamp": 1.5}') == "<m1>"
+def test_every_pod_has_a_column_and_redis_the_last() -> None:
+    head, _, *lines = draw(EVENTS, None, width=118).splitlines()
+    assert head.index("Pod A") < head.index("Pod B") < head.index("Redis")
+    killed = next(line for line in lines if "killed" in line)
+    assert killed.index("✗") == head.index("Pod B")
+    lost = next(line for line in lines if "request lost" in line)
+    assert lost.index("SET k v (never arrived)") == head.index("Redis")
+    asides = [line for line in lines if "──" in line]
+    assert len(asides) == 3  # time, and the two of the rest
+    assert "30 s; over: k" in asides[0]
 
 
-@pytest.mark.parametrize(
-    ("kind", "subject"),
-    [
-        ("lost", "image-1"),
-        ("lost", "m1"),
-        ("duplicated", "m1"),
-        ("misreported", "image-1"),
-        ("stuck", "m1"),
-        ("leaked", "k"),
-    ],
-)
-def test_every_kind_of_finding_ends_in_one_sentence(kind: str, subject: str) -> None:
-    told = sentence(EVENTS, Judgement(1, 1, 0, (Finding(kind, subject, f"{subject} is {kind}"),)))
-    assert told.startswith(f"{subject} is {kind}")
+def test_an_event_that_shows_nothing_takes_no_line() -> None:
+    silent = {"n": 9, "type": "step", "pod": "A", "line": "", "says": "", "redis": "", "marks": ""}
+    assert draw([*EVENTS, silent], None) == draw(EVENTS, None)
+
+
+# --- why: only what the history proves ---
+
+
+def why(kind: str, subject: str, *raw: Event) -> str:
+    """What the sentence says after what went wrong."""
+    told = sentence(readable(raw, Words("run:")), Judgement((Finding(kind, subject, "It is wrong"),)))
+    assert told.startswith("It is wrong")
     assert told.endswith(".")
+    return told.removeprefix("It is wrong").removeprefix(": ").removesuffix(".")
 
 
 def test_what_holds_needs_no_sentence() -> None:
-    judgement = Judgement(1, 1, 2, ())
-    assert judgement.verdict == HOLDS
-    assert sentence(EVENTS, judgement) == ""
+    assert sentence(EVENTS, Judgement(())) == ""
+
+
+@pytest.mark.parametrize("kind", ["lost", "duplicated", "misreported", "stuck", "leaked"])
+def test_without_a_proof_no_reason_is_said(kind: str) -> None:
+    assert why(kind, "m1", ADD) == ""
+
+
+@pytest.mark.parametrize("subject", ["m1", "image-1"])
+def test_a_duplicate_was_sent_by(subject: str) -> None:
+    once = [ADD, sends("B"), sends("C", failed=True), sends("D", action="drop-reply"), sends("E", "send to alice: 'x'")]
+    assert why("duplicated", subject, *once) == ""
+    assert why("duplicated", subject, *once, sends("C")) == "sent by B (step 1) and C (step 5)"
+
+
+def test_a_lost_image_was_left_out_by_the_first_that_sent_its_message() -> None:
+    assert why("lost", "image-1", ADD, sends("B"), sends("C")) == "B sent the message without it (step 1)"
+
+
+def test_a_lost_message_went_with_the_pod_that_was_killed() -> None:
+    killed = {"type": "fault", "actor": "A", "what": "killed"}
+    assert why("lost", "m1", ADD, killed) == "pod A was killed (step 1)"
+
+
+def test_what_is_stuck_names_the_call_that_raised_last() -> None:
+    raised = [{"type": "fail", "actor": pod, "call": 0, "error": f"ValueError: {pod}"} for pod in "BC"]
+    assert why("stuck", "m1", ADD, *raised) == "C ended in ValueError: C (step 2)"
+
+
+def test_a_key_that_leaked_names_its_last_writer_whose_write_succeeded() -> None:
+    writes = [
+        step("A", "redis", "SET", "run:k", "v", reply=True),
+        step("B", "redis", "GET", "run:k", reply=b"v"),
+        step("B", "redis", "SET", "run:k2", "v", reply=True),
+        step("C", "redis", "LPUSH", "run:k", "v", reply="ResponseError: wrong kind"),
+        step("D", "redis", "SET", "run:k", "w", action="drop-request"),
+    ]
+    assert why("leaked", "k", ADD, *writes) == "the last write there is SET k v by A (step 1)"

@@ -13,30 +13,32 @@ import redis
 from redis.exceptions import ConnectionError as BrokenError
 from redis.exceptions import ResponseError, WatchError
 
-from podrace.simulator.fleets.inline import MemoryList
+from podrace.simulator.scenarios.uploads import POISON, Memory
 from podrace.simulator.servers.connection import connect
 from podrace.simulator.servers.embedded import EmbeddedServer
 from podrace.simulator.servers.files_api import InProcessFiles
-from podrace.simulator.world.gates import (
+from podrace.simulator.servers.files_api.inprocess import unavailable
+from podrace.simulator.world.client import gated_client, set_gate
+from podrace.simulator.world.locks import VirtualLock
+from podrace.simulator.world.pods import make_env
+from podrace.simulator.world.services import Content, GatedService
+from podrace.simulator.world.steps import (
     DROP_REPLY,
     DROP_REQUEST,
     FAIL,
     GO,
     HANG,
-    POISON,
-    GatedFiles,
-    GatedMemory,
+    TRANSACTION,
     PodKilledError,
-    VirtualLock,
-    gated_client,
-    make_env,
     plain_reply,
-    set_gate,
 )
 
 
 class Script:
     """A gate that says what a test told it to, then GO, and notes what passes."""
+
+    virtual = False
+    answer: Any = None
 
     def __init__(self, *actions: str) -> None:
         self.actions = deque(actions)
@@ -44,6 +46,7 @@ class Script:
         self.replies: list[Any] = []
         self.hung = False
         self.dead = False
+        self.losses: list[BaseException] = []
 
     def before(self, kind: str, args: tuple[Any, ...]) -> str:
         if self.dead:
@@ -53,6 +56,12 @@ class Script:
 
     def after(self, reply: Any) -> None:
         self.replies.append(reply)
+
+    def receive(self, connection: Any, seconds: float | None, what: str) -> bool:
+        raise AssertionError("nothing blocks here")
+
+    def lost(self, error: BaseException) -> None:
+        self.losses.append(error)
 
     def hang(self) -> None:
         self.hung = True
@@ -135,15 +144,30 @@ def test_a_retry_is_lost_as_well_where_both_are(client_of: Make, redis_client: r
     assert redis_client.llen("k") == 2
 
 
-@pytest.mark.parametrize("transaction", [True, False])
-def test_a_pipeline_is_one_step(client_of: Make, transaction: bool) -> None:
+def test_a_transaction_is_one_step(client_of: Make) -> None:
     gate = Script()
-    pipe = client_of(gate).pipeline(transaction=transaction)
+    pipe = client_of(gate).pipeline(transaction=True)
     assert pipe.set("a", 1).get("a").execute() == [True, b"1"]
-    between = [("SET", "a", 1), ("GET", "a")]
-    sent = [("MULTI",), *between, ("EXEC",)] if transaction else between
-    assert gate.steps == [("redis", "BATCH", *sent)]
+    assert gate.steps == [("redis", TRANSACTION, ("MULTI",), ("SET", "a", 1), ("GET", "a"), ("EXEC",))]
     assert len(gate.replies) == 1
+
+
+def test_a_pipeline_without_a_transaction_is_a_step_a_command(client_of: Make) -> None:
+    """Somebody else's command can come between two of them."""
+    gate = Script()
+    pipe = client_of(gate).pipeline(transaction=False)
+    assert pipe.set("a", 1).get("a").execute() == [True, b"1"]
+    assert gate.steps == [("redis", "SET", "a", 1), ("redis", "GET", "a")]
+    assert [plain_reply(reply) for reply in gate.replies] == ["OK", "1"]
+
+
+def test_a_pipeline_that_breaks_in_the_middle_was_done_up_to_there(client_of: Make, redis_client: redis.Redis) -> None:
+    gate = Script(GO, DROP_REPLY)
+    client = client_of(gate)
+    with pytest.raises(BrokenError), client.pipeline(transaction=False) as pipe:
+        pipe.set("a", 1).set("b", 1).set("c", 1).execute()
+    assert redis_client.mget("a", "b", "c") == [b"1", b"1", None]
+    assert client.incr("d") == 1
 
 
 @pytest.mark.parametrize(("action", "held"), [(DROP_REPLY, b"1"), (DROP_REQUEST, None)])
@@ -208,7 +232,7 @@ def test_a_pod_that_dies_while_it_watches_takes_no_further_step(client_of: Make)
     after = Script()
     set_gate(client, after)
     assert client.pipeline().set("k", 1).execute() == [True]
-    assert [step[1] for step in after.steps] == ["BATCH"]
+    assert [step[1] for step in after.steps] == [TRANSACTION]
 
 
 def test_what_redis_py_refuses_to_send_is_the_callers_error(client_of: Make) -> None:
@@ -225,12 +249,25 @@ def image(tmp_path: Path) -> Path:
     return path
 
 
-def test_an_upload_passes_the_gate(image: Path) -> None:
+def gated_files(files: InProcessFiles, gate: Script) -> Any:
+    return GatedService("gemini", files, gate, unavailable)
+
+
+def test_a_call_of_a_service_passes_the_gate(image: Path) -> None:
     gate, files = Script(), InProcessFiles()
-    uploaded = GatedFiles(files, gate).upload(file=image)
-    assert gate.steps == [("gemini", str(image))]
-    assert gate.replies == [uploaded.uri]
+    uploaded = gated_files(files, gate).upload(file=image)
+    assert gate.steps == [("service", "gemini", "upload", (), {"file": image})]
+    assert gate.replies == [uploaded]
     assert len(files.files()) == 1
+
+
+def test_what_can_be_read_from_an_open_file_stands_in_the_step(image: Path) -> None:
+    gate, files = Script(), InProcessFiles()
+    with image.open("rb") as opened:
+        gated_files(files, gate).upload(file=opened, config={"mime_type": "image/png"})
+    assert gate.steps[0][4]["file"] == Content(b"content")
+    (stored,) = files.files().values()
+    assert stored.size_bytes == len(b"content")
 
 
 @pytest.mark.parametrize(("action", "stored"), [(FAIL, 0), (DROP_REPLY, 1)])
@@ -239,15 +276,21 @@ def test_a_failed_upload_is_the_services_503(image: Path, action: str, stored: i
 
     gate, files = Script(action), InProcessFiles()
     with pytest.raises(ServerError, match="503 UNAVAILABLE"):
-        GatedFiles(files, gate).upload(file=image)
+        gated_files(files, gate).upload(file=image)
     assert len(files.files()) == stored
     assert isinstance(gate.replies[0], ServerError)
 
 
-def test_an_upload_that_hangs_never_comes_back(image: Path) -> None:
+def test_a_service_that_has_no_error_of_its_own_breaks_as_a_connection_does() -> None:
+    gate = Script(FAIL)
+    with pytest.raises(ConnectionError, match="the service is not available"):
+        GatedService("memory", Memory(), gate).send("alice", [])
+
+
+def test_a_call_that_hangs_never_comes_back(image: Path) -> None:
     gate, files = Script(HANG), InProcessFiles()
     with pytest.raises(PodKilledError):
-        GatedFiles(files, gate).upload(file=image)
+        gated_files(files, gate).upload(file=image)
     assert gate.hung
     assert not files.files()
 
@@ -255,24 +298,33 @@ def test_an_upload_that_hangs_never_comes_back(image: Path) -> None:
 def test_an_upload_of_what_is_not_there_is_its_own_error(tmp_path: Path) -> None:
     gate = Script()
     with pytest.raises(FileNotFoundError):
-        GatedFiles(InProcessFiles(), gate).upload(file=tmp_path / "none.png")
+        gated_files(InProcessFiles(), gate).upload(file=tmp_path / "none.png")
     assert isinstance(gate.replies[0], FileNotFoundError)
 
 
+def test_what_is_sent_is_a_copy_as_it_was_before_the_step() -> None:
+    """Its owner may change it while the step waits, and afterwards."""
+    parts = [{"type": "text", "text": "as it was"}]
+    gate, memory = Script(), Memory()
+    gate.before = lambda kind, args: parts[0].update(text="changed") or GO  # type: ignore[method-assign,func-returns-value]
+    GatedService("memory", memory, gate).send("alice", parts)
+    assert memory.batches()[0][2] == [{"type": "text", "text": "as it was"}]
+
+
 def test_a_batch_passes_the_gate_and_its_id_counts_once() -> None:
-    gate, memory = Script(), MemoryList()
-    gated = GatedMemory(memory, gate)
+    gate, memory = Script(), Memory()
+    gated = GatedService("memory", memory, gate)
     for _ in range(2):
         gated.send("alice", [{"type": "text", "text": "hello"}], batch_id="1")
     gated.send("alice", [{"type": "text", "text": "hello"}])
     assert [batch[0] for batch in memory.batches()] == ["1", "batch-2"]
-    assert gate.replies == ["recorded"] * 3
+    assert gate.replies == [None] * 3
 
 
 def test_a_poisoned_batch_is_refused_and_not_recorded() -> None:
-    gate, memory = Script(), MemoryList()
+    gate, memory = Script(), Memory()
     with pytest.raises(ValueError, match="cannot take"):
-        GatedMemory(memory, gate).send("alice", [{"type": "text", "text": f"a {POISON}"}])
+        GatedService("memory", memory, gate).send("alice", [{"type": "text", "text": f"a {POISON}"}])
     assert memory.batches() == []
     assert isinstance(gate.replies[0], ValueError)
 
@@ -294,11 +346,42 @@ def test_a_lock_is_re_entrant_and_lets_others_wait_at_the_gate() -> None:
     assert lock == VirtualLock(gate, lambda: "C")
 
 
-def test_a_pods_randomness_comes_from_the_seed_and_its_name(client_of: Make) -> None:
-    def draw(name: str, seed: int) -> float:
+@pytest.fixture
+def env_of(client_of: Make) -> Callable[..., Any]:
+    def make(name: str = "A", seed: int = 7, incarnation: int = 1) -> Any:
         gate = Script()
-        parts: dict[str, Any] = {"gemini": InProcessFiles(), "memory": MemoryList(), "options": {}, "prefix": "p:"}
-        return make_env(name=name, gate=gate, client=client_of(gate), seed=seed, **parts).rng.random()
+        return make_env(
+            name=name,
+            gate=gate,
+            client=client_of(gate),
+            prefix="p:",
+            services={"memory": Memory()},
+            seed=seed,
+            incarnation=incarnation,
+            options={},
+        )
 
-    assert draw("A", 7) == draw("A", 7)
-    assert len({draw("A", 7), draw("B", 7), draw("A", 8)}) == 3
+    return make
+
+
+def test_a_pods_randomness_comes_from_the_seed_its_name_and_how_often_it_was_started(
+    env_of: Callable[..., Any],
+) -> None:
+    assert env_of().rng.random() == env_of().rng.random()
+    others = [env_of(), env_of("B"), env_of(seed=8), env_of(incarnation=2)]
+    assert len({env.rng.random() for env in others}) == 4
+
+
+def test_a_service_is_had_by_name_and_as_an_attribute(env_of: Callable[..., Any]) -> None:
+    env = env_of()
+    assert env.memory is env.services["memory"]
+    with pytest.raises(AttributeError, match="the environment has no gemini; its services: memory"):
+        _ = env.gemini
+
+
+def test_a_connection_that_no_fault_broke_is_told(server: EmbeddedServer) -> None:
+    gate = Script()
+    client = gated_client(connect("unix:///nowhere/redis.sock"), gate)
+    with pytest.raises(BrokenError):
+        client.get("k")
+    assert [type(error) for error in gate.losses] == [BrokenError]

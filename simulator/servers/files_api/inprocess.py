@@ -48,7 +48,7 @@ class InProcessFiles:
         path = None if isinstance(file, io.IOBase) else os.fspath(file)
         if path is not None and not os.path.isfile(path):
             raise FileNotFoundError(f"{file} is not a valid file path.")
-        mime_type = mime_type or (path and mimetypes.guess_type(path)[0])
+        mime_type = mime_type or getattr(file, "mime_type", None) or (path and mimetypes.guess_type(path)[0])
         if not mime_type:
             raise ValueError(f"Unknown mime type: {file}: expected a known suffix, or `mime_type` in the config")
         os.path.basename(path or "").encode("ascii")  # a header of google-genai's, which fails so on any other letter
@@ -72,6 +72,14 @@ class InProcessFiles:
     def list(self, *, config: Any = None) -> Iterator[FileRecord]:
         """This key's files, oldest first."""
         return iter(self.store.files(self._owner).values())
+
+
+def unavailable() -> Exception:
+    """What google-genai raises where the service is not available."""
+    from google.genai.errors import ServerError
+
+    message = "The service is currently unavailable."
+    return ServerError(503, {"error": {"code": 503, "message": message, "status": "UNAVAILABLE"}})
 
 
 def _full(name: str) -> str:

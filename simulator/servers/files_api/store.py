@@ -97,6 +97,12 @@ class FileStore:
         self._lock = threading.Lock()
         self._records: dict[str, FileRecord] = {}
         self._copies: dict[str, int] = {}
+        self.marks: dict[str, str | None] = {}
+        """By URI, the mark of every file that was ever stored."""
+        self.fails: frozenset[str] = frozenset()
+        """Marks of the files that are never made usable."""
+        self.failed: list[FileRecord] = []
+        """Every file that was made FAILED."""
 
     def files(self, owner: str | None = None) -> dict[str, FileRecord]:
         """The files that are neither deleted nor expired, by name, oldest first; of one owner or of all."""
@@ -113,6 +119,8 @@ class FileStore:
             record = self._alive()[name]
             owner = record.owner if key is None else owner_of(key)
             self._records[name] = replace(record, state=FileState(state or record.state), owner=owner)
+            if state == FileState.FAILED:
+                self.failed.append(record)
 
     def add(self, content: bytes, *, name: str | None, owner: str, base_url: str, **known: Any) -> FileRecord:
         """Store a file. One without a name gets one that depends on its content, its owner and how often it came.
@@ -130,7 +138,11 @@ class FileStore:
             name = name or self._next_name(sha256, owner)
             known |= {"sha256": sha256, "size_bytes": len(content), "create_time": self._now(), "mark": mark}
             record = FileRecord(name=name, uri=f"{base_url}/v1beta/{name}", owner=owner, **known)
+            if mark in self.fails:
+                record = replace(record, state=FileState.FAILED)
+                self.failed.append(record)
             self._records[name] = record
+            self.marks[record.uri] = mark
             return self._as_it_is(record)
 
     def get(self, name: str, owner: str, *, delete: bool = False) -> FileRecord:

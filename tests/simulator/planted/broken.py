@@ -7,33 +7,26 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from planted.correct import ACCEPT, ACK, LEASE_MS, REMEMBER_MS, Correct
-from podrace.simulator.target import Placeholder, PodEnv
+from planted.correct import ACCEPT, ACK, CLAIM, LEASE_MS, REMEMBER_MS, Correct, Placeholder, claimed
+from podrace.simulator.target import PodEnv
 
-CLAIM_FOR_EVER = """
-local owner = redis.call('GET', KEYS[3])
-if owner and owner ~= ARGV[1] then return false end
-local id = redis.call('LINDEX', KEYS[1], 0)
-if not id then redis.call('DEL', KEYS[3]) return false end
-redis.call('SET', KEYS[3], ARGV[1])
-return {id, redis.call('HGET', KEYS[2], id)}
-"""
+CLAIM_FOR_EVER = CLAIM.replace(", 'PX', ARGV[2]", "")
 POP = """
-local id = redis.call('LPOP', KEYS[1])
+local id = redis.call('ZPOPMIN', KEYS[1])[1]
 if not id then return false end
 local parts = redis.call('HGET', KEYS[2], id)
 redis.call('HDEL', KEYS[2], id)
 return {id, parts}
 """
 READ = """
-local id = redis.call('LINDEX', KEYS[1], 0)
+local id = redis.call('ZRANGE', KEYS[1], 0, 0)[1]
 return id and {id, redis.call('HGET', KEYS[2], id)}
 """
 ACK_FIRST = """
-local id = redis.call('LPOP', KEYS[1])
+local id = redis.call('ZPOPMIN', KEYS[1])[1]
 if id then redis.call('HDEL', KEYS[2], id) end
 redis.call('SET', KEYS[4], 1, 'PX', ARGV[3])
-if redis.call('GET', KEYS[3]) == ARGV[1] then redis.call('DEL', KEYS[3]) end
+if redis.call('GET', KEYS[3]) == ARGV[1] then redis.call('GETDEL', KEYS[3]) end
 return 1
 """
 ACK_REMEMBERED_FOR_EVER = ACK.replace(", 'PX', ARGV[3]", "")
@@ -43,8 +36,7 @@ class PopBeforeDelivery(Correct):
     """Takes a message out of the queue, then delivers it."""
 
     def claim(self, user_id: str, token: str) -> Any:
-        found = self.script(POP, self.keys(user_id))
-        return (found[0].decode(), json.loads(found[1])) if found else None
+        return claimed(self.script(POP, self.keys(user_id)))
 
     def ack(self, user_id: str, token: str, message_id: str) -> None:
         """Popped already."""
@@ -70,11 +62,11 @@ class CleanUpBeforeSend(Correct):
     """Acknowledges, then sends."""
 
     def absorb(self, user_id: str) -> int:
-        claimed = self.claim(user_id, self.env.name)
-        if claimed is None:
+        found = self.claim(user_id, self.env.name)
+        if found is None:
             return 0
-        self.ack(user_id, self.env.name, claimed[0])
-        self.deliver(user_id, *claimed)
+        self.ack(user_id, self.env.name, found[0])
+        self.deliver(user_id, *found)
         return 1
 
 
@@ -105,8 +97,7 @@ class UnlockWithoutOwnership(SendWithoutId):
     """A lock that whoever is done with it frees."""
 
     def claim(self, user_id: str, token: str) -> Any:
-        found = self.script(READ, self.keys(user_id))
-        return (found[0].decode(), json.loads(found[1])) if found else None
+        return claimed(self.script(READ, self.keys(user_id)))
 
     def absorb(self, user_id: str) -> int:
         lock = self.keys(user_id)[2]
@@ -124,8 +115,7 @@ class NoLease(Correct):
     """A claim that outlives whoever made it."""
 
     def claim(self, user_id: str, token: str) -> Any:
-        found = self.script(CLAIM_FOR_EVER, self.keys(user_id), token)
-        return (found[0].decode(), json.loads(found[1])) if found else None
+        return claimed(self.script(CLAIM_FOR_EVER, self.keys(user_id), token))
 
 
 class AckByPosition(Correct):
@@ -165,7 +155,7 @@ class SkipsFailedImages(Correct):
     """An image that could not be uploaded is left out, and nobody is told."""
 
     def add_message(self, user_id: str, text: str, images: Sequence[Path | Placeholder], message_id: str) -> Any:
-        placeholders = [image if isinstance(image, dict) else self.upload(image) for image in images]
+        placeholders = [self.upload(image) if isinstance(image, Path) else image for image in images]
         parts = [{"type": "text", "text": text}]
         parts += [part for part in map(self.part, placeholders) if part["type"] != "missing_image"]
         self.accept(user_id, message_id, parts)
@@ -182,6 +172,8 @@ class PoisonStops(Correct):
 class ForgetsStatus(Correct):
     """A status key that the absorber deletes while readers still ask."""
 
+    otherwise = "unknown"
+
     def add_message(self, user_id: str, text: str, images: Sequence[Path | Placeholder], message_id: str) -> Any:
         placeholders = super().add_message(user_id, text, images, message_id)
         self.env.redis.set(f"{self.env.prefix}status", "completed", ex=50)
@@ -193,30 +185,114 @@ class ForgetsStatus(Correct):
         return delivered
 
     def upload_status(self, placeholder: Placeholder) -> dict[str, Any]:
-        found = self.env.redis.get(f"{self.env.prefix}status")
-        return {"status": found.decode() if found else "unknown", "result": None}
+        if self.env.redis.get(f"{self.env.prefix}status"):
+            return super().upload_status(placeholder)
+        return {"status": self.otherwise, "result": None}
 
 
 class StatusGoesBack(ForgetsStatus):
     """A status that is no longer there is taken for one that is not there yet."""
 
-    def add_message(self, user_id: str, text: str, images: Sequence[Path | Placeholder], message_id: str) -> Any:
-        placeholders = super().add_message(user_id, text, images, message_id)
-        self.env.redis.set(f"{self.env.prefix}status", '{"status": "completed"}', ex=50)
-        return placeholders
+    otherwise = "pending"
+
+
+class NotInTheContract(Correct):
+    """A word for a status that nobody has agreed on."""
 
     def upload_status(self, placeholder: Placeholder) -> dict[str, Any]:
-        found = self.env.redis.get(f"{self.env.prefix}status")
-        return {"status": "completed" if found else "pending", "result": None}
+        return super().upload_status(placeholder) | {"status": "done"}
+
+
+class CompletedWithoutAFile(Correct):
+    """Says completed, and not where the file is."""
+
+    def upload_status(self, placeholder: Placeholder) -> dict[str, Any]:
+        return {"status": "completed", "result": None}
 
 
 class CompletedBeforeUploaded(Correct):
     """Says completed at once, and uploads when it finds the time."""
 
     def upload(self, path: Path) -> Placeholder:
-        result = {"type": "google_cloud", "uri": f"https://files.invalid/{path.stem}"}
+        name = f"files/{path.stem}"
+        result = {"filename": path.stem, "uri": f"https://files.invalid/{path.stem}", "name": name, "content": ""}
         self.env.runtime.spawn("upload", lambda: self.env.gemini.upload(file=str(path)))
-        return {"upload_uuid": path.stem, "filename": str(path), "result": result}
+        return {"filename": str(path), "result": result}
+
+
+class NamesEverything(Correct):
+    """Delivers nothing, and names all of it as missing."""
+
+    def usable(self, part: dict[str, Any]) -> dict[str, Any]:
+        if part["type"] != "uploaded":
+            return part
+        return {"type": "missing_image", "filename": part["filename"], "reason": "not today"}
+
+
+class NamesTheMessage(Correct):
+    """Delivers no message, and names each as missing."""
+
+    def deliver(self, user_id: str, message_id: str, parts: list[dict[str, Any]]) -> None:
+        missing = {"type": "missing_message", "message_id": message_id, "reason": "not today"}
+        super().deliver(user_id, message_id, [missing])
+
+
+class SendsWhatIsNotReady(Correct):
+    """The file was uploaded: no need to look whether it is of any use."""
+
+    def usable(self, part: dict[str, Any]) -> dict[str, Any]:
+        return {"type": "google_cloud_file_uri", "google_cloud_file_uri": part["uri"]} if "uri" in part else part
+
+
+class NewestFirst(Correct):
+    """A stack in the place of a queue."""
+
+    def claim(self, user_id: str, token: str) -> Any:
+        return claimed(self.script(CLAIM.replace("'ZRANGE'", "'ZREVRANGE'"), self.keys(user_id), token, LEASE_MS))
+
+
+class OneQueue(Correct):
+    """One queue for all: whoever absorbs gets what is next, whose it is or not."""
+
+    def keys(self, user_id: str) -> list[str]:
+        return super().keys("everybody")
+
+
+class TwoLocks(Correct):
+    """Takes two locks in one order to absorb, and in the other to tell a status."""
+
+    def __init__(self, env: PodEnv) -> None:
+        super().__init__(env)
+        self.first, self.second = env.runtime.lock(), env.runtime.lock()
+
+    def upload_status(self, placeholder: Placeholder) -> dict[str, Any]:
+        with self.second:
+            self.env.redis.get(f"{self.env.prefix}paused")
+            with self.first:
+                return super().upload_status(placeholder)
+
+    def absorb(self, user_id: str) -> int:
+        with self.first:
+            self.env.redis.get(f"{self.env.prefix}paused")
+            with self.second:
+                return super().absorb(user_id)
+
+
+class Waits(Correct):
+    """Waits for a word that nobody says."""
+
+    def absorb(self, user_id: str) -> int:
+        self.env.redis.blpop([f"{self.env.prefix}never"], timeout=0)
+        return super().absorb(user_id)
+
+
+class PollsAsleep(Correct):
+    """Looks again and again for what nobody writes, before it delivers."""
+
+    def absorb(self, user_id: str) -> int:
+        while not self.env.redis.get(f"{self.env.prefix}never"):
+            self.env.runtime.sleep(0.1)
+        return super().absorb(user_id)
 
 
 class AcceptsInTwoSteps(Correct):

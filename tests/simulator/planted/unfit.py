@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 import uuid
@@ -9,8 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from planted.correct import Correct
-from podrace.simulator.target import Placeholder, PodEnv
+from planted.correct import Correct, Placeholder
+from podrace.simulator.target import PodEnv
 
 
 class OwnRandomness(Correct):
@@ -76,13 +77,6 @@ class Polls(Correct):
     def absorb(self, user_id: str) -> int:
         while True:
             self.env.redis.get(f"{self.env.prefix}never")
-
-
-class PollsAsleep(Correct):
-    def absorb(self, user_id: str) -> int:
-        while not self.env.redis.get(f"{self.env.prefix}never"):
-            self.env.runtime.sleep(0.1)
-        return 0
 
 
 class SwallowsAll(Correct):
@@ -163,12 +157,54 @@ class Locks(Correct):
             return super().absorb(user_id)
 
 
+class LeavesACall(Correct):
+    def absorb(self, user_id: str) -> NoReturn:
+        raise SystemExit(0)
+
+
+class LeavesASpawnedActor(Correct):
+    def absorb(self, user_id: str) -> int:
+        self.env.runtime.spawn("leaver", lambda: sys.exit(0))
+        return super().absorb(user_id)
+
+
+class AsksTheServersClock(Correct):
+    """By a script: what that reads cannot be led."""
+
+    def absorb(self, user_id: str) -> int:
+        self.env.redis.eval("return redis.call('TIME')", 0)
+        return super().absorb(user_id)
+
+
+class MainThreadAlone(Correct):
+    """Delivers from the main thread alone, where no request of a server's ever runs."""
+
+    def absorb(self, user_id: str) -> int:
+        return super().absorb(user_id) if threading.current_thread() is threading.main_thread() else 0
+
+
+class NoAbsorb:
+    """Has not what the scenario calls."""
+
+    def __init__(self, env: PodEnv) -> None:
+        self.add_message = Correct(env).add_message
+
+
+class Coroutine(Correct):
+    async def absorb(self, user_id: str) -> int:  # type: ignore[override]
+        return 0
+
+
 def raising(env: PodEnv) -> NoReturn:
     raise RuntimeError("no settings")
 
 
 def no_pod(env: PodEnv) -> None:
     """Forgets to return the pod."""
+
+
+def leaving(env: PodEnv) -> NoReturn:
+    raise SystemExit(0)
 
 
 class OddCommand(Correct):

@@ -1,0 +1,51 @@
+"""What has a short name on the command line: targets, and the scenarios of the catalogue."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from podrace.simulator.errors import UsageError
+
+if TYPE_CHECKING:
+    from podrace.simulator.app.campaign import NamedScenario, NamedTarget
+
+PARTS = {"memory": "podrace.reference.memory:MemoryLedger", "gemini": "podrace.reference.gemini:GeminiFiles"}
+"""The real parts that a pod's process builds, by name: the simulator imports none of them."""
+
+TARGETS = {"local": "podrace.reference.targets:local", "shared": "podrace.reference.targets:shared"}
+
+
+def named_target(text: str) -> NamedTarget:
+    """`local`, `shared`, or `module:factory`."""
+    from podrace.simulator.app.campaign import NamedTarget
+
+    path = TARGETS.get(text, text)
+    if ":" not in path:
+        raise UsageError(f"target {text!r}: expected {', '.join(TARGETS)}, or module:factory")
+    _look_in_this_folder()
+    return NamedTarget(next((name for name in TARGETS if TARGETS[name] == path), text), path)
+
+
+def named_scenario(text: str) -> NamedScenario:
+    """A name of the catalogue, or `module:NAME`."""
+    from podrace.simulator.app.campaign import NamedScenario
+    from podrace.simulator.scenarios.catalogue import find
+    from podrace.simulator.scenarios.model import Scenario
+    from podrace.simulator.target import load_object
+
+    if ":" not in text:
+        return NamedScenario(text, find(text))
+    _look_in_this_folder()
+    scenario = load_object(text, what="scenario")
+    if not isinstance(scenario, Scenario):
+        raise UsageError(f"scenario {text!r}: expected a podrace.Scenario, got {type(scenario).__name__}")
+    return NamedScenario(text, scenario)
+
+
+def _look_in_this_folder() -> None:
+    """A console script, unlike `python -m`, does not look for modules in the current folder."""
+    here = os.getcwd()
+    if "" not in sys.path and here not in sys.path:
+        sys.path.insert(0, here)

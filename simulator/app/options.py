@@ -1,0 +1,130 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import click
+
+Command = Callable[..., None]
+TARGET_HELP = "local, shared, or your own as module:factory."
+SCENARIO_HELP = "A name that `podrace scenarios` lists, or your own as module:NAME."
+
+
+class Finite(click.FloatRange):
+    """A number in a range; not a number, and infinity, are none."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number: float = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is no finite number.", param, ctx)
+        return number
+
+
+class Folder(click.Path):
+    """A path that is not empty."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not str(value):
+            self.fail("expected a path, got nothing.", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+class Names(click.ParamType[list[str]]):
+    """Names with commas between them, each once."""
+
+    name = "names"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[str]:
+        if isinstance(value, list):
+            return value
+        names = [name.strip() for name in str(value).split(",")]
+        if not all(names):
+            self.fail(f"{value!r}: expected names with commas between them.", param, ctx)
+        twice = [name for name in names if names.count(name) > 1]
+        if twice:
+            self.fail(f"{twice[0]} stands there twice.", param, ctx)
+        return names
+
+
+@dataclass(frozen=True)
+class Run:
+    """What every command that judges is asked: on which server, and where its results go."""
+
+    redis_url: str | None
+    as_json: bool
+    run_dir: Path | None
+
+
+seed_option = click.option(
+    "--seed", type=click.IntRange(min=0), default=7, show_default=True, help="Of all randomness."
+)
+
+
+def run_options(command: Command) -> Command:
+    """The options of every command that judges, handed over as one `run`."""
+
+    @click.option(
+        "--redis-url",
+        envvar="PODRACE_REDIS_URL",
+        metavar="URL",
+        help="Use this Redis or Valkey (redis://, rediss://, unix://) instead of the embedded server.",
+    )
+    @click.option("--json", "as_json", is_flag=True, help="Print one JSON document and nothing else.")
+    @click.option(
+        "--run-dir",
+        type=Folder(path_type=Path),
+        metavar="DIR",
+        help="Write the run here; the folder must hold no other.  [default: runs/<time>-<name>]",
+    )
+    @wraps(command)
+    def with_run(*, redis_url: str | None, as_json: bool, run_dir: Path | None, **others: Any) -> None:
+        command(run=Run(redis_url, as_json, run_dir), **others)
+
+    return with_run
+
+
+def bounds_options(command: Command) -> Command:
+    """The bounds of a search, handed over as one `bounds`."""
+
+    @click.option("--preemptions", type=click.IntRange(0, 8), default=2, show_default=True, help="At most.")
+    @click.option("--faults", type=click.IntRange(0, 4), default=1, show_default=True, help="At most so many.")
+    @click.option(
+        "--budget",
+        type=Finite(min=0.1),
+        default=60.0,
+        show_default=True,
+        metavar="SECONDS",
+        help="For each target in each scenario.",
+    )
+    @wraps(command)
+    def with_bounds(*, preemptions: int, faults: int, budget: float, **others: Any) -> None:
+        from podrace.simulator.search.frontier import Bounds
+
+        command(bounds=Bounds(preemptions=preemptions, faults=faults, budget_s=budget), **others)
+
+    return with_bounds
+
+
+def expect_options(command: Command) -> Command:
+    """What is known to be violated: a file, and whether it is to be written."""
+
+    @click.option(
+        "--expect",
+        type=Folder(path_type=Path),
+        metavar="FILE",
+        help="What the targets are known to violate: only what is new fails.",
+    )
+    @click.option("--accept", is_flag=True, help="Write what is violated now into the file that --expect names.")
+    @wraps(command)
+    def with_expect(*, expect: Path | None, accept: bool, **others: Any) -> None:
+        if accept and expect is None:
+            raise click.UsageError("--accept needs --expect FILE, which it writes.")
+        command(expect=expect, accept=accept, **others)
+
+    return with_expect

@@ -1,0 +1,93 @@
+"""A finished run as checks see it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from podrace.simulator.history.events import Event
+from podrace.simulator.judge.findings import Finding
+
+OPEN = "open"
+"""How a call ended that never did."""
+
+
+@dataclass(frozen=True)
+class CallRecord:
+    """One call that a client made. `began` and `ended` are its places in the history, `ended` None for an open one.
+
+    `type` is `ok`, `fail` (definitely not done), `info` (nobody can know) or `open`. `value` is what it returned,
+    `error` what it raised, as text.
+    """
+
+    name: str
+    actor: str
+    method: str
+    args: tuple[Any, ...]
+    began: int
+    ended: int | None = None
+    type: str = OPEN
+    value: Any = None
+    error: str = ""
+
+    @property
+    def pod(self) -> str:
+        return self.actor.partition(".")[0]
+
+    def before(self, other: CallRecord) -> bool:
+        """Whether it had ended when the other began."""
+        return self.ended is not None and self.ended < other.began
+
+
+@dataclass(frozen=True)
+class Left:
+    """A key that was there at the end: its name without the run's prefix, its value, and how long it has to live."""
+
+    key: str
+    value: Any
+    left_s: float | None
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run.
+
+    `history`: its events, as they happened (see history.events). `calls`: what clients called, rest included.
+    `services`: by name, with what they have recorded. `struck`: how many faults struck. `waits`: for each call
+    that can never return, who waits for what. `rested_s`: when on the run's clock it began to come
+    to rest.
+    """
+
+    history: Sequence[Event]
+    calls: Sequence[CallRecord]
+    services: Mapping[str, Any]
+    struck: int
+    rested_s: float
+    waits: Mapping[str, str]
+    _left: Callable[[], Sequence[Left]] = field(repr=False)
+    notes: dict[str, Any] = field(default_factory=dict, repr=False)
+    """What a workload has read from the run, so that it reads it once."""
+
+    @cached_property
+    def left(self) -> Sequence[Left]:
+        """The keys that are left, in order."""
+        return self._left()
+
+    @property
+    def redis(self) -> Mapping[str, Any]:
+        """What is left in Redis: strings as text, lists as lists, sets as sets, hashes as dicts, by key."""
+        return {one.key: one.value for one in self.left}
+
+    def steps(self, kind: str, name: str = "") -> Iterable[tuple[int, Event]]:
+        """The steps of a kind with their places; `name` is a service, or a command in upper case."""
+        for place, event in enumerate(self.history):
+            if event["type"] == "step" and event["step"].kind == kind:
+                first = str(event["step"].args[0])
+                if not name or name == (first.upper() if kind == "redis" else first):
+                    yield place, event
+
+
+Check = Callable[[Run], Iterable[Finding]]
+"""A finished run in, findings out; pure."""

@@ -1,0 +1,198 @@
+"""Calls, scenarios, and what a workload promises."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from podrace.simulator.errors import UsageError
+from podrace.simulator.judge.findings import HOLDS, VIOLATED, Finding
+from podrace.simulator.judge.run import Check, Left, Run
+
+if TYPE_CHECKING:
+    from podrace.simulator.scenarios.faults import Fault
+
+
+@dataclass(frozen=True)
+class Ref:
+    """Stands among the arguments for what an earlier call returned, or for one item of it."""
+
+    call: str
+    index: int | str | None = None
+
+    def __str__(self) -> str:
+        return f"what {self.call} returned" + ("" if self.index is None else f"[{self.index}]")
+
+
+@dataclass(frozen=True)
+class Call:
+    """A client calls a pod's method. `name` names it within the scenario; `after` names calls that end first.
+
+    `insist`: the client calls again, a second later, while it cannot know whether the call was done.
+    """
+
+    name: str
+    method: str
+    args: tuple[Any, ...] = ()
+    after: tuple[str, ...] = ()
+    insist: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workload:
+    """What a kind of service promises.
+
+    - `checks`: a finished run in, findings out
+    - `keeps`: patterns of keys that may stay in Redis when everything is at rest; `lingers_s`: how long other keys
+      may stay that have a time to live, in seconds, None for as long as they live
+    - `real_time`: methods, and services as `service:NAME`, whose order in real time the checks look at; None: all
+    """
+
+    name: str = "calls"
+    checks: Sequence[Check] = ()
+    keeps: Sequence[str] = ()
+    lingers_s: float | None = None
+    real_time: frozenset[str] | None = None
+    failures: Mapping[str, str] = field(default_factory=dict)
+    """By service, the function `module:name` that makes the error of one that is not available."""
+
+    def services(self, now: Callable[[], float], given: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The services of one run, by name; `now` is the run's clock, `given` what `process_servers` has started."""
+        return {}
+
+    def service_for(self, pod: str, service: str, inner: Any) -> Any:
+        """A service as one pod meets it."""
+        return inner
+
+    def moments(self, services: Mapping[str, Any]) -> Iterable[float]:
+        """When something is due in the services, in seconds since the epoch."""
+        return ()
+
+    def is_timed(self, name: str) -> bool:
+        return self.real_time is None or name in self.real_time
+
+    def prepare(self, scenario: Scenario, folder: Path) -> Workload:
+        """The workload for one scenario, whose files may be written into a folder."""
+        return self
+
+    def argument(self, value: Any) -> Any:
+        """What a call's argument stands for."""
+        return value
+
+    def touches(self, service: str, method: str, args: tuple[Any, ...], named: Mapping[str, Any]) -> tuple[str, ...]:
+        """What a call of a service changes, by names of the workload's own: calls that share none commute."""
+        return (service,)
+
+    def at_rest(self, pods: Sequence[str], run: Run) -> Sequence[tuple[str, Call]]:
+        """The calls of one round that brings a run to rest: pairs of a pod and a call."""
+        return ()
+
+    def progress(self, services: Mapping[str, Any]) -> Any:
+        """Something else whenever the services have recorded more."""
+        return None
+
+    def is_judgeable(self, run: Run) -> bool:
+        """Whether something was done in the run of which the checks can say anything."""
+        return any(call.type == "ok" for call in run.calls)
+
+    def is_done(self, run: Run) -> bool:
+        """Whether nothing that was promised is outstanding, so that no more time has to pass."""
+        return True
+
+    def counted(self, run: Run) -> Mapping[str, int]:
+        """What a run has accepted and delivered."""
+        return {}
+
+    def says(self, service: str, method: str, args: tuple[Any, ...], named: Mapping[str, Any]) -> str:
+        """A call of a service in a few words, the same in every process."""
+        shown = ", ".join([*map(str, args), *(f"{name}={value}" for name, value in named.items())])
+        return f"{service}.{method}({shown})"
+
+    def process_servers(self, now: Callable[[], float], stack: ExitStack) -> Mapping[str, Any]:
+        """Servers, by service, for services to which a pod in a process speaks through a client of its own.
+
+        All other services are called over the pods' pipes. What has to be closed goes onto the stack.
+        """
+        return {}
+
+    def process_settings(self, pod: str, servers: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:
+        """For each of these services, what the client of a pod is made with."""
+        return {}
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """Lines of calls, the faults that may strike, and a workload.
+
+    `lines`: an actor (`A`, or `A.reader` for a second line in pod A) and its calls, made one after the other.
+    `checks` and `keeps` add to the workload's. `retries`: how often the client itself sends a command again; each
+    setting is explored. `row` is the failure mode's number, `what` says what it shows, `violates` and `spares` name
+    the targets that are expected to violate it, and those that its fault cannot strike.
+    """
+
+    name: str
+    lines: Mapping[str, Sequence[Call]]
+    faults: Sequence[Fault] = ()
+    workload: Workload = field(default_factory=Workload)
+    checks: Sequence[Check] = ()
+    keeps: Sequence[str] = ()
+    options: Mapping[str, Any] = field(default_factory=dict)
+    retries: tuple[int, ...] = (0,)
+    row: int = 0
+    what: str = ""
+    violates: frozenset[str] = frozenset()
+    spares: frozenset[str] = frozenset()
+
+    def __post_init__(self) -> None:
+        names = [call.name for calls in self.lines.values() for call in calls]
+        twice = {name for name in names if names.count(name) > 1}
+        if twice:
+            raise UsageError(f"scenario {self.name}: two calls are named {sorted(twice)[0]!r}; expected each name once")
+        for calls in self.lines.values():
+            for call in calls:
+                unknown = [name for name in (*call.after, *_refs(call.args)) if name not in names]
+                if unknown:
+                    raise UsageError(f"scenario {self.name}, call {call.name}: there is no call {unknown[0]!r}")
+
+    @property
+    def pods(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(actor.partition(".")[0] for actor in self.lines))
+
+    def expected(self, target: str) -> str:
+        from podrace.simulator.judge.findings import NOT_APPLICABLE
+
+        if target in self.violates:
+            return VIOLATED
+        return NOT_APPLICABLE if target in self.spares else HOLDS
+
+    def findings(self, run: Run) -> list[Finding]:
+        """What every check finds, then calls that can never return, then keys that are left."""
+        found = [finding for check in (*self.workload.checks, *self.checks) for finding in check(run)]
+        found += [
+            Finding("stuck", name, f"{name} can never return: it waits for {why}") for name, why in run.waits.items()
+        ]
+        if not any(finding.kind == "stuck" for finding in found):
+            found += [
+                Finding("leaked", one.key, f"key {one.key} is left behind after everything has come to rest")
+                for one in run.left
+                if self._is_leaked(one)
+            ]
+        return found
+
+    def _is_leaked(self, one: Left) -> bool:
+        if any(fnmatchcase(one.key, pattern) for pattern in (*self.workload.keeps, *self.keeps)):
+            return False
+        lingers_s = self.workload.lingers_s
+        return one.left_s is None or (lingers_s is not None and one.left_s > lingers_s)
+
+
+def _refs(args: Iterable[Any]) -> Iterable[str]:
+    for value in args:
+        if isinstance(value, Ref):
+            yield value.call
+        elif isinstance(value, tuple | list):
+            yield from _refs(value)

@@ -1,0 +1,93 @@
+"""Brings a run to rest: every surviving pod is asked for whatever its workload asks, until nothing moves any more.
+
+Round after round while something changes; when nothing does, time passes, by longer and longer spans. Loops
+without an end, such as heartbeats, keep nothing from being judged.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from podrace.simulator.scenarios.model import Call
+from podrace.simulator.world.clock import US_PER_S
+
+if TYPE_CHECKING:
+    from podrace.simulator.search.play import Play
+
+MOST_ROUNDS = 300
+SPANS_S = (60, 60, 3600, 24 * 3600, 400 * 24 * 3600)
+"""How far time passes, one after the other, while nothing moves: past every lease, then past every time to live."""
+
+
+class Rest:
+    """The rest of one run."""
+
+    def __init__(self, play: Play) -> None:
+        self._play = play
+        self._rounds = 0
+
+    def bring(self) -> None:
+        """Bring the run to rest. A first span of time passes always, the longer ones while something is outstanding."""
+        play = self._play
+        clock = play.side.clock
+        play.events.append({"type": "rest", "stage": "begins"})
+        self._ask_until_still()
+        idle = 0
+        while idle < len(SPANS_S) and self._rounds < MOST_ROUNDS:
+            is_due = clock.next(play.deadlines())
+            if (idle or not is_due) and play.workload.is_done(play.finished()):
+                break
+            play.pass_time(clock.now_us + SPANS_S[idle] * US_PER_S)
+            idle = 0 if self._ask_until_still() else idle + 1
+        play.events.append({"type": "rest", "stage": "over"})
+
+    def _ask_until_still(self) -> bool:
+        """Ask every pod, again while something moves. Returns whether something moved."""
+        moved, held = False, None
+        while self._rounds < MOST_ROUNDS:
+            progress, place = self._progress(), len(self._play.events)
+            self._ask_once()
+            if self._progress() != progress:
+                moved, held = True, None
+            elif not self._has_written(place):
+                return moved
+            else:  # what one step of the round has changed another may have put back
+                before, held = held, self._held()
+                if before == held:
+                    return moved
+                moved = moved or before is not None
+        return moved
+
+    def _ask_once(self) -> None:
+        play = self._play
+        self._rounds += 1
+        play.let_all_go()
+        for number, (pod, call) in enumerate(play.workload.at_rest(self._pods(), play.finished())):
+            play.begin_rest_call(pod, Call(f"rest-{self._rounds}-{number + 1}", call.method, call.args))
+            play.let_all_go()
+
+    def _pods(self) -> list[str]:
+        """The pods that are left; after all have died, one that comes after them, under a name of its own."""
+        survivors = self._play.survivors
+        if survivors:
+            return survivors
+        name = "next"
+        while name in self._play.scenario.pods:
+            name += "-one"
+        return [name]
+
+    def _progress(self) -> Any:
+        play = self._play
+        return play.workload.progress(play.services), play.busy()
+
+    def _has_written(self, place: int) -> bool:
+        """Whether a step since that place in the history may have changed what the server holds."""
+        table = self._play.side.table
+        return any(
+            event["type"] == "step" and event["step"].kind == "redis" and table.footprint(event["step"].args).writes
+            for event in self._play.events[place:]
+        )
+
+    def _held(self) -> list[Any]:
+        side = self._play.side
+        return [(key, side.probe.value(key)) for key, _ in side.left()]

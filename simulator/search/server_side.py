@@ -1,0 +1,232 @@
+"""What the harness does on the server for one run: ends keys, answers in the server's place, clears up.
+
+Keys' times to live lie on the run's clock. The server is asked how long a key has to live after each command that
+may have set it; where a command's outcome depends on it, the server's own value is set right before.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from podrace.simulator.errors import TargetError
+from podrace.simulator.history.events import plain
+from podrace.simulator.servers.probe import Probe
+from podrace.simulator.world import scripts
+from podrace.simulator.world.clock import EPOCH_S, US_PER_S, Clock, roundest
+from podrace.simulator.world.footprints import EVERYTHING, CommandTable, Footprint, sha_of, words_of
+from podrace.simulator.world.steps import DROP_REQUEST, TRANSACTION, Step
+
+_ASKS_TIME = frozenset({"TTL", "PTTL", "EXPIRETIME", "PEXPIRETIME"})
+_SETS_LIFE = frozenset(
+    {
+        *("SET", "SETEX", "PSETEX", "GETSET", "GETEX", "EXPIRE", "PEXPIRE", "EXPIREAT", "PEXPIREAT", "PERSIST"),
+        *("RESTORE", "COPY", "RENAME", "RENAMENX", "EXEC", "EVAL", "EVALSHA", "EVAL_RO", "EVALSHA_RO", "FCALL"),
+        *("FCALL_RO", "SORT", "BITOP", "DUMP", "OBJECT", *_ASKS_TIME),
+    }
+)
+"""Commands that may give a key a time to live, or whose reply may depend on one. All others leave it or end the key."""
+_FIELDS_LIVE = frozenset({"HEXPIRE", "HPEXPIRE", "HEXPIREAT", "HPEXPIREAT", "HSETEX", "HGETEX"})
+_ENDS_KEYS = frozenset({"DEL", "UNLINK", "GETDEL"})
+_LONG_MS = (EPOCH_S - 10 * 365 * 24 * 3600) * 1000
+"""What ends later than this by the server's clock was asked for by date, and that is the run's."""
+
+
+class ServerSide:
+    """The server's part of one run. `clock` is the run's."""
+
+    def __init__(self, probe: Probe, table: CommandTable, clock: Clock, prefix: str) -> None:
+        self.probe = probe
+        self.table = table
+        self.clock = clock
+        self.prefix = prefix
+        self.touched: dict[str, None] = {}
+        """Keys that were written."""
+        self._loaded: set[str] = set()
+        """SHA-1s of scripts that this run's server knows: it starts without any."""
+        self.used_functions = False
+
+    def answer(self, step: Step) -> tuple[Any] | None:
+        """The reply that the harness makes in the server's place; None where the server makes it."""
+        words = words_of(step.args)
+        name = words[0]
+        if name == "TIME":
+            now_us = self.clock.now_us
+            return ([str(now_us // US_PER_S).encode(), str(now_us % US_PER_S).encode()],)
+        if name in _ASKS_TIME and len(words) == 2:
+            return (self._life(name, self.table.footprint(step.args).reads[0]),)
+        if name in ("EVALSHA", "EVALSHA_RO") and plain(words[1]).lower() not in self._loaded:
+            return (_no_script(),)
+        if name == "SCRIPT" and plain(words[1]).upper() == "EXISTS":
+            return ([int(plain(sha).lower() in self._loaded) for sha in words[2:]],)
+        return None
+
+    def before(self, step: Step, touches: Footprint) -> None:
+        """Set right on the server what the step's outcome depends on. Raises TargetError for what cannot be led."""
+        if step.args[0] == TRANSACTION:
+            for part in step.args[1:]:
+                self._before(part, self.table.footprint(part))
+        else:
+            self._before(step.args, touches)
+
+    def _before(self, command: tuple[Any, ...], touches: Footprint) -> None:
+        words = words_of(command)
+        name = words[0]
+        text = self.table.script_of(command)
+        if name in ("FUNCTION", "FCALL", "FCALL_RO"):
+            self.used_functions = True
+        if name == "FUNCTION" and len(words) > 2:
+            text = plain(words[-1])
+        if text is not None and scripts.reads_clock(text):
+            raise TargetError(
+                "a script of the target asks the server for TIME, which cannot be led: expected the time as an "
+                "argument, or leases as keys with a time to live; no verdict can be given"
+            )
+        if name in _FIELDS_LIVE:
+            raise TargetError(f"the target sends {name}: lives of hash fields cannot be led; no verdict can be given")
+        if name in ("EVALSHA", "EVALSHA_RO") and plain(words[1]).lower() not in self._loaded:
+            self._forget_scripts()  # inside a transaction: alone it is answered by the harness
+        if self.clock.deadlines and name in _SETS_LIFE and self._set_plainly(words) is None:
+            keys = self.clock.deadlines if EVERYTHING in touches.touched() else touches.touched()
+            lives = [(key, left_ms) for key in keys if (left_ms := self.clock.left_ms(key)) is not None]
+            self.probe.let_live(lives)
+
+    def _forget_scripts(self) -> None:
+        known = [("SCRIPT", "LOAD", self.table.texts[sha]) for sha in sorted(self._loaded) if sha in self.table.texts]
+        self.probe.ask(("SCRIPT", "FLUSH"), *known)
+
+    def after(self, step: Step, action: str, touches: Footprint, reply: Any, began_s: float) -> None:
+        """Take note of what the step has done to keys' times to live, and of the scripts that it has loaded."""
+        if action == DROP_REQUEST:
+            return
+        self.touched.update(dict.fromkeys(touches.writes))
+        commands = step.args[1:] if step.args[0] == TRANSACTION else (step.args,)
+        asked: dict[str, None] = {}
+        hints: list[int] = []
+        for command in commands:
+            certain = len(commands) == 1 and not isinstance(reply, BaseException)
+            self._after(command, self.table.footprint(command), asked, hints, reply=reply, certain=certain)
+        if EVERYTHING in asked:
+            del asked[EVERYTHING]
+            asked.update(dict.fromkeys([*self.clock.deadlines, *self.probe.under(self.prefix)]))
+            self.touched.update(asked)
+        if asked:
+            self._measure([key for key in asked if not key.startswith(" ")], began_s, hints)
+
+    def _after(
+        self,
+        command: tuple[Any, ...],
+        touches: Footprint,
+        asked: dict[str, None],
+        hints: list[int],
+        *,
+        reply: Any,
+        certain: bool,
+    ) -> None:
+        words = words_of(command)
+        name = words[0]
+        deadlines = self.clock.deadlines
+        if certain and name == "SET" and (plainly := self._set_plainly(words)) is not None:
+            if reply is not None:
+                deadlines.pop(touches.writes[0], None)
+                if plainly:
+                    deadlines[touches.writes[0]] = self.clock.now_us + plainly
+            return
+        if name in ("EVAL", "EVAL_RO", "SCRIPT"):
+            self._learn_script(name, words)
+        if certain and name in _ENDS_KEYS:
+            for key in touches.writes:
+                deadlines.pop(key, None)
+        elif name not in _SETS_LIFE:
+            self._forget_ended([key for key in touches.writes if key in deadlines])
+            if EVERYTHING in touches.writes:
+                asked[EVERYTHING] = None
+        elif touches.writes:
+            asked.update(dict.fromkeys(touches.writes))
+            for number in (int(plain(word)) for word in words[1:] if _is_number(word)):
+                hints += [number, number * 1000]
+            if any(plain(word).startswith("-") for word in words[1:] if isinstance(word, int | str | bytes)):
+                hints.append(0)  # a time to live that is over at once
+
+    def _forget_ended(self, keys: list[str]) -> None:
+        """Forget the deadlines of keys that are gone; the command has changed none."""
+        for key, (left_ms, _) in zip(keys, self.probe.lives(keys), strict=True):
+            if left_ms < 0:
+                del self.clock.deadlines[key]
+
+    @staticmethod
+    def _set_plainly(words: tuple[Any, ...]) -> int | None:
+        """Of a SET whose outcome its reply tells: the microseconds that the key lives, 0 for ever; else None."""
+        if words[0] != "SET":
+            return None
+        life_us, rest = 0, [plain(word).upper() for word in words[3:]]
+        while rest:
+            option = rest.pop(0)
+            if option in ("EX", "PX") and rest and rest[0].isdecimal():
+                life_us = int(rest.pop(0)) * (US_PER_S if option == "EX" else 1000)
+            elif option not in ("NX", "XX"):
+                return None
+        return life_us
+
+    def _learn_script(self, name: str, words: tuple[Any, ...]) -> None:
+        if name != "SCRIPT":
+            self._loaded.add(sha_of(words[1]))
+        elif plain(words[1]).upper() == "LOAD":
+            self._loaded.add(sha_of(words[2]))
+        elif plain(words[1]).upper() == "FLUSH":
+            self._loaded.clear()
+
+    def _measure(self, keys: list[str], began_s: float, hints: list[int]) -> None:
+        """Ask the server how long the keys have to live, and put that onto the run's clock."""
+        found = self.probe.lives(keys)
+        passed_ms = int((time.monotonic() - began_s) * 1000) + 1
+        for key, (left_ms, ends_ms) in zip(keys, found, strict=True):
+            if left_ms < 0:
+                self.clock.deadlines.pop(key, None)
+            elif ends_ms > _LONG_MS or ends_ms < 1_600_000_000_000:
+                self.clock.deadlines[key] = ends_ms * 1000
+            else:
+                known = self.clock.left_ms(key)
+                given = [*hints, *([known] if known else [])]
+                over = left_ms == 0 and (0 in hints or not any(given))
+                lives_ms = 0 if over else roundest(left_ms, left_ms + passed_ms, given)
+                self.clock.deadlines[key] = self.clock.now_us + 1000 * lives_ms
+
+    def _life(self, name: str, key: str) -> int:
+        due_us = self.clock.deadlines.get(key)
+        if due_us is None:
+            return -1 if self.probe.exists(key) else -2
+        if name in ("TTL", "PTTL"):
+            left_us = due_us - self.clock.now_us
+            return (left_us + US_PER_S // 2) // US_PER_S if name == "TTL" else left_us // 1000
+        return due_us // US_PER_S if name == "EXPIRETIME" else due_us // 1000
+
+    def end_keys(self) -> list[str]:
+        """End the keys whose time to live is over. Returns them, those that are due first before the others."""
+        gone = self.clock.over()
+        self.probe.delete(gone)
+        return gone
+
+    def left(self) -> list[tuple[str, int | None]]:
+        """The run's keys that are there, with the microseconds that they have to live."""
+        keys = self.probe.under("" if self.probe.own else self.prefix)
+        now_us, deadlines = self.clock.now_us, self.clock.deadlines
+        return [(key, deadlines[key] - now_us if key in deadlines else None) for key in keys]
+
+    def clear(self) -> None:
+        """Leave the server as the next run should find it."""
+        keys = [key for key in self.touched if not key.startswith(" ") and key != EVERYTHING]
+        if EVERYTHING in self.touched:
+            keys += self.probe.under(self.prefix)
+        self.probe.clear(keys, scripts=self.used_functions)
+
+
+def _is_number(word: Any) -> bool:
+    text = plain(word) if isinstance(word, int | str | bytes) else ""
+    return text.isdecimal() and len(text) < 16
+
+
+def _no_script() -> Exception:
+    from redis.exceptions import NoScriptError
+
+    return NoScriptError("No matching script. Please use EVAL.")

@@ -1,0 +1,64 @@
+"""Libraries that bring a clock, randomness or threads of their own: here they get those of the pod that calls them.
+
+redis-py's Lock makes its token from `uuid`, waits by `time` and keeps the token in a `threading.local`: under
+a virtual clock all three must be the pod's. Outside an actor they are what they were.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import Any
+
+from podrace.simulator.target import PodEnv
+
+
+@contextmanager
+def led(current: Callable[[], PodEnv | None], actor: Callable[[], Any]) -> Iterator[None]:
+    """Meanwhile redis-py's locks ask the environment of the pod that is running, where `current` knows one."""
+    import redis.lock
+
+    def now() -> float:
+        env = current()
+        return env.runtime.now() if env else time.monotonic()
+
+    def sleep(seconds: float) -> None:
+        env = current()
+        (env.runtime.sleep if env else time.sleep)(seconds)
+
+    def uuid1() -> uuid.UUID:
+        env = current()
+        return uuid.UUID(int=env.rng.getrandbits(128), version=4) if env else uuid.uuid1()
+
+    class Local:
+        """One set of attributes an actor."""
+
+        def __init__(self) -> None:
+            object.__setattr__(self, "_by_actor", {})
+
+        def _own(self) -> dict[str, Any]:
+            own: dict[str, Any] = object.__getattribute__(self, "_by_actor").setdefault(actor(), {})
+            return own
+
+        def __getattr__(self, name: str) -> Any:
+            try:
+                return self._own()[name]
+            except KeyError:
+                raise AttributeError(name) from None
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            self._own()[name] = value
+
+    module: Any = redis.lock
+    before = module.mod_time, module.uuid, module.threading
+    module.mod_time = SimpleNamespace(monotonic=now, sleep=sleep, time=now)
+    module.uuid = SimpleNamespace(uuid1=uuid1)
+    module.threading = SimpleNamespace(local=lambda: Local() if current() else threading.local())
+    try:
+        yield
+    finally:
+        module.mod_time, module.uuid, module.threading = before

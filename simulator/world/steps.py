@@ -1,0 +1,124 @@
+"""What a step is, what may become of it, and the gate that stands before it."""
+
+from __future__ import annotations
+
+import pickle
+import threading
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from copy import deepcopy
+from typing import Any, NamedTuple, Protocol
+
+from podrace.simulator.errors import TargetError
+from podrace.simulator.history.events import plain
+
+GO = "go"
+DROP_REQUEST = "drop-request"
+DROP_REPLY = "drop-reply"
+HANG = "hang"
+FAIL = "fail"
+
+TRANSACTION = "TRANSACTION"
+"""Stands for MULTI, its commands and EXEC, which the client sends in one go: one step."""
+
+
+class Step(NamedTuple):
+    """What an actor is about to do to the world.
+
+    `kind` and `args`:
+
+    - `redis`: the command, or `TRANSACTION` and its commands
+    - `service`: the service's name, the method, a tuple of arguments, a dict of named arguments
+    - `call`: the name of the call that a client is about to make
+    - `timer`: deadline in microseconds of the clock, seconds that were asked for
+    - `lock`: the lock
+    - `receive`: a number that names the wait, deadline in microseconds or None, a text that says for what
+    """
+
+    actor: str
+    kind: str
+    args: tuple[Any, ...]
+
+    @property
+    def pod(self) -> str:
+        return self.actor.partition(".")[0]
+
+
+WAITING = frozenset({"timer", "call", "lock", "receive"})
+"""Kinds before which an actor waits of its own accord: to switch away there is no preemption."""
+
+
+class PodKilledError(BaseException):
+    """Raised inside an actor of a pod that is dead: nothing of it may go on, `except Exception` included."""
+
+
+class Gate(Protocol):
+    """Stands before every step of one pod, and is its runtime."""
+
+    virtual: bool
+    """Whether time is the harness's: then a reply that depends on time or chance is made by the harness too."""
+    answer: Any
+    """The reply that the harness gives in the server's place, in a tuple; None where the server gives it."""
+
+    def before(self, kind: str, args: tuple[Any, ...]) -> str:
+        """Wait until the current actor may take this step. Returns what becomes of it: GO or a fault."""
+        ...
+
+    def after(self, reply: Any) -> None:
+        """Tell what the current actor's step brought: a reply, or an exception."""
+        ...
+
+    def receive(self, connection: Any, seconds: float | None, what: str) -> bool:
+        """Wait until the connection has something to read (True), or so many seconds have passed (False).
+
+        Raises the redis-py error of a lost connection where that fault strikes the wait.
+        """
+        ...
+
+    def lost(self, error: BaseException) -> None:
+        """Tell that a connection broke that no fault had broken."""
+        ...
+
+    def hang(self) -> None:
+        """Never return."""
+        ...
+
+    def now(self) -> float: ...
+
+    def sleep(self, seconds: float) -> None: ...
+
+    def spawn(self, name: str, function: Callable[[], None]) -> None: ...
+
+    def lock(self) -> AbstractContextManager[Any]: ...
+
+
+def foreign_thread() -> TargetError:
+    """The error of a target that acts where no scheduler can see it."""
+    return TargetError(
+        f"the target acts from a thread of its own ({threading.current_thread().name}): expected every actor "
+        "to come from runtime.spawn; no verdict can be given"
+    )
+
+
+def plain_reply(reply: Any) -> str:
+    """A reply as text; an exception as its name and what it says."""
+    return f"{type(reply).__name__}: {reply}" if isinstance(reply, BaseException) else plain(reply)
+
+
+def as_sent(thing: Any) -> Any:
+    """A copy, as a process at the other end of a pipe would get it."""
+    if type(thing) in _IMMUTABLE:
+        return thing
+    try:
+        return pickle.loads(pickle.dumps(thing, pickle.HIGHEST_PROTOCOL))
+    except Exception:  # slower, and takes what pickle does not
+        return deepcopy(thing)
+
+
+_IMMUTABLE = frozenset({type(None), bool, int, float, str, bytes})
+
+
+class Failed(str):
+    """A reply that was an exception, as text that has come from another process."""
+
+    __slots__ = ()

@@ -1,0 +1,141 @@
+"""The fingerprint of what has happened, up to the order of steps that commute (Mazurkiewicz traces).
+
+Every event is hashed with the events that it depends on: the last one of its pod, and the last conflicting
+accesses of what it touches. The sum of these hashes is the same for any two orders that differ only in steps that
+commute, and so is the state that they lead to. Hashes do not depend on the process: one seed gives one search.
+
+The begin of a call and the end of another are ordered where a check looks at real time; two begins, or two
+ends, are not: real time orders an end and a later begin, nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from hashlib import blake2b
+
+from podrace.simulator.world.footprints import EVERYTHING, Footprint
+
+MASK = (1 << 61) - 1
+
+
+@lru_cache(maxsize=100_000)
+def of_text(text: str) -> int:
+    return int.from_bytes(blake2b(text.encode("utf-8", "surrogateescape"), digest_size=8).digest()) & MASK
+
+
+def _mix(one: int, other: int) -> int:
+    """A number in which every bit depends on both (as in splitmix64, Steele, Lea and Flood, OOPSLA 2014)."""
+    value = (one * 0x9E3779B97F4A7C15 + other) & 0xFFFFFFFFFFFFFFFF
+    value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
+    value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & 0xFFFFFFFFFFFFFFFF
+    return (value ^ (value >> 31)) & MASK
+
+
+def _end_of(event: int, name: str, begins: int) -> int:
+    """What the end of a call adds to a state, where the event of that hash ends it."""
+    return _mix(_mix(event, begins), of_text(f"end of {name}"))
+
+
+Ends = dict[int, tuple[tuple[str, bool], ...]]
+"""By event, the calls that it ends: their names, and whether a check looks at when."""
+
+
+def state_after(place: tuple[int, int], event: int, begins: bool, ends: Ends) -> int | None:
+    """The state that an event leads to from a place, the ends of calls that it brings included; None where unknown."""
+    ended = ends.get(event)
+    if ended is None:
+        return None
+    value, begun = place
+    if begins:
+        begun = (begun + event) & MASK
+    return (value + event + sum(_end_of(event, name, begun if timed else 1) for name, timed in ended)) & MASK
+
+
+class Trace:
+    """`value` names the state that the events so far have led to."""
+
+    __slots__ = (
+        "_all_reads",
+        "_all_writes",
+        "_begins",
+        "_ends",
+        "_ends_by_name",
+        "_last",
+        "_pods",
+        "_reads",
+        "_writes",
+        "value",
+    )
+
+    def __init__(self) -> None:
+        self.value = 0
+        self._pods: dict[str, int] = {}
+        self._writes: dict[str, int] = {}
+        self._reads: dict[str, int] = {}
+        self._all_reads = 0
+        self._all_writes = 0
+        self._last = 0
+        """The last event that concerned everything."""
+        self._begins = 0
+        self._ends = 0
+        self._ends_by_name: dict[str, int] = {}
+
+    def event(
+        self, actor: str, action: str, footprint: Footprint, *, begins: bool = False, after: Sequence[str] = ()
+    ) -> int:
+        """The hash that this event would have if it came next.
+
+        `begins`: it is the begin of something of which a check asks whether an end came before. `after`: the calls
+        whose ends it has waited for.
+        """
+        depends = self._pods.get(actor.partition(".")[0], self._last)
+        writes, reads, last = self._writes, self._reads, self._last
+        for key in footprint.reads:
+            depends = _mix(depends, self._all_writes if key == EVERYTHING else writes.get(key, last))
+        for key in footprint.writes:
+            if key == EVERYTHING:
+                depends = _mix(depends, self.value)
+            else:
+                depends = _mix(depends, (writes.get(key, last) + 3 * reads.get(key, 0) + 5 * self._all_reads) & MASK)
+        if begins:
+            depends = _mix(depends, self._ends)
+        for name in after:
+            depends = _mix(depends, self._ends_by_name.get(name, 0))
+        return _mix(depends, of_text(f"{actor} {action}"))
+
+    def add(self, event: int, pod: str, footprint: Footprint, *, begins: bool = False) -> None:
+        """Let the event of that hash be the next one."""
+        self.value = (self.value + event) & MASK
+        self._pods[pod] = event
+        if begins:
+            self._begins = (self._begins + event) & MASK
+        for key in footprint.reads:
+            if key == EVERYTHING:
+                self._all_reads = (self._all_reads + event) & MASK
+            else:
+                self._reads[key] = (self._reads.get(key, 0) + event) & MASK
+        for key in footprint.writes:
+            if key == EVERYTHING:
+                # Everything after it depends on it: as if every key had been written by it alone.
+                self._writes.clear()
+                self._reads.clear()
+                self._pods.clear()
+                self._last = event
+                self._all_reads = 0
+            else:
+                self._writes[key] = event
+                self._reads[key] = 0
+            self._all_writes = (self._all_writes + event) & MASK
+
+    def place(self) -> tuple[int, int]:
+        """What the state after a next event depends on, besides that event."""
+        return self.value, self._begins
+
+    def end(self, event: int, name: str, *, timed: bool) -> None:
+        """Let a call end with the event of that hash."""
+        ended = _end_of(event, name, self._begins if timed else 1)
+        self.value = (self.value + ended) & MASK
+        self._ends_by_name[name] = ended
+        if timed:
+            self._ends = (self._ends + ended) & MASK
