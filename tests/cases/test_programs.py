@@ -1,0 +1,200 @@
+"""Leaving out equivalent orders leaves out no outcome: small programs, explored with the reduction and without it.
+
+What is compared is as fine as it can be: what every key holds and how long it lives, what every call returned, who
+waits for ever, and which call ended before which began. `PODRACE_PROGRAMS=5000` tries more than CI does.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, event, given, settings
+from hypothesis import strategies as st
+
+from podrace import (
+    Call,
+    CorruptKey,
+    Finding,
+    Kill,
+    LoseConnection,
+    Run,
+    Scenario,
+    TimePasses,
+)
+from podrace.simulator.search.explorer import Explorer
+from podrace.simulator.search.frontier import Bounds
+from podrace.simulator.search.lab import InlineLab
+from podrace.simulator.servers.connection import Server
+from podrace.simulator.servers.embedded import EmbeddedServer
+
+PROGRAMS = int(os.environ.get("PODRACE_PROGRAMS", "200"))
+MOST_SCHEDULES = int(os.environ.get("PODRACE_SCHEDULES", "60"))
+FAULTS: dict[str, Any] = {
+    "none": [],
+    "kill": [Kill()],
+    "restart": [Kill(restart=True)],
+    "time": [TimePasses()],
+    "connection": [LoseConnection()],
+    "corrupt": [CorruptKey()],
+    "kill and time": [Kill(pods=frozenset("A")), TimePasses()],
+}
+
+
+@pytest.fixture(autouse=True)
+def _cases(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(Path(__file__).parents[1])
+
+
+@dataclass(frozen=True)
+class Program:
+    """By line, its calls; by call, the commands."""
+
+    lines: dict[str, tuple[tuple[Any, ...], ...]]
+    fault: str
+    preemptions: int
+    retries: int
+    insist: bool = False
+
+    def scenario(self, checks: Sequence[Any]) -> Scenario:
+        calls = {
+            actor: [Call(f"{actor} {number}", "run", (f"{actor} {number}",), insist=self.insist)
+                    for number in range(len(programs))]
+            for actor, programs in self.lines.items()
+        }  # fmt: skip
+        named = {f"{actor} {number}": program
+                 for actor, programs in self.lines.items() for number, program in enumerate(programs)}  # fmt: skip
+        return Scenario(
+            "program",
+            lines=calls,
+            faults=FAULTS[self.fault],
+            checks=checks,
+            keeps=["*"],
+            options={"programs": named},
+            retries=(self.retries,),
+        )
+
+
+class TooLargeError(Exception):
+    """More schedules than are run for one program."""
+
+
+def outcomes(server: Server, program: Program, *, reduce: bool, faults: int = 1) -> tuple[Any, set[str], int]:
+    """The verdict's words with everything that any schedule ends in."""
+    seen: set[str] = set()
+
+    def note(run: Run) -> Iterator[Finding]:
+        calls = [(one.name, one.type, one.value, one.error) for one in sorted(run.calls, key=lambda one: one.name)]
+        order = sorted((one.name, other.name) for one in run.calls for other in run.calls if one.before(other))
+        left = [(one.key, one.value, one.left_s) for one in run.left]
+        seen.add(repr((calls, order, left, dict(sorted(run.waits.items())))))
+        return iter(())
+
+    def count(runs: int) -> None:
+        if runs > MOST_SCHEDULES:
+            raise TooLargeError
+
+    scenario = program.scenario([note])
+    with InlineLab(server, "cases.programs:Runner", scenario, seed=7) as lab:
+        bounds = Bounds(preemptions=program.preemptions, faults=faults, budget_s=60, reduce=reduce)
+        found = Explorer(lab.scenario, lab.play, lab.finish, bounds, progress=count, worst="never").explore()
+    assert found.complete or not reduce
+    return found.outcomes, seen, found.run
+
+
+def difference(server: Server, program: Program) -> str:
+    """Empty where both explorations see the same."""
+    words, reduced, runs = outcomes(server, program, reduce=True)
+    all_words, everything, all_runs = outcomes(server, program, reduce=False)
+    event(f"{len(reduced)} outcomes")
+    if reduced == everything and words == all_words:
+        return ""
+    missing, more = sorted(everything - reduced), sorted(reduced - everything)
+    return (
+        f"{program}\n{runs} of {all_runs} schedules; {len(reduced)} of {len(everything)} outcomes; "
+        f"words {sorted(words)} of {sorted(all_words)}\nmissing: {missing[:2]}\nmore: {more[:2]}"
+    )
+
+
+LIVES = st.sampled_from([2, 100])
+TEXTS, LISTS = st.sampled_from(["x", "y"]), st.sampled_from(["l", "m"])
+PLAIN = st.one_of(
+    st.tuples(st.just("GET"), TEXTS),
+    st.tuples(st.just("SET"), TEXTS, st.sampled_from(["1", "2", "<"]), st.just("NX"), st.just("EX"), LIVES),
+    st.tuples(st.just("SET"), TEXTS, st.sampled_from(["3", "<"])),
+    st.tuples(st.just("INCR"), TEXTS),
+    st.tuples(st.just("APPEND"), TEXTS, st.sampled_from(["a", "<"])),
+    st.tuples(st.just("DEL"), TEXTS),
+    st.tuples(st.just("RPUSH"), LISTS, st.sampled_from(["p", "q"])),
+    st.tuples(st.just("LPOP"), LISTS),
+    st.tuples(st.just("LRANGE"), LISTS, st.just(0), st.just(-1)),
+    st.tuples(st.just("HSET"), st.just("h"), st.sampled_from("fg"), st.sampled_from(["1", "<"])),
+    st.tuples(st.just("HGETALL"), st.just("h")),
+    st.tuples(st.just("PTTL"), TEXTS),
+    st.tuples(st.just("EXPIRE"), TEXTS, st.sampled_from([2, 50])),
+    st.tuples(st.just("SADD"), st.just("s"), st.sampled_from("uv")),
+    st.tuples(st.just("SPOP"), st.just("s")),
+    st.tuples(st.just("XADD"), st.just("e"), st.just("*"), st.just("f"), st.just("1")),
+    st.tuples(st.just("XLEN"), st.just("e")),
+    st.tuples(st.just("PUBLISH"), st.just("c"), st.just("hello")),
+)  # fmt: skip
+STEPS = st.one_of(
+    PLAIN,
+    PLAIN,
+    PLAIN.map(lambda command: ("SPAWN", *command)),
+    PLAIN.map(lambda command: ("LOCKED", *command)),
+    st.tuples(st.just("TRANSACTION"), TEXTS, TEXTS),
+    st.tuples(st.just("PIPELINE"), PLAIN, PLAIN),
+    st.tuples(st.just("BOTH"), PLAIN, PLAIN),
+    st.tuples(st.just("SCRIPT"), st.just("ADD"), TEXTS, TEXTS),
+    st.tuples(st.just("SCRIPT"), st.just("MOVE"), LISTS, LISTS),
+    st.tuples(st.just("POP"), LISTS, st.sampled_from([0, 1, 3])),
+    st.tuples(st.just("WAIT"), st.just("c")),
+    st.tuples(st.just("REMEMBER"), st.just("word")),
+    st.tuples(st.just("RECALL")),
+    st.tuples(st.just("NOW")),
+    st.tuples(st.just("CLOCK")),
+    st.tuples(st.just("SLEEP"), st.sampled_from([0, 1, 3])),
+)
+
+
+@st.composite
+def programs(draw: st.DrawFn) -> Program:
+    actors = draw(st.sampled_from([("A", "B"), ("A", "A.two", "B"), ("A", "B", "C")]))
+    most = 3 if len(actors) == 2 else 2
+    lines: dict[str, Any] = {}
+    for actor in actors:
+        commands = draw(st.lists(STEPS, min_size=1, max_size=most))
+        cut = draw(st.integers(0, len(commands) - 1))
+        parts = [tuple(commands[:cut]), tuple(commands[cut:])] if cut else [tuple(commands)]
+        lines[actor] = tuple(parts)
+    return Program(
+        lines,
+        fault=draw(st.sampled_from(sorted(FAULTS))),
+        preemptions=draw(st.integers(0, 3)),
+        retries=draw(st.sampled_from([0, 0, 1])),
+    )
+
+
+@pytest.fixture
+def run_server(server: EmbeddedServer) -> Server:
+    return Server(url=server.url, info=server.info(), prefix="cases:", embedded=server)
+
+
+@settings(
+    max_examples=PROGRAMS,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.filter_too_much],
+)
+@given(program=programs())
+def test_the_reduction_leaves_out_no_outcome(run_server: Server, program: Program) -> None:
+    try:
+        assert not difference(run_server, program)
+    except TooLargeError:
+        event("too large")
