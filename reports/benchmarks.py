@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from podrace.reports.words import DAMAGE
+from podrace.reports.safety import DAMAGE
 
 
 @dataclass(frozen=True)

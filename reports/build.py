@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from markupsafe import Markup
 
 from podrace.reports import charts, matrix, text
-from podrace.reports.drawing import draw, svg_css
-from podrace.reports.records import Cell, Report, Run
+from podrace.reports.drawing import draw
+from podrace.reports.records import LEAST_BEYOND, Cell, Report, Run
 from podrace.reports.results import read_results
-from podrace.reports.timeline import timeline
+from podrace.reports.timeline import NARROW, WIDE, timeline
 
-MOST_BYTES = 950_000
+MOST_BYTES = 980_000
 """A page stays under 1 MB: pictures that would make it longer are left out, and it says so."""
 FEW_PICTURES = 4
 """So many counterexamples stand open; of more only the first does, until somebody opens them."""
@@ -23,6 +24,7 @@ MOST_CURVES = 24
 MOST_ITEMS = 200
 """Rows of any one table, or items of a list."""
 RATES = "rate-against-p99"
+PARTS = (("Not as expected", False), ("Known", True))
 
 
 def build(paths: Sequence[Path], *, out: Path, format: str = "html") -> Report:  # noqa: A002 - as the option is called
@@ -50,45 +52,37 @@ def pictures(report: Report) -> dict[str, str]:
 def page(report: Report) -> str:
     """The whole report as one HTML page that needs nothing else."""
     tone, line = matrix.verdict(report)
-    found = sorted((cell for cell in report.cells if cell.anchor), key=_by_importance)
+    found = sorted((cell for cell in report.cells if cell.anchor), key=matrix.by_importance)
     load, rates, ratios = _load_charts(report), _rate_chart(report), _ratio_charts(report)
-    drawn = [*rates, *ratios, *(pair for _, pairs in load for pair in pairs)]
-    left = MOST_BYTES - _size(*(svg for _, svg in drawn)) - 600 * len(report.cells) - 40_000
-    shown: list[tuple[Cell, Markup | None]] = []
-    for cell in found:
-        svg = _timeline(cell) if cell.history else None
-        if svg is not None and _size(svg) > left:
-            svg = None
-        left -= _size(svg or "") + 1500
-        if left < 0:
-            break
-        shown.append((cell, svg))
-    for cell in found[len(shown) :]:
+    shown = found[:MOST_ITEMS]
+    for cell in found[MOST_ITEMS:]:
         cell.anchor = ""
-    return str(
-        draw(
-            "page.html.j2",
-            css=svg_css(),
-            report=report,
-            tone=tone,
-            common=_common(report),
-            verdict=line,
-            targets=[(target, matrix.held(report.modes, target)) for target in matrix.targets(report.modes)],
-            rows=matrix.rows(report.modes),
-            tone_of=matrix.tone,
-            signs=matrix.SIGNS,
-            microseconds=charts.microseconds,
-            shown=shown,
-            left_out=len(found) - len(shown),
-            most=MOST_ITEMS,
-            few=len(shown) <= FEW_PICTURES,
-            breaches=[line for run in report.runs for line in run.breaches],
-            loads=[(run, [svg for _, svg in pairs]) for run, pairs in load],
-            rates=[svg for _, svg in rates],
-            ratios=[svg for _, svg in ratios],
-            claims=[claim for one in report.measured for claim in one.claims],
-        )
-    )
+    values: dict[str, Any] = {
+        "report": report,
+        "tone": tone,
+        "common": _common(report),
+        "verdict": line,
+        "matrix": matrix,
+        "microseconds": charts.microseconds,
+        "found": {title: [cell for cell in shown if cell.is_expected is known] for title, known in PARTS},
+        "first": shown[0] if shown else None,
+        "left_out": len(found) - len(shown),
+        "most": MOST_ITEMS,
+        "least": LEAST_BEYOND,
+        "few": len(shown) <= FEW_PICTURES,
+        "loads": [(run, [svg for _, svg in pairs]) for run, pairs in load],
+        "rates": [svg for _, svg in rates],
+        "ratios": [svg for _, svg in ratios],
+        "claims": [claim for one in report.measured for claim in one.claims],
+    }
+    left = MOST_BYTES - len(draw("page.html.j2", **values, pictures={}).encode())
+    drawn: dict[str, list[Markup]] = {}
+    for cell in shown:
+        svgs = [_timeline(cell), _timeline(cell, narrow=True)] if cell.history and left > 0 else []
+        if svgs and (size := sum(len(svg.encode()) for svg in svgs) + 100) <= left:
+            drawn[cell.anchor] = svgs
+            left -= size
+    return str(draw("page.html.j2", **values, pictures=drawn))
 
 
 FACTS = ("seed", "server", "machine", "versions")
@@ -100,32 +94,25 @@ def _common(report: Report) -> dict[str, str]:
     return {name: values.most_common(1)[0][0] for name, values in said.items() if values}
 
 
-def _by_importance(cell: Cell) -> tuple[bool, bool]:
-    return cell.is_expected, cell.verdict == "holds"
-
-
-def _timeline(cell: Cell, *, alone: bool = False) -> Markup:
+def _timeline(cell: Cell, *, alone: bool = False, narrow: bool = False) -> Markup:
     title = f"{cell.target}: {cell.scenario}" + ("" if cell.sentence else f", {cell.words}")
-    return timeline(cell.history, title=title, sentence=cell.sentence, name=f"picture-{cell.anchor}", alone=alone)
+    name = f"picture-{cell.anchor}" + ("-narrow" if narrow else "")
+    layout = NARROW if narrow else WIDE
+    return timeline(cell.history, title=title, sentence=cell.sentence, name=name, alone=alone, layout=layout)
 
 
 def _load_charts(report: Report, *, alone: bool = False) -> list[tuple[Run, list[tuple[str, Markup]]]]:
-    """Each load test's percentile curves by operation."""
-    return [
-        (
-            run,
-            [
-                (name, charts.percentiles(operation, name=name, alone=alone))
-                for position, operation in enumerate(run.operations[:MOST_CURVES], 1)
-                if (name := f"load-{number}-{position}") and any(operation.curves.values())
-            ],
-        )
-        for number, run in enumerate((run for run in report.runs if run.operations), 1)
-    ]
+    """Each load test's percentile curves by operation, as far as there are enough samples."""
+    found = []
+    for number, run in enumerate((run for run in report.runs if run.operations or run.breaches), 1):
+        named = {f"load-{number}-{place}": one for place, one in enumerate(run.operations[:MOST_CURVES], 1)}
+        drawn = {name: one for name, one in named.items() if one.points("corrected") or one.points("raw")}
+        found.append((run, [(name, charts.percentiles(one, name=name, alone=alone)) for name, one in drawn.items()]))
+    return found
 
 
 def _rate_chart(report: Report, *, alone: bool = False) -> list[tuple[str, Markup]]:
-    loads = [run for run in report.runs if run.operations]
+    loads = [run for run in report.runs if run.rates or any(one.at_us(99) for one in run.operations)]
     return [(RATES, charts.rate_against_p99(loads, name=RATES, alone=alone))] if loads else []
 
 
@@ -136,10 +123,6 @@ def _ratio_charts(report: Report, *, alone: bool = False) -> list[tuple[str, Mar
         for number, one in enumerate(report.measured, 1)
         if one.ratios
     ]
-
-
-def _size(*parts: str) -> int:
-    return sum(len(part.encode("utf-8", "backslashreplace")) for part in parts)
 
 
 FORMATS: dict[str, Callable[[Report], str | dict[str, str]]] = {

@@ -10,9 +10,9 @@ from typing import Any
 from markupsafe import Markup
 
 from podrace.reports.benchmarks import Ratio
-from podrace.reports.drawing import draw, svg_css
+from podrace.reports.drawing import draw
 from podrace.reports.records import Operation, Run
-from podrace.reports.words import shorten
+from podrace.reports.safety import shorten
 
 WIDTH, HEIGHT, LEFT, TOP, BOTTOM = 364, 260, 62, 60, 210
 MOST_NINES = 5.0
@@ -26,36 +26,18 @@ class Curve:
     name: str
     points: Sequence[tuple[float, float]]
     colour: int
-    label_x: float
     label_y: float
     dashed: bool = False
     dots: bool = False
-    ends: bool = False
-
-
-@dataclass(frozen=True)
-class Bar:
-    """A row of the picture of ratios, in pixels; `was` is the baseline's."""
-
-    y: float
-    label: str
-    full: str
-    x: float
-    low: float
-    high: float
-    limit: float | None
-    was: float | None
-    past: bool
-    said: str
 
 
 def percentiles(operation: Operation, *, name: str, alone: bool = False) -> Markup:
     """Latency by percentile, both axes logarithmic: corrected for coordinated omission, and as waited for."""
-    curves = {kind: [(p, v) for p, v in points if v > 0 and p < 100] for kind, points in operation.curves.items()}
-    curves = {kind: points for kind, points in curves.items() if points}
+    curves = {kind: points for kind in operation.curves if (points := operation.points(kind))}
+    names = {"raw": "uncorrected" if "corrected" in operation.curves else "closed loop"}
     values = [value for points in curves.values() for _, value in points]
     nines = max((_nines(p) for points in curves.values() for p, _ in points), default=2.0)
-    nines = max(2.0, min(MOST_NINES, nines))
+    nines = max(1.0, min(MOST_NINES, nines))
     right = WIDTH - 24
     scale_y, ticks_y = _log_axis(values, BOTTOM, TOP, microseconds)
 
@@ -64,15 +46,7 @@ def percentiles(operation: Operation, *, name: str, alone: bool = False) -> Mark
 
     marks = [(0.0, "0"), (50.0, "50"), (90.0, "90"), (99.0, "99"), (99.9, "99.9"), (99.99, "99.99")]
     drawn = [
-        Curve(
-            "uncorrected" if kind == "raw" else kind,
-            [at(p, v) for p, v in points],
-            1 if kind == "raw" else 0,
-            right,
-            26 + 16 * number,
-            dashed=kind == "raw",
-            ends=True,
-        )
+        Curve(names.get(kind, kind), [at(p, v) for p, v in points], number, 26 + 16 * number, dashed=number > 0)
         for number, (kind, points) in enumerate(curves.items())
     ]
     errors = f", {operation.errors:,} failed" if operation.errors else ""
@@ -93,7 +67,10 @@ def percentiles(operation: Operation, *, name: str, alone: bool = False) -> Mark
 
 
 def rate_against_p99(runs: Sequence[Run], *, name: str, alone: bool = False) -> Markup:
-    """Each operation's p99 at each run's rate, one point a run; and the steps of a search for the highest rate."""
+    """Each operation's p99 at each run's rate, one point a run; and the steps of a search for the highest rate.
+
+    Runs of open and of closed loops are curves of their own: in a closed loop the rate is a result, not a cause.
+    """
     found: dict[str, list[tuple[float, float]]] = {}
     for run in runs:
         if run.rates:
@@ -101,7 +78,8 @@ def rate_against_p99(runs: Sequence[Run], *, name: str, alone: bool = False) -> 
         for operation in run.operations:
             p99_us = operation.at_us(99)
             if p99_us and operation.rate_per_s > 0:
-                found.setdefault(operation.name, []).append((operation.rate_per_s, p99_us))
+                named = f"{operation.name}, closed loop" if run.is_closed else operation.name
+                found.setdefault(named, []).append((operation.rate_per_s, p99_us))
     busiest = sorted(found, key=lambda key: -max(found[key])[1])[:MOST_OPERATIONS]
     rates = [rate for key in busiest for rate, _ in found[key]]
     scale_y, ticks_y = _log_axis([p99 for key in busiest for _, p99 in found[key]], 300, TOP, microseconds)
@@ -112,13 +90,13 @@ def rate_against_p99(runs: Sequence[Run], *, name: str, alone: bool = False) -> 
     return _chart(
         name,
         "Rate against p99",
-        note="corrected, one point a run" + more,
+        note="one point a run; corrected, but in closed loops" + more,
         desc="; ".join(f"{key}: {microseconds(found[key][-1][1])}" for key in busiest) or "no values",
         ticks_x=ticks_x,
         ticks_y=ticks_y,
         under="operations per second",
         curves=[
-            Curve(shorten(key, 24), ends[key], number % 3, 594, label_y[key] + 3.5, dots=True)
+            Curve(shorten(key, 26), ends[key], number % 3, label_y[key] + 3.5, dots=True)
             for number, key in enumerate(busiest)
         ],
         right=560,
@@ -137,7 +115,7 @@ def ratios(found: Sequence[Ratio], baseline: Sequence[Ratio] = (), *, name: str,
     every += [before[key] for one in shown if (key := (one.target, one.operation)) in before]
     left, right = 330, 850
     at, ticks_x = _log_axis(every, left, right, lambda value: f"{value:.4g}")
-    bars = []
+    bars: list[dict[str, Any]] = []
     for number, one in enumerate(shown):
         whole = f"{one.target} {one.operation}".strip()
         low, high = one.low or one.ratio, one.high or one.ratio
@@ -145,30 +123,23 @@ def ratios(found: Sequence[Ratio], baseline: Sequence[Ratio] = (), *, name: str,
         interval = f"  ({low:.2f}–{high:.2f})" if low != high else ""
         label = shorten(whole, 44)
         full = whole + (f", floor: {one.floor}" if one.floor else "")
-        bars.append(
-            Bar(
-                TOP + 14 + 26 * number,
-                label,
-                full if full != label else "",
-                at(one.ratio),
-                at(low),
-                at(high),
-                at(one.limit) if one.limit else None,
-                at(was) if was is not None else None,
-                one.past,
-                f"{one.ratio:.2f}{interval}",
-            )
-        )
+        bar: dict[str, Any] = {
+            "y": TOP + 14 + 26 * number,
+            "label": label,
+            "full": full if full != label else "",
+            "past": one.past,
+        }
+        bar |= {"x": at(one.ratio), "low": at(low), "high": at(high), "limit": at(one.limit) if one.limit else None}
+        bars.append(bar | {"was": at(was) if was is not None else None, "said": f"{one.ratio:.2f}{interval}"})
     bottom = TOP + 8 + 26 * len(shown)
     more = f"; {len(found) - len(shown)} more" if len(found) > len(shown) else ""
+    hollow = "; hollow: baseline" if before else ""
+    tick = "; red tick: limit" if any(one.limit for one in shown) else ""
     return _chart(
         name,
         "Ratio to the floor",
-        note="1 is the same as the floor"
-        + ("; hollow: baseline" if before else "")
-        + ("; red tick: limit" if any(bar.limit for bar in bars) else "")
-        + more,
-        desc="; ".join(f"{bar.full or bar.label} {bar.said}" for bar in bars[:12]),
+        note="1 is the same as the floor" + hollow + tick + more,
+        desc="; ".join(f"{bar['full'] or bar['label']} {bar['said']}" for bar in bars[:12]),
         ticks_x=ticks_x,
         bars=bars,
         left=left,
@@ -182,30 +153,15 @@ def ratios(found: Sequence[Ratio], baseline: Sequence[Ratio] = (), *, name: str,
 
 def microseconds(value: float) -> str:
     """1500 → `1.5 ms`."""
-    for unit, factor in (("µs", 1.0), ("ms", 1e3), ("s", 1e6)):
-        if value < factor * 1000 or unit == "s":
-            return f"{value / factor:.3g} {unit}"
-    raise AssertionError
+    unit, factor = ("µs", 1.0) if value < 1e3 else ("ms", 1e3) if value < 1e6 else ("s", 1e6)
+    return f"{value / factor:.3g} {unit}"
 
 
 def _chart(name: str, title: str, *, alone: bool, **values: Any) -> Markup:
-    defaults: dict[str, Any] = {
-        "heading": title,
-        "note": "",
-        "under": "",
-        "one": "1",
-        "curves": (),
-        "bars": (),
-        "ticks_y": (),
-        "left": LEFT,
-        "top": TOP,
-        "bottom": BOTTOM,
-        "width": WIDTH,
-        "height": HEIGHT,
-    }
-    if "bars" not in values:
-        defaults["one"] = None
-    return draw("chart.svg.j2", id=name, title=title, css=svg_css() if alone else "", **(defaults | values))
+    defaults: dict[str, Any] = dict.fromkeys(("under", "curves", "bars", "ticks_y"), ())
+    defaults |= {"heading": title, "one": "1" if "bars" in values else None, "left": LEFT, "top": TOP}
+    defaults |= {"bottom": BOTTOM, "width": WIDTH, "height": HEIGHT}
+    return draw("chart.svg.j2", id=name, title=title, alone=alone, **(defaults | values))
 
 
 def _nines(percentile: float) -> float:

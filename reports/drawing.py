@@ -9,7 +9,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from podrace.reports.words import presentable, shorten
+from podrace.reports.safety import presentable, shorten
 
 HERE = Path(__file__).parent
 MOST_CHARS = 1200
@@ -39,6 +39,10 @@ def svg_css() -> Markup:
     return Markup((HERE / "svg.css").read_text(encoding="utf-8"))
 
 
-def draw(template: str, **values: Any) -> Markup:
-    """The template filled in: what came from files is escaped, and holds nothing that XML forbids."""
-    return Markup(presentable(_environment().get_template(template).render(**values)))
+def draw(template: str, *, alone: bool = True, **values: Any) -> Markup:
+    """The template filled in: what came from files is escaped, and holds nothing that XML forbids.
+
+    `alone`: it brings its style with it.
+    """
+    css = svg_css() if alone else ""
+    return Markup(presentable(_environment().get_template(template).render(css=css, **values)))

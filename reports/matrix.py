@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from podrace.reports.drawing import draw, svg_css
-from podrace.reports.records import Cell, Report
-from podrace.reports.words import shorten
+from podrace.reports.drawing import draw
+from podrace.reports.records import NOT_APPLICABLE, Cell, Report
 
 SEVERE = ("lost", "duplicated")
 SIGNS = {"severe": "✗", "bad": "!", "fine": "✓", "none": "", "unknown": "?"}
 """Beside the colour, for who cannot tell the colours apart."""
-LEFT_PX, COLUMN_PX, ROW_PX = 300, 168, 26
+LEGEND = {
+    "lost": "something was accepted, never had its effect, and nobody was told",
+    "duplicated": "something had its effect more than once",
+    "misreported": "a reader was told something untrue",
+    "stuck": "a call or a queue does not go on, however long one waits",
+    "leaked": "something stays behind that nothing will ever remove",
+    "ok": "the property holds in every schedule within the bounds",
+    "–": "does not apply: the row's fault found nothing to strike; this is no pass",
+    "inconclusive": "nobody knows: a run did not finish, or the budget was spent; this is no pass",
+    "new": "violated, and not known before; every other violation is known of its target",
+    "unexpected": "not violated, though a violation was expected",
+}
+"""What each word of the matrix means, worst first."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +36,7 @@ class MatrixRow:
 
     number: int | None
     scenario: str
+    what: str
     cells: tuple[tuple[Cell, ...], ...]
 
 
@@ -56,7 +69,8 @@ def rows(cells: Sequence[Cell]) -> list[MatrixRow]:
     for scenario, by_target in places.items():
         numbers = [cell.row for those in by_target.values() for cell in those if cell.row is not None]
         row = tuple(_outcomes(by_target.get(target, [])) for target in columns)
-        found.append(MatrixRow(min(numbers) if numbers else None, scenario, row))
+        what = next((cell.what for those in by_target.values() for cell in those if cell.what), "")
+        found.append(MatrixRow(min(numbers) if numbers else None, scenario, what, row))
     return sorted(found, key=lambda row: (row.number is None, row.number or 0))
 
 
@@ -76,7 +90,7 @@ def tone(cell: Cell) -> str:
         return "unknown"
     if cell.verdict == "violated":
         return "severe" if any(word in cell.words for word in SEVERE) else "bad"
-    return "none" if cell.words in ("–", "-") else "fine"
+    return "none" if cell.verdict == NOT_APPLICABLE else "fine"
 
 
 def held(cells: Sequence[Cell], target: str) -> str:
@@ -90,34 +104,14 @@ def held(cells: Sequence[Cell], target: str) -> str:
 
 def picture(cells: Sequence[Cell], *, name: str) -> Markup:
     """The matrix as an SVG that stands alone: a row a failure mode, a column a target."""
-    found, columns = rows(cells), targets(cells)
-    width = LEFT_PX + COLUMN_PX * len(columns) + 16
-    said = "; ".join(f"{target}: {held(cells, target)}" for target in columns)
-    tiles = [
-        (LEFT_PX + COLUMN_PX * column, 66 + ROW_PX * number, outcomes)
-        for number, row in enumerate(found)
-        for column, outcomes in enumerate(row.cells)
-        if outcomes
-    ]
-    return draw(
-        "matrix.svg.j2",
-        id=name,
-        title="Failure modes by target",
-        desc=said,
-        css=svg_css(),
-        width=width,
-        height=66 + ROW_PX * len(found) + 12,
-        heads=[
-            (LEFT_PX + COLUMN_PX * number, shorten(target, 24), held(cells, target))
-            for number, target in enumerate(columns)
-        ],
-        names=[(66 + ROW_PX * number, row.number, shorten(row.scenario, 34)) for number, row in enumerate(found)],
-        tiles=[
-            (x, y, tone(outcomes[0]), shorten(" / ".join(one.words for one in outcomes), 20))
-            for x, y, outcomes in tiles
-        ],
-        signs=SIGNS,
-    )
+    heads = [(target, held(cells, target)) for target in targets(cells)]
+    desc = "; ".join(f"{target}: {said}" for target, said in heads)
+    return draw("matrix.svg.j2", id=name, desc=desc, heads=heads, rows=rows(cells), tone=tone, signs=SIGNS)
+
+
+def by_importance(cell: Cell) -> tuple[bool, bool]:
+    """A key to sort by: new races first, then what else was not expected, then known races."""
+    return cell.is_expected, cell.verdict != "violated"
 
 
 def _some(count: int, noun: str) -> str:
@@ -125,44 +119,50 @@ def _some(count: int, noun: str) -> str:
 
 
 def verdict(report: Report) -> tuple[str, str]:
-    """(tone, one line): what came of all of it."""
+    """(tone, one line): what came of all of it. Races first, new ones before known ones; then limits."""
     cells = report.cells
     ratios = [ratio for found in report.measured for ratio in found.ratios]
     claims = [claim for found in report.measured for claim in found.claims]
+    new = [cell for cell in cells if cell.is_new]
     unknown = [cell for cell in cells if cell.verdict == "inconclusive" and not cell.is_expected]
-    wrong = [cell for cell in cells if not cell.is_expected and cell not in unknown]
+    unexpected = [cell for cell in cells if not cell.is_expected and cell not in new and cell not in unknown]
     past = [ratio for ratio in ratios if ratio.past]
     broken = [line for run in report.runs for line in run.breaches]
     false = sorted((claim for claim in claims if not claim.holds), key=lambda claim: not claim.must)
-    words = []
-    if wrong:
-        named = ", ".join(f"{cell.target} {cell.scenario}" for cell in wrong[:3])
-        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-        words.append(f"{len(wrong)} of {_some(len(cells), 'cell')} not as expected: {named}{more}")
-    if unknown:
-        words.append(f"{_some(len(unknown), 'cell')} inconclusive")
-    if past:
-        words.append(f"{len(past)} of {_some(len(ratios), 'ratio')} past the limit")
-    if broken:
-        words.append(f"{_some(len(broken), 'limit')} of a load test exceeded: {broken[0]}")
-    if cells and not wrong and not unknown:
-        words.append(_all_expected(cells))
-    if false:
-        words.append(f"{len(false)} of {_some(len(claims), 'claim')} do not hold: {false[0].claim}")
-    if ratios and not past:
-        words.append(f"{_some(len(ratios), 'benchmark ratio')}, none past its limit")
     operations = sum(len(run.operations) for run in report.runs)
-    if operations:
-        words.append(f"{_some(operations, 'operation')} under load")
+    told = (
+        (new, f"{_some(len(new), 'new violation')}: {_named(new)}"),
+        (unexpected, f"{_some(len(unexpected), 'cell')} not as expected: {_named(unexpected)}"),
+        (unknown, f"{_some(len(unknown), 'cell')} inconclusive"),
+        (cells, _as_expected(cells)),
+        (broken, f"{_some(len(broken), 'limit')} of a load test exceeded: {''.join(broken[:1])}"),
+        (past, f"{len(past)} of {_some(len(ratios), 'ratio')} past the limit"),
+        (
+            false,
+            f"{len(false)} of {_some(len(claims), 'claim')} do not hold: {''.join(one.claim for one in false[:1])}",
+        ),
+        (ratios and not past, f"{_some(len(ratios), 'benchmark ratio')}, none past its limit"),
+        (operations, f"{_some(operations, 'operation')} under load"),
+    )
+    words = [text for found, text in told if found and text]
     if not words:
         return "unknown", "Nothing could be read, so nothing is known"
-    severe = wrong or past or broken or any(claim.must for claim in false)
+    severe = new or unexpected or past or broken or any(claim.must for claim in false)
     return "severe" if severe else "unknown" if unknown else "fine", "; ".join(words)
 
 
-def _all_expected(cells: Sequence[Cell]) -> str:
+def _named(cells: Sequence[Cell]) -> str:
+    more = f" and {len(cells) - 3} more" if len(cells) > 3 else ""
+    return ", ".join(f"{cell.target} {cell.scenario} ({cell.words})" for cell in cells[:3]) + more
+
+
+def _as_expected(cells: Sequence[Cell]) -> str:
+    """How many cells are as expected, and what they are."""
+    expected = [cell for cell in cells if cell.is_expected]
     if len(cells) == 1:
-        return f"{cells[0].target} {cells[0].scenario}: {cells[0].words}, as expected"
-    counts = {word: sum(cell.verdict == word for cell in cells) for word in ("violated", "holds", "inconclusive")}
-    said = ", ".join(f"{count} {word.replace('holds', 'hold')}" for word, count in counts.items() if count)
-    return f"all {len(cells)} cells as expected ({said})"
+        return f"{cells[0].target} {cells[0].scenario}: {cells[0].words}, as expected" if expected else ""
+    words = {"violated": "known to be violated", "holds": "hold", NOT_APPLICABLE: "not applicable"}
+    counts = Counter(words.get(cell.verdict, cell.verdict) for cell in expected)
+    said = ", ".join(f"{counts[word]} {word}" for word in [*words.values(), "inconclusive"] if counts[word])
+    whole = f"all {len(cells)}" if len(expected) == len(cells) else f"{len(expected)} of {len(cells)}"
+    return f"{whole} cells as expected" + (f" ({said})" if said else "")

@@ -8,7 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from podrace.reports.benchmarks import Benchmarks
-from podrace.reports.words import Event
+from podrace.reports.rows import Event
+
+NOT_APPLICABLE = "not-applicable"
+LEAST_BEYOND = 10
+"""So many samples must lie beyond a percentile, or it says more about chance than about the server."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,8 @@ class Cell:
     fleet: str = ""
     words: str = ""
     note: str = ""
+    what: str = ""
+    """What the row means."""
     row: int | None = None
     elapsed_s: float = 0.0
     counts: Mapping[str, int] = field(default_factory=dict)
@@ -42,12 +48,26 @@ class Cell:
 
     @property
     def is_expected(self) -> bool:
-        return self.verdict == self.expected
+        """Whether it is no surprise. A fault that had nothing to strike is none where `holds` was expected."""
+        return self.verdict == self.expected or (self.verdict == NOT_APPLICABLE and self.expected == "holds")
+
+    @property
+    def is_new(self) -> bool:
+        """Whether it is violated, and nobody knew."""
+        return self.verdict == "violated" and not self.is_expected
+
+    @property
+    def tag(self) -> str:
+        """What stands beside the words of a cell that is not as expected."""
+        return "" if self.is_expected else "new" if self.is_new else "unexpected"
 
 
 @dataclass(frozen=True)
 class Operation:
-    """One operation's latencies. Curves are (percentile, µs), by `corrected` and `raw`."""
+    """One operation's latencies. Curves are (percentile, µs), by `corrected` and `raw`.
+
+    In a closed loop nothing is due at a time, so there is nothing to correct: only `raw`.
+    """
 
     name: str
     count: int
@@ -55,8 +75,20 @@ class Operation:
     errors: int
     curves: Mapping[str, Sequence[tuple[float, float]]]
 
+    @property
+    def last_percentile(self) -> float:
+        """The highest that enough samples lie beyond; 0 where there are too few for any."""
+        return 100 * max(0.0, 1 - LEAST_BEYOND / self.count) if self.count else 0.0
+
+    def points(self, kind: str) -> list[tuple[float, float]]:
+        """What of a curve can be drawn: (percentile, µs) above 0, as far as there are enough samples."""
+        found = [(p, v) for p, v in self.curves.get(kind, ()) if v > 0 and p <= self.last_percentile]
+        return found if len(found) > 1 else []
+
     def at_us(self, percentile: float) -> float | None:
-        """The latency that so many per cent stay within, corrected where that is known."""
+        """The latency that so many per cent stay within, corrected where that is known; None of too few samples."""
+        if self.last_percentile < percentile < 100:
+            return None
         for kind in ("corrected", "raw"):
             for at, value in self.curves.get(kind, ()):
                 if at >= percentile:
@@ -76,6 +108,8 @@ class Run:
     versions: str = ""
     cells: list[Cell] = field(default_factory=list)
     operations: list[Operation] = field(default_factory=list)
+    is_closed: bool = False
+    """Whether its users went on as soon as they were answered: a closed loop."""
     breaches: list[str] = field(default_factory=list)
     """Limits that a load test was given and has exceeded, one line each."""
     rates: list[tuple[float, float]] = field(default_factory=list)

@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from podrace.reports.benchmarks import benchmarks
-from podrace.reports.records import Cell, Operation, Report, Run
-from podrace.reports.words import DAMAGE, Event
+from podrace.reports.records import NOT_APPLICABLE, Cell, Operation, Report, Run
+from podrace.reports.rows import Event
+from podrace.reports.safety import DAMAGE
 
 COUNTEREXAMPLE = ".podrace.json"
 HISTORY = ".history.jsonl"
-VERDICTS = ("holds", "violated", "inconclusive")
+VERDICTS = ("holds", "violated", "inconclusive", NOT_APPLICABLE)
 
 
 class DamagedError(ValueError):
@@ -49,10 +51,11 @@ def read_result(run: Run, path: Path, document: Mapping[str, Any], report: Repor
 
 def read_latency(run: Run, path: Path, document: Mapping[str, Any], report: Report) -> None:
     """latency.json of a load test: percentiles by operation, in µs, uncorrected (`raw`) and corrected."""
+    run.is_closed = document.get("paced") is False
     for number, item in enumerate(document["operations"], 1):
         try:
             curves = {}
-            for kind in ("corrected", "raw"):
+            for kind in ("raw",) if run.is_closed else ("corrected", "raw"):
                 points = item.get(kind, {}).get("curve", ())
                 curves[kind] = [(finite(percentile), finite(value)) for percentile, value in points]
             errors = item.get("errors") or {}
@@ -188,9 +191,9 @@ def _cell(item: Mapping[str, Any]) -> Cell:
     cell = Cell(str(item["target"]), str(item["scenario"]), str(item["verdict"]), str(item["expected"]))
     if cell.verdict not in VERDICTS:
         raise ValueError(f"verdict {cell.verdict!r}, expected one of {', '.join(VERDICTS)}")
-    for name in ("fleet", "words", "note", "sentence"):
+    for name in ("fleet", "words", "note", "sentence", "what"):
         setattr(cell, name, str(item.get(name) or ""))
-    cell.words = cell.words or {"holds": "ok"}.get(cell.verdict, cell.verdict)
+    cell.words = cell.words or {"holds": "ok", NOT_APPLICABLE: "–"}.get(cell.verdict, cell.verdict)
     cell.counts, cell.schedules = dict(item.get("counts") or {}), dict(item.get("schedules") or {})
     cell.elapsed_s = finite(item.get("elapsed_s") or 0)
     cell.row = int(item["row"]) if item.get("row") else None
@@ -225,29 +228,19 @@ def _counterexample(cell: Cell, folder: Path, recorded: Path, report: Report) ->
 def _histories(path: Path, report: Report) -> dict[str, list[Event]]:
     """The events of a history by their target ('' where they name none); damaged lines are named."""
     found: dict[str, list[Event]] = {}
-    if path.exists():
-        for event in _events(path, report):
-            found.setdefault(str(event.get("target", "")), []).append(event)
-    return found
-
-
-def _events(path: Path, report: Report) -> Iterator[Event]:
-    damaged: list[int] = []
-    with path.open(encoding="utf-8", errors="backslashreplace") as file:
+    damaged: list[str] = []
+    lines = path.open(encoding="utf-8", errors="backslashreplace") if path.exists() else nullcontext(())
+    with lines as file:
         for number, line in enumerate(file, 1):
             try:
                 event = json.loads(line)
             except (ValueError, RecursionError):
                 event = None
-            if isinstance(event, dict) and _is_event(event):
-                yield event
+            if isinstance(event, dict) and isinstance(event.get("type"), str) and isinstance(event.get("call", 0), int):
+                found.setdefault(str(event.get("target", "")), []).append(event)
             elif line.strip():
-                damaged.append(number)
+                damaged.append(str(number))
     if damaged:
-        lines = ", ".join(map(str, damaged[:5])) + (f" and {len(damaged) - 5} more" if len(damaged) > 5 else "")
-        report.skip(path, f"damaged line {lines}; the other lines are shown")
-
-
-def _is_event(event: Event) -> bool:
-    kind, call, images = event.get("type"), event.get("call", 0), event.get("images", [])
-    return isinstance(kind, str) and isinstance(call, int | str) and (kind != "invoke" or isinstance(images, list))
+        more = f" and {len(damaged) - 5} more" if len(damaged) > 5 else ""
+        report.skip(path, f"damaged line {', '.join(damaged[:5])}{more}; the other lines are shown")
+    return found

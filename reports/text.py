@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 import xml.etree.ElementTree as ET
-from collections.abc import Iterator
+from collections.abc import Iterable, Sequence
+from itertools import accumulate
 
-from podrace.reports.matrix import rows, targets, tone, verdict
-from podrace.reports.records import Cell, Report, Run
-from podrace.reports.words import presentable
+from podrace.reports.matrix import LEGEND, MatrixRow, by_importance, rows, targets, tone, verdict
+from podrace.reports.records import NOT_APPLICABLE, Cell, Report, Run
+from podrace.reports.safety import presentable
 
 MOST_BYTES = 900_000
 """A job's summary on GitHub holds 1 MiB."""
@@ -20,23 +21,15 @@ def markdown(report: Report) -> str:
     """The verdict, the matrix, what was found and how to repeat it; cut with "n more" before it is too long."""
     how, line = verdict(report)
     lines = ["# podrace", "", f"{MARKS[how]} **{_md(line)}**", ""]
-    for part in (
-        _matrix(report),
-        _found(report),
-        _load(report),
-        _benchmarks(report),
-        _runs(report),
-        _skipped(report),
-    ):
-        lines += part
-    size, kept = 0, []
-    for number, text in enumerate(lines):
-        size += len(text.encode("utf-8", "backslashreplace")) + 1
-        if size > MOST_BYTES:
-            kept += ["", f"{len(lines) - number:,} more lines"]
-            break
-        kept.append(text)
-    return presentable("\n".join(kept) + "\n")
+    found = sorted(report.cells, key=by_importance)
+    lines += _found("Not as expected", [cell for cell in found if not cell.is_expected])
+    lines += _matrix(report)
+    lines += _found("Known violations", [cell for cell in found if cell.is_expected], folded=True)
+    lines += [line for part in (_load, _benchmarks, _runs, _skipped) for line in part(report)]
+    sizes = accumulate(len(line.encode("utf-8", "backslashreplace")) + 1 for line in lines)
+    fit = sum(size <= MOST_BYTES for size in sizes)
+    more = [] if fit == len(lines) else ["", f"{len(lines) - fit:,} more lines"]
+    return presentable("\n".join([*lines[:fit], *more]) + "\n")
 
 
 def _md(text: object) -> str:
@@ -54,7 +47,7 @@ def _code(text: str) -> str:
     return f"{fence}{' ' if len(fence) > 1 else ''}{line}{' ' if len(fence) > 1 else ''}{fence}"
 
 
-def _table(heads: tuple[str, ...], body: Iterator[tuple[object, ...]]) -> list[str]:
+def _table(heads: tuple[str, ...], body: Iterable[tuple[object, ...]]) -> list[str]:
     lines = ["| " + " | ".join(heads) + " |", "|" + " --- |" * len(heads)]
     return [*lines, *("| " + " | ".join(str(item) for item in row) + " |" for row in body), ""]
 
@@ -65,44 +58,48 @@ def _matrix(report: Report) -> list[str]:
 
     def said(cells: tuple[Cell, ...]) -> str:
         return "<br>".join(
-            f"{MARKS[tone(one)]} {_md(one.words)}".strip() + ("" if one.is_expected else " **(unexpected)**")
-            for one in cells
+            f"{MARKS[tone(one)]} {_md(one.words)}".strip() + (f" **{one.tag}**" if one.tag else "") for one in cells
         )
 
-    body = (
-        (row.number if row.number is not None else "", _md(row.scenario), *map(said, row.cells))
-        for row in rows(report.modes)
-    )
-    return ["## Failure modes", "", *_table(("#", "failure mode", *map(_md, targets(report.modes))), body)]
+    def named(row: MatrixRow) -> str:
+        return _md(row.scenario) + (f"<br><sub>{_md(row.what)}</sub>" if row.what else "")
+
+    body = ((row.number or "", named(row), *map(said, row.cells)) for row in rows(report.modes))
+    legend = [f"- **{_md(word)}**: {_md(meaning)}" for word, meaning in LEGEND.items()]
+    return [
+        *("## Failure modes", "", *_table(("#", "failure mode", *map(_md, targets(report.modes))), body)),
+        *("<details><summary>What the words mean</summary>", "", *legend, "", "</details>", ""),
+    ]
 
 
-def _found(report: Report) -> list[str]:
-    found = sorted((cell for cell in report.cells if cell.sentence), key=lambda cell: cell.is_expected)
+def _found(title: str, cells: Sequence[Cell], *, folded: bool = False) -> list[str]:
+    found = [cell for cell in cells if cell.sentence or not cell.is_expected]
     if not found:
         return []
-    lines = ["<details><summary>What was found, and how to see it again</summary>", ""]
+    lines = [f"<details><summary>{title}</summary>", ""] if folded else [f"## {title}", ""]
     for cell in found[:MOST_SAID]:
+        said = cell.sentence or cell.note or f"expected {cell.expected}"
         again = f" {_code(cell.again)}" if cell.again else ""
-        lines.append(f"- **{_md(cell.target)} {_md(cell.scenario)}**: {_md(cell.sentence)}{again}")
+        lines.append(f"- **{_md(cell.target)} {_md(cell.scenario)}**: {_md(cell.words)}. {_md(said)}{again}")
     if len(found) > MOST_SAID:
         lines.append(f"- {len(found) - MOST_SAID} more")
-    return [*lines, "", "</details>", ""]
+    return [*lines, "", *(("</details>", "") if folded else ())]
 
 
 def _load(report: Report) -> list[str]:
     lines = []
     for run in report.runs:
-        lines += [*(f"- ❌ limit exceeded: {_md(line)}" for line in run.breaches), ""] if run.breaches else []
+        if run.operations or run.breaches:
+            broken = [f"- ❌ limit exceeded: {_md(line)}" for line in run.breaches]
+            lines += [f"## Load: {_md(run.path)}", "", *broken, *([""] if broken else [])]
         if run.operations:
-            body = (
-                (_md(one.name), f"{one.count:,}", f"{one.rate_per_s:,.0f}", f"{one.at_us(99) or 0:,.0f}", one.errors)
-                for one in run.operations
-            )
-            lines += [f"## Load: {_md(run.path)}", ""]
-            lines += [
-                f"{MARKS[tone(one)]} {_md(f'{one.target} {one.scenario}: {one.words}')}  " for one in run.cells
-            ] + [""]
-            lines += _table(("operation", "count", "per second", "p99 µs, corrected", "failed"), body)
+            kept = [f"{MARKS[tone(one)]} {_md(f'{one.target} {one.scenario}: {one.words}')}  " for one in run.cells]
+            body = []
+            for one in run.operations:
+                p99_us = f"{value:,.0f}" if (value := one.at_us(99)) else "too few"
+                body.append((_md(one.name), f"{one.count:,}", f"{one.rate_per_s:,.0f}", p99_us, one.errors))
+            p99 = "p99 µs, closed loop" if run.is_closed else "p99 µs, corrected"
+            lines += [*kept, "", *_table(("operation", "count", "per second", p99, "failed"), body)]
     return lines
 
 
@@ -110,15 +107,11 @@ def _benchmarks(report: Report) -> list[str]:
     lines = []
     for found in report.measured:
         lines += [f"## Benchmarks: {_md(found.name)}", ""]
-        body = (
-            (
-                _md(one.target),
-                _md(one.operation),
-                f"{one.ratio:.2f}" + (f" ({one.low:.2f}–{one.high:.2f})" if one.low and one.high else ""),
-                "" if one.limit is None else f"{one.limit:g}" + (" **past**" if one.past else ""),
-            )
-            for one in found.ratios
-        )
+        body = []
+        for one in found.ratios:
+            ratio = f"{one.ratio:.2f}" + (f" ({one.low:.2f}–{one.high:.2f})" if one.low and one.high else "")
+            limit = "" if one.limit is None else f"{one.limit:g}" + (" **past**" if one.past else "")
+            body.append((_md(one.target), _md(one.operation), ratio, limit))
         lines += _table(("target", "operation", "ratio to floor", "limit"), body)
         if found.claims:
             claims = ((_md(one.claim), _md(one.measured), _md(one.verdict)) for one in found.claims)
@@ -129,12 +122,11 @@ def _benchmarks(report: Report) -> list[str]:
 def _runs(report: Report) -> list[str]:
     if not report.runs:
         return []
-    body = ((_code(run.command or run.path), _md(run.seed), _md(run.server), _md(_where(run))) for run in report.runs)
+    body = []
+    for run in report.runs:
+        where = ", ".join(filter(None, (run.machine, run.versions)))
+        body.append((_code(run.command or run.path), _md(run.seed), _md(run.server), _md(where)))
     return ["## How to repeat it", "", *_table(("command", "seed", "server", "machine and versions"), body)]
-
-
-def _where(run: Run) -> str:
-    return ", ".join(part for part in (run.machine, run.versions) if part)
 
 
 def _skipped(report: Report) -> list[str]:
@@ -144,15 +136,14 @@ def _skipped(report: Report) -> list[str]:
 
 
 def junit(report: Report) -> str:
-    """JUnit XML: a suite a run, a case a cell. Failed: not as expected. Error: inconclusive."""
+    """JUnit XML: a suite a run, a case a cell.
+
+    Failed: not as expected. Error: inconclusive. Skipped: does not apply. A known violation passes, and says so.
+    """
     root = ET.Element("testsuites", name="podrace")
     for run in report.runs:
         _suite(root, run.path, [_case(cell) for cell in run.cells] + _other_cases(run, report))
-    cases = []
-    for skipped in report.skipped:
-        case = ET.Element("testcase", classname="podrace.files", name=skipped.path, time="0")
-        ET.SubElement(case, "skipped", message=skipped.reason)
-        cases.append(case)
+    cases = [_other("files", one.path, "skipped", one.reason) for one in report.skipped]
     _suite(root, "files that could not be read", cases)
     for kind in ("tests", "failures", "errors", "skipped"):
         root.set(kind, str(sum(int(suite.get(kind, 0)) for suite in root)))
@@ -181,36 +172,39 @@ def _case(cell: Cell) -> ET.Element:
     case = ET.Element("testcase", classname=f"podrace.{cell.target}", name=cell.scenario + fleet)
     case.set("time", f"{cell.elapsed_s:.3f}")
     detail = "\n".join(text for text in (cell.sentence, cell.note, cell.again) if text)
-    message = f"{cell.verdict} ({cell.words}), expected {cell.expected}"
-    if cell.is_expected:
-        if cell.verdict == "inconclusive":
-            ET.SubElement(case, "skipped", message=cell.note or "inconclusive, as expected")
-        elif detail:
-            ET.SubElement(case, "system-out").text = f"{cell.words}\n{detail}"
-    else:
+    if not cell.is_expected:
         kind = "error" if cell.verdict == "inconclusive" else "failure"
+        message = f"{cell.verdict} ({cell.words}), expected {cell.expected}"
         ET.SubElement(case, kind, message=message, type=cell.verdict).text = detail
+    elif cell.verdict == NOT_APPLICABLE:
+        ET.SubElement(case, "skipped", message=cell.note or "does not apply: its fault found nothing to strike")
+    elif cell.verdict == "inconclusive":
+        ET.SubElement(case, "skipped", message=cell.note or "inconclusive, as expected")
+    elif cell.verdict == "violated":
+        properties = ET.SubElement(case, "properties")
+        ET.SubElement(properties, "property", name="known-violation", value=cell.words)
+        ET.SubElement(case, "system-out").text = f"known violation: {cell.words}\n{detail}".rstrip()
+    elif detail:
+        ET.SubElement(case, "system-out").text = detail
     return case
 
 
 def _other_cases(run: Run, report: Report) -> list[ET.Element]:
     """Cases of what is no cell: exceeded limits, claims, ratios that have a limit."""
-    cases = []
-    for line in run.breaches:
-        case = ET.Element("testcase", classname="podrace.load", name=line, time="0")
-        ET.SubElement(case, "failure", message=line)
-        cases.append(case)
+    cases = [_other("load", line, "failure", line) for line in run.breaches]
     found = next((one for one in report.measured if one is run.benchmarks), None)
     for claim in found.claims if found else ():
-        case = ET.Element("testcase", classname="podrace.claims", name=claim.claim, time="0")
-        if not claim.holds:
-            kind = "failure" if claim.must else "skipped"
-            ET.SubElement(case, kind, message=f"measured {claim.measured}: {claim.verdict}")
-        cases.append(case)
+        kind = "" if claim.holds else "failure" if claim.must else "skipped"
+        cases.append(_other("claims", claim.claim, kind, f"measured {claim.measured}: {claim.verdict}"))
     for one in found.ratios if found else ():
         if one.limit is not None:
-            case = ET.Element("testcase", classname=f"podrace.benchmark.{one.target}", name=one.operation, time="0")
-            if one.past:
-                ET.SubElement(case, "failure", message=f"ratio {one.ratio:.2f} is past the limit {one.limit:g}")
-            cases.append(case)
+            message = f"ratio {one.ratio:.2f} is past the limit {one.limit:g}"
+            cases.append(_other(f"benchmark.{one.target}", one.operation, "failure" if one.past else "", message))
     return cases
+
+
+def _other(group: str, name: str, kind: str, message: str) -> ET.Element:
+    case = ET.Element("testcase", classname=f"podrace.{group}", name=name, time="0")
+    if kind:
+        ET.SubElement(case, kind, message=message)
+    return case

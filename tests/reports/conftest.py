@@ -15,30 +15,41 @@ CURVE = [[0, 50], [50, 100], [90, 300], [99, 2000], [99.9, 9000], [100, 12000]]
 
 
 def step(actor: str, what: str, reply: str = "OK", *, kind: str = "redis", action: str = "go", **more: Any) -> Event:
-    return {"type": "step", "actor": actor, "kind": kind, "what": what, "action": action, "reply": reply, **more}
+    """A step in the words that a history file has for it."""
+    lost = {"drop-request": " ✗ request lost", "drop-reply": " ✗ reply lost"}.get(action, "")
+    says, redis = what + lost, ""
+    if kind == "redis":
+        says = what.split()[0] + lost
+        redis = what + (" (never arrived)" if action == "drop-request" else "" if lost else f" → {reply}")
+    marks = "lost" if lost else "" if action == "go" else "fault"
+    event = {"type": "step", "actor": actor, "kind": kind, "what": what, "action": action, "reply": reply}
+    return event | {"says": says, "redis": redis, "marks": marks} | more
+
+
+def told(kind: str, actor: str, says: str, **more: Any) -> Event:
+    return {"type": kind, "actor": actor, "says": says, "redis": "", "marks": "", **more}
 
 
 @pytest.fixture
 def history() -> list[Event]:
-    """Two pods and a worker: 4 commands to Redis (one reply lost, one request lost), one to Gemini, one delivery;
-    B is paused and goes on, A is killed."""
-    pending = json.dumps({"status": "pending", "filename": "image-1.png", "timestamp": 1.5, "result": None})
+    """Two pods and a worker: 4 commands to Redis (one reply lost, one request lost), one call of each of two
+    services; time passes while others are under way, A is killed."""
     events = [
-        {"type": "invoke", "actor": "A", "call": 1, "op": "add", "message": "m1", "user": "alice", "images": ["i1"]},
-        step("A", f"SET upload_status:{UPLOAD} {pending} EX 3600"),
-        step("A", "RPUSH temp_messages:alice m1", "ConnectionError: the reply was lost", action="drop-reply"),
-        {"type": "ok", "call": 1, "result": [{"upload_uuid": UPLOAD}]},
-        step("A.upload-1", "upload image-1.png", "https://files.test/v1/files/1", kind="gemini"),
-        {"type": "invoke", "actor": "B", "call": 2, "op": "absorb", "user": "alice"},
-        step("B", f"GET upload_status:{UPLOAD}", pending, deciding=True),
-        {"type": "fault", "actor": "B", "what": "paused for 60 s"},
-        {"type": "fault", "actor": "A", "what": "killed"},
-        {"type": "fault", "actor": "B", "what": "goes on"},
+        told(
+            "invoke", "A", "add_message(alice, text, [i1], m1)", call=1, name="m1", args=["alice", "text", ["i1"], "m1"]
+        ),
+        step("A", f"SET upload_status:{UPLOAD} <pending> EX 3600"),
+        step("A", "RPUSH temp_messages:alice <m1>", "ConnectionError", action="drop-reply"),
+        told("ok", "A", "→ [48e6…]", call=1, result=[{"upload_uuid": UPLOAD}]),
+        step("A.upload-1", "upload image-1.png", kind="service", service="gemini"),
+        told("invoke", "B", "absorb(alice)", call=2, name="absorb-b", args=["alice"]),
+        step("B", f"GET upload_status:{UPLOAD}", "<pending>", deciding=True),
+        told("time", "", "time passes, while others are under way: 60 s", passes_s=60, gone=[], fault=True),
+        told("fault", "A", "✗ killed", marks="kill"),
         step("B", "DEL lock:alice", "ConnectionError", action="drop-request"),
-        step("B", "send to alice: 'text'", "recorded", kind="memory"),
-        {"type": "drain", "stage": "lease"},
-        {"type": "fail", "call": 2, "error": "JSONDecodeError"},
-        {"type": "final", "ledger": [], "images": {"files/1": "i1"}, "keys": []},
+        step("B", "memory.send(alice, 'text')", "nil", kind="service"),
+        told("rest", "", "the run comes to rest", stage="begins"),
+        told("fail", "B", "→ refused: JSONDecodeError", call=2, error="JSONDecodeError"),
     ]
     return [{"n": number, **event} for number, event in enumerate(events)]
 
@@ -47,7 +58,15 @@ def history() -> list[Event]:
 def cell() -> Callable[..., dict[str, Any]]:
     def make(target: str = "shared", scenario: str = "paused-pod", verdict: str = "violated", **more: Any) -> Any:
         base = {"target": target, "scenario": scenario, "fleet": "inline", "verdict": verdict, "expected": verdict}
-        return base | {"counts": {"lost": 1}, "words": {"holds": "ok"}.get(verdict, "lost"), "elapsed_s": 0.1} | more
+        return (
+            base
+            | {
+                "counts": {"lost": 1},
+                "words": {"holds": "ok", "not-applicable": "–"}.get(verdict, "lost"),
+                "elapsed_s": 0.1,
+            }
+            | more
+        )
 
     return make
 
@@ -87,7 +106,14 @@ def write_run(tmp_path: Path, history: list[Event], cell: Callable[..., dict[str
 
 @pytest.fixture
 def write_load(tmp_path: Path) -> Callable[..., Path]:
-    def write(name: str = "load", *, rate: float = 100.0, breaches: list[str] | None = None) -> Path:
+    def write(
+        name: str = "load",
+        *,
+        rate: float = 100.0,
+        breaches: list[str] | None = None,
+        count: int = 1000,
+        paced: bool = True,
+    ) -> Path:
         folder = tmp_path / name
         folder.mkdir()
         raw = [[p, v // 2 + 1] for p, v in CURVE]
@@ -95,14 +121,14 @@ def write_load(tmp_path: Path) -> Callable[..., Path]:
             {
                 "name": operation,
                 "errors": {"TimeoutError": 2},
-                "count": 1000,
+                "count": count,
                 "rate_per_s": rate,
                 "raw": {"curve": raw},
                 "corrected": {"curve": CURVE},
             }
             for operation in ("SET status", "GET status", "absorb")
         ]
-        document = {"version": 1, "unit": "us", "duration_s": 10, "paced": True, "operations": operations}
+        document = {"version": 1, "unit": "us", "duration_s": 10, "paced": paced, "operations": operations}
         search = {"users": 4, "tasks_per_s": 80, "steps": [{"users": n, "p99_us": 900 * n} for n in (1, 2, 4, 8)]}
         result = {"version": 1, "command": ["locust", "--rate", "20"], "seed": 7, "cells": [], "search": search}
         (folder / "result.json").write_text(json.dumps(result | {"slo": {"breaches": breaches or []}}))

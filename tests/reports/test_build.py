@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from podrace.reports.build import FORMATS, build
+from podrace.reports.matrix import LEGEND
 from podrace.reports.results import KINDS
 from podrace.simulator.app.cli import main
 
@@ -71,8 +72,11 @@ def test_cells_link_to_their_counterexamples_and_the_unexpected_ones_are_marked(
     ids = found.values("id")
     assert {"local-paused-pod", "shared-paused-pod"} <= set(links) <= set(ids)
     assert len(ids) == len(set(ids))
-    assert "1 of 3 cells not as expected: shared paused-pod" in found.text
-    assert found.text.count("unexpected") == 2, "in the matrix, and at its diagram"
+    assert "1 new violation: shared paused-pod (lost); 2 of 3 cells as expected (1 known" in found.text
+    tags = [one for one in found.elements if one[1].get("class") in ("tag", "tag severe said")]
+    assert len(tags) == 2, "in the matrix, and at its diagram"
+    assert links.index("shared-paused-pod") > links.index("local-paused-pod"), "the matrix is in its own order"
+    assert ids.index("shared-paused-pod") < ids.index("local-paused-pod"), "new races come before known ones"
     assert "image-1 of paused-pod was lost: B read <pending>." in found.text
 
 
@@ -156,11 +160,11 @@ def test_a_damaged_or_foreign_file_is_named_and_the_others_are_shown(
 def test_half_a_history_is_shown_and_named(page: Callable[..., Page], write_run: Write) -> None:
     folder = write_run()
     path = folder / "counterexample-0.history.jsonl"
-    foreign = ['{"type": ["step"]}', '{"type": "ok", "call": []}', '{"type": "invoke", "op": "add", "images": 1.5}']
+    foreign = ['{"type": ["step"]}', '{"type": "ok", "call": []}', "7"]
     path.write_text("\n".join([*foreign, path.read_text()[:-200] + '{"type": "st']))
     text = page(folder).text
     assert "damaged line 1, 2, 3, " in text
-    assert "add_message m1" in text
+    assert "add_message(alice, text, [i1], m1)" in text
 
 
 def test_missing_files_and_unfinished_runs_are_named(
@@ -183,18 +187,12 @@ def test_nothing_at_all_is_never_a_pass(page: Callable[..., Page], tmp_path: Pat
 @pytest.mark.parametrize("form", list(FORMATS))
 def test_what_users_wrote_is_escaped(tmp_path: Path, write_run: Write, cell: Callable[..., Any], form: str) -> None:
     actor = "A" + HOSTILE
+    said = {"says": HOSTILE, "redis": f"SET {HOSTILE} redis://user:hunter2@host", "what": HOSTILE, "reply": HOSTILE}
     events = [
-        {"type": "invoke", "actor": actor, "call": 1, "op": "add", "message": HOSTILE, "images": [HOSTILE]},
-        {
-            "type": "step",
-            "actor": actor,
-            "kind": "redis",
-            "what": f"SET {HOSTILE}",
-            "reply": HOSTILE,
-            "deciding": True,
-        },
+        {"type": "invoke", "actor": actor, "call": 1, "name": HOSTILE, "args": [HOSTILE], "says": HOSTILE},
+        {"type": "step", "actor": actor, "kind": "redis", "deciding": True, **said},
+        {"type": "step", "actor": actor, "kind": "service", "service": HOSTILE, "says": HOSTILE},
     ]
-    events[1]["what"] += " redis://user:hunter2@host"
     one = cell(HOSTILE, HOSTILE, words=HOSTILE, note=HOSTILE, expected="holds")
     folder = write_run("a&b <script>", cells=[one], events=events, command=[HOSTILE], server={"kind": HOSTILE})
     out = tmp_path / "out"
@@ -217,15 +215,16 @@ def test_junit_has_a_case_a_cell_and_never_passes_what_is_unknown(
         cell("shared", expected="holds"),
         cell("durable", verdict="inconclusive", expected="holds", note="the budget was spent"),
         cell("own", verdict="holds"),
+        cell("own", "clock-skew", verdict="not-applicable", expected="holds", note="no clock was read"),
     ]
     build([write_run(cells=cells), tmp_path / "gone"], out=tmp_path / "junit.xml", format="junit")
     root = ET.parse(tmp_path / "junit.xml").getroot()
     assert root.tag == "testsuites"
     assert {key: root.get(key) for key in ("tests", "failures", "errors", "skipped")} == {
-        "tests": "5",
+        "tests": "6",
         "failures": "1",
         "errors": "1",
-        "skipped": "1",
+        "skipped": "2",
     }
     for suite in root:
         assert suite.tag == "testsuite"
@@ -234,11 +233,16 @@ def test_junit_has_a_case_a_cell_and_never_passes_what_is_unknown(
             assert case.get("name")
             assert case.get("classname")
             assert float(case.get("time", "nan")) >= 0
-            assert {child.tag for child in case} <= {"failure", "error", "skipped", "system-out"}
+            assert {child.tag for child in case} <= {"failure", "error", "skipped", "system-out", "properties"}
     failure = root.find(".//failure")
     assert failure is not None
     assert failure.get("message") == "violated (lost), expected holds"
     assert "B read <pending>" in (failure.text or "")
+    assert next(one.get("message") for one in root.iter("skipped")) == "no clock was read"
+    assert [(one.get("name"), one.get("value")) for one in root.iter("property")] == [("known-violation", "lost")]
+    (known,) = (one for one in root.iter("testcase") if one.find("properties") is not None)
+    assert known.get("classname") == "podrace.local"
+    assert (known.findtext("system-out") or "").startswith("known violation: lost\nimage-1 of paused-pod was lost")
 
 
 def test_markdown_has_the_matrix_and_fits_a_summary(tmp_path: Path, write_run: Write, cell: Callable[..., Any]) -> None:
@@ -252,16 +256,8 @@ def test_markdown_has_the_matrix_and_fits_a_summary(tmp_path: Path, write_run: W
 def test_a_page_stays_under_1_mb_and_says_what_is_left_out(
     page: Callable[..., Page], write_run: Write, cell: Callable[..., Any]
 ) -> None:
-    events = [
-        {
-            "type": "step",
-            "actor": f"{'ABCDEF'[n % 6]}",
-            "kind": "redis",
-            "what": f"SET {'é&' * 150}{n} v",
-            "reply": "OK",
-        }
-        for n in range(200)
-    ]
+    step = {"type": "step", "kind": "redis", "says": "SET", "what": "é&" * 200, "reply": "OK"}
+    events = [step | {"actor": "ABCDEF"[n % 6], "redis": f"SET {'é&' * 150}{n} v → OK"} for n in range(200)]
     cells = [cell("shared", f"scenario-{number}") for number in range(60)]
     found = page(write_run(cells=cells, events=events))
     assert len(found.source.encode()) < 1_000_000
@@ -270,7 +266,7 @@ def test_a_page_stays_under_1_mb_and_says_what_is_left_out(
 
 
 def test_a_run_of_100_000_events_is_reported_in_five_seconds(page: Callable[..., Page], write_run: Write) -> None:
-    event = {"type": "step", "actor": "A", "kind": "redis", "what": "GET upload_status:x", "reply": "nil"}
+    event = {"type": "step", "actor": "A", "kind": "redis", "says": "GET", "redis": "GET upload_status:x → nil"}
     folder = write_run(events=[event] * 100_000)
     began_s = time.monotonic()
     assert "99,922 more" in page(folder).text
@@ -358,6 +354,71 @@ def test_an_exceeded_limit_and_a_refuted_claim_are_in_the_verdict(
     build([folder, path], out=tmp_path / "junit.xml", format="junit")
     root = ET.parse(tmp_path / "junit.xml").getroot()
     assert (root.get("failures"), root.get("skipped")) == ("2", "2"), "what need not hold is told, and fails nothing"
+
+
+def test_every_word_of_the_matrix_and_every_row_is_explained(
+    tmp_path: Path, page: Callable[..., Page], write_run: Write, cell: Callable[..., Any]
+) -> None:
+    folder = write_run(cells=[cell(what="a pod stands still"), cell("own", verdict="not-applicable", expected="holds")])
+    build([folder], out=tmp_path / "report.md", format="markdown")
+    for text in (page(folder).text, (tmp_path / "report.md").read_text(encoding="utf-8")):
+        assert "a pod stands still" in text
+        assert "all 2 cells as expected (1 known to be violated, 1 not applicable)" in text
+        for word in ("lost", "duplicated", "misreported", "stuck", "leaked", "ok", "–", "inconclusive", "new"):
+            assert LEGEND[word] in text.replace("\\", "")
+
+
+def test_what_is_not_applicable_is_no_pass_where_a_violation_was_expected(
+    page: Callable[..., Page], write_run: Write, cell: Callable[..., Any]
+) -> None:
+    found = page(write_run(cells=[cell(verdict="not-applicable", expected="violated")]))
+    assert "1 cell not as expected: shared paused-pod (–)" in found.text
+    assert "0 of 0 hold" in found.text
+
+
+def test_markdown_says_new_races_first_then_known_ones_then_each_limit_at_its_own_run(
+    tmp_path: Path, write_run: Write, write_load: Write, cell: Callable[..., Any]
+) -> None:
+    run = write_run(cells=[cell("local"), cell("shared", expected="holds")])
+    loads = [write_load("load-5"), write_load("load-20", breaches=["absorb: p99 9 ms > 5 ms"])]
+    build([*loads, run], out=tmp_path / "report.md", format="markdown")
+    text = (tmp_path / "report.md").read_text(encoding="utf-8")
+    said = (
+        "## Not as expected",
+        "**shared paused-pod**",
+        "<summary>Known",
+        "**local paused-pod**",
+        "load-5\n",
+        "load-20\n",
+    )
+    places = [text.index(one) for one in (*said, "limit exceeded: absorb: p99 9 ms")]
+    assert places == sorted(places)
+
+
+def test_a_limit_stands_at_its_own_run_in_the_page(page: Callable[..., Page], write_load: Write) -> None:
+    text = page(write_load("load-5"), write_load("load-20", breaches=["absorb: too slow"])).text
+    after = text[text.rindex("Limit exceeded: absorb: too slow") :]
+    assert "load-5" in text[: -len(after)]
+    assert "load-20" in text[: -len(after)].rsplit("load-5", 1)[1]
+
+
+def test_a_percentile_is_shown_only_where_enough_samples_lie_beyond_it(
+    tmp_path: Path, page: Callable[..., Page], write_load: Write
+) -> None:
+    many, few, none = write_load("many"), write_load("few", count=100), write_load("none", count=9)
+    cells = re.findall('<td class="n">(.*?)</td>', page(many, few, none).source)
+    assert [cells.count(value) for value in ("300 µs", "2 ms", "9 ms", "12 ms")] == [6, 3, 0, 9], "p90, p99, p99.9, max"
+    build([few], out=tmp_path / "few.md", format="markdown")
+    assert (tmp_path / "few.md").read_text(encoding="utf-8").count("too few") == 3
+    build([none], out=tmp_path / "svgs", format="svg")
+    assert [path.name for path in (tmp_path / "svgs").iterdir()] == ["rate-against-p99.svg"], "of the search alone"
+
+
+def test_open_and_closed_loops_are_curves_of_their_own(page: Callable[..., Page], write_load: Write) -> None:
+    curves = page(write_load(), write_load("faster", rate=400), write_load("closed", rate=900, paced=False)).values
+    found = curves("data-curve")
+    assert [found.count(name) for name in ("absorb", "absorb, closed loop")] == [1, 1]
+    assert found.count("closed loop") == 3, "nothing was due at a time: there is nothing to correct"
 
 
 def test_what_a_colour_says_can_be_read_on_its_ground_in_both_schemes() -> None:

@@ -1,0 +1,29 @@
+"""What keeps a report safe to read and to pass on: no secret, no unseen character, no endless text."""
+
+from __future__ import annotations
+
+import re
+
+DAMAGE = (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
+"""What reading a file, or a document of another shape, may end in."""
+
+_SECRET = re.compile(r"(://[^/\s:@\"'<>]*):[^/\s@\"'<>]+@")
+_UNSEEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ufffe\uffff]")
+
+
+def presentable(text: str) -> str:
+    """The text without what no file of ours may hold: passwords in URLs, lone surrogates, control characters."""
+    text = _UNSEEN.sub("\ufffd", text.encode("utf-8", "backslashreplace").decode())
+    return _SECRET.sub(r"\1:***@", text)
+
+
+def shorten(text: str, limit: int) -> str:
+    return text if len(text) <= limit else text[: limit - 1].rstrip() + "…"
+
+
+def cut(text: str, limit: int) -> str:
+    """The text, its middle left out where it is too long: of a command and its reply both ends are seen."""
+    if len(text) <= limit:
+        return text
+    tail = limit // 3
+    return f"{text[: limit - tail - 1].rstrip()}…{text[-tail:].lstrip()}"
