@@ -50,25 +50,3 @@ def race(socket_path: str) -> None:
     client = _clients[socket_path]
     if client.get(RACE_KEY) is None:
         client.set(RACE_KEY, "mine")
-
-
-class RacingPod:
-    """The same race as a target of ours."""
-
-    def __init__(self, env: Any) -> None:
-        self._redis = env.redis
-        self._key = f"{env.prefix}race"
-
-    def add_message(self, user_id: str, text: str, images: Any, message_id: str) -> list[Any]:
-        return []
-
-    def absorb(self, user_id: str) -> int:
-        if self._redis.get(self._key) is None:
-            self._redis.set(self._key, "mine")
-        return 0
-
-    def upload_status(self, placeholder: Any) -> dict[str, Any]:
-        return {"status": "unknown", "result": None}
-
-    def close(self) -> None:
-        """Nothing to stop."""
