@@ -6,7 +6,7 @@ PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --con
 LOCUST := $(BIN)/locust -f loadtests/locustfile.py --headless --spawn-rate 20 --only-summary --loglevel WARNING
 SOURCES := $(wildcard podrace/*.py reference simulator loadtests reports tests)
 
-.PHONY: demo test test-slow lint format bench load report pictures upgrade clean
+.PHONY: demo test test-slow nightly lint format bench load report pictures upgrade clean
 
 demo: $(VENV)/.installed  ## the bug and its fix on real processes
 	$(BIN)/podrace reproduce
@@ -16,6 +16,9 @@ test: $(VENV)/.installed-dev lint  ## all checks and tests, as CI runs them
 
 test-slow: $(VENV)/.installed-dev  ## absolute times: on a quiet machine
 	$(BIN)/python -m pytest -m slow
+
+nightly: $(VENV)/.installed-dev  ## 5,000 random programs, explored with the reduction and without it
+	PODRACE_PROGRAMS=5000 PODRACE_SCHEDULES=600 $(BIN)/python -m pytest tests/cases/test_programs.py
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check $(SOURCES)
