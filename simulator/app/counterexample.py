@@ -49,7 +49,9 @@ class _File(BaseModel):
 
 
 def save(path: Path, saved: SavedSchedule) -> None:
-    path.write_text(json.dumps(asdict(saved), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    path.write_text(
+        json.dumps(asdict(saved), indent=2, ensure_ascii=False) + "\n", encoding="utf-8", errors="backslashreplace"
+    )
 
 
 def load(path: Path) -> SavedSchedule:

@@ -141,10 +141,10 @@ class InlineFleet:
                 self.broken = self.broken or error
             except Exception as error:  # as a thread's: the pod goes on without it
                 self.died.append((name, plain_reply(error)))
-            except SystemExit:
-                self.broken = self.broken or left(name)
-            except BaseException as error:
+            except KeyboardInterrupt as error:
                 self.broken = self.broken or error
+            except BaseException as error:
+                self.broken = self.broken or left(name, error)
 
         actor = _Actor(run, self._hub)
         actor.name, actor.gate, actor.taken = name, gate, []
@@ -165,9 +165,9 @@ class InlineFleet:
             raise self.broken
 
 
-def left(actor: str) -> TargetError:
-    """The error of a target that would end its process."""
-    return TargetError(f"{actor} raised SystemExit: expected the target to return or to raise an Exception")
+def left(actor: str, error: BaseException) -> TargetError:
+    """The error of a target that raises what nobody catches, and would so end its thread or its process."""
+    return TargetError(f"{actor} raised {type(error).__name__}: expected the target to return or to raise an Exception")
 
 
 class _InlineGate:

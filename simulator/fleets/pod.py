@@ -169,8 +169,10 @@ class RecordingGate:
                 function()
             except PodraceError as error:
                 self._pipe.send("broken", error)
-            except SystemExit:
-                self._pipe.send("broken", left(actor))
+            except Exception:
+                raise  # a thread of the pod's own ends as it would in production
+            except BaseException as error:
+                self._pipe.send("broken", left(actor, error))
 
         threading.Thread(target=act, name=actor, daemon=True).start()
 
@@ -338,10 +340,10 @@ class StepGate:
                 function()
             except (TargetError, HarnessError) as error:
                 self._pipe.send("broken", error)
-            except SystemExit:
-                self._pipe.send("broken", left(actor))
             except Exception as error:  # the pod goes on without it
                 self._pipe.send("died", actor, plain_reply(error))
+            except BaseException as error:
+                self._pipe.send("broken", left(actor, error))
             with self._lock:
                 self._stopped()
 

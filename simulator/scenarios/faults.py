@@ -40,7 +40,7 @@ class Scene(Protocol):
         ...
 
     def can_be_damaged(self, key: str) -> bool:
-        """Whether a key holds something."""
+        """Whether a key holds something that can be damaged."""
         ...
 
     def moments(self) -> Sequence[tuple[int, bool]]:

@@ -212,7 +212,7 @@ class Explorer:
             self._repeat(play.decisions, retries, play.events)
         self._first = self._first or judgement
         self._struck += play.struck > 0
-        self._succeeded |= self._scenario.workload.is_judgeable(run)
+        self._succeeded |= self._scenario.workload.is_judgeable(run) or bool(run.waits)
         self._errors.update({call.error: None for call in run.calls if call.error})
         self._outcomes.add(", ".join(judgement.kinds))
         if judgement.findings:

@@ -127,7 +127,7 @@ class Play:
         )
 
     def can_be_damaged(self, key: str) -> bool:
-        return key.startswith(self.prefix) and self.side.probe.exists(key)
+        return key.startswith(self.prefix) and self.side.probe.damage(key, only_ask=True)
 
     def moments(self) -> list[tuple[int, bool]]:
         now_us = self.side.clock.now_us

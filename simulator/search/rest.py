@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from podrace.simulator.search.play import Play
 
 MOST_ROUNDS = 300
+MOST_FRUITLESS = 20
+"""So many rounds in a row may change keys alone, such as a count of what was refused, before time has to pass."""
 SPANS_S = (60, 60, 3600, 24 * 3600, 400 * 24 * 3600)
 """How far time passes, one after the other, while nothing moves: past every lease, then past every time to live."""
 
@@ -43,19 +45,19 @@ class Rest:
 
     def _ask_until_still(self) -> bool:
         """Ask every pod, again while something moves. Returns whether something moved."""
-        moved, held = False, None
-        while self._rounds < MOST_ROUNDS:
+        moved, held, fruitless = False, None, 0
+        while self._rounds < MOST_ROUNDS and fruitless < MOST_FRUITLESS:
             progress, place = self._progress(), len(self._play.events)
             self._ask_once()
             if self._progress() != progress:
-                moved, held = True, None
+                moved, held, fruitless = True, None, 0
             elif not self._has_written(place):
                 return moved
             else:  # what one step of the round has changed another may have put back
                 before, held = held, self._held()
                 if before == held:
-                    return moved
-                moved = moved or before is not None
+                    return moved or fruitless > 1
+                fruitless += 1
         return moved
 
     def _ask_once(self) -> None:

@@ -86,7 +86,7 @@ class ServerSide:
             raise TargetError(f"the target sends {name}: lives of hash fields cannot be led; no verdict can be given")
         if name in ("EVALSHA", "EVALSHA_RO") and plain(words[1]).lower() not in self._loaded:
             self._forget_scripts()  # inside a transaction: alone it is answered by the harness
-        if self.clock.deadlines and name in _SETS_LIFE and self._set_plainly(words) is None:
+        if self.clock.deadlines and name in _SETS_LIFE:
             keys = self.clock.deadlines if EVERYTHING in touches.touched() else touches.touched()
             lives = [(key, left_ms) for key in keys if (left_ms := self.clock.left_ms(key)) is not None]
             self.probe.let_live(lives)

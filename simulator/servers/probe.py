@@ -125,16 +125,27 @@ class Probe:
             return dict(sorted(zip(value[::2], value[1::2], strict=True)))
         return sorted(value) if kind == b"set" else value
 
-    def damage(self, key: str) -> None:
-        """Cut in half what a key holds: a string, the first of a list, the longest field of a hash. Its life stays."""
-        value = self.value(key)
+    def damage(self, key: str, *, only_ask: bool = False) -> bool:
+        """Cut in half what a key holds: a string, the first item, or the longest field of a hash. Its life stays.
+
+        Returns whether something is there to be damaged: nothing in a stream is, nor an empty text.
+        """
         name = _bytes(key)
-        if isinstance(value, str):
-            self.ask(("SET", name, _bytes(value[: len(value) // 2]), "KEEPTTL"))
-        elif isinstance(value, dict):
-            longest = max(value, key=lambda part: (len(value[part]), part))
-            self.ask(("HSET", name, _bytes(longest), _bytes(value[longest][: len(value[longest]) // 2])))
-        elif isinstance(value, list) and value and isinstance(value[0], str):
-            kind = self.ask(("TYPE", name))[0]
-            if kind in (b"list", "list"):
-                self.ask(("LSET", name, 0, _bytes(value[0][: len(value[0]) // 2])))
+        kind = self.ask(("TYPE", name))[0]
+        value = self.value(key)
+        held = max(value, key=lambda part: (len(value[part]), part)) if isinstance(value, dict) else value
+        first = value[held] if isinstance(value, dict) else value[0] if isinstance(value, list) and value else value
+        if not isinstance(first, str) or not first:
+            return False
+        half, whole = _bytes(first[: len(first) // 2]), _bytes(first)
+        commands: dict[Any, list[tuple[Any, ...]]] = {
+            b"string": [("SET", name, half, "KEEPTTL")],
+            b"list": [("LSET", name, 0, half)],
+            b"hash": [("HSET", name, _bytes(held) if isinstance(held, str) else b"", half)],
+            b"set": [("SADD", name, half), ("SREM", name, whole)],
+        }
+        if kind == b"zset":
+            commands[kind] = [("ZADD", name, value[1], half), ("ZREM", name, whole)]
+        if not only_ask and kind in commands:
+            self.ask(*commands[kind])
+        return kind in commands

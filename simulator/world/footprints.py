@@ -58,11 +58,6 @@ def sha_of(script: Any) -> str:
     return sha1(script if isinstance(script, bytes) else plain(script).encode()).hexdigest()
 
 
-def key_bytes(text: str) -> bytes:
-    """The bytes of a key that `key_text` named."""
-    return text.encode("utf-8", "surrogateescape")
-
-
 def _script(sha: str) -> str:
     """The name under which a script in the server's cache stands in a footprint: no key has a space first."""
     return f" script {sha}"

@@ -81,7 +81,8 @@ def test_a_planted_bug_is_caught(run_server: Server, tmp_path: Path, bug: str, s
     assert cell.sentence in (tmp_path / f"planted.broken.{bug}-{scenario}.txt").read_text()
 
 
-ROWS = [scenario.name for scenario in SCENARIOS if scenario.name != "expired-gemini-file"]
+CANNOT_HOLD = ("expired-gemini-file", "corrupt-value")
+ROWS = [scenario.name for scenario in SCENARIOS if scenario.name not in CANNOT_HOLD]
 
 
 @pytest.mark.parametrize("scenario", ROWS)
@@ -95,12 +96,19 @@ def test_a_correct_target_is_left_alone(run_server: Server, tmp_path: Path, scen
 def test_no_target_can_know_that_a_file_outlives_the_way_to_the_memory_agent(
     run_server: Server, tmp_path: Path
 ) -> None:
-    """The one row that this design cannot hold: 48 hours pass after its last look at the file, before `send`."""
+    """A row that this design cannot hold: 48 hours pass after its last look at the file, before `send`."""
     cell = explore(run_server, "planted.correct:correct", "expired-gemini-file", tmp_path)
     assert (cell.verdict, cell.words) == ("violated", "lost")
     history = (tmp_path / "planted.correct.correct-expired-gemini-file.txt").read_text()
     looked, passed, sent = (history.index(word) for word in ("gemini.get", "time passes", "send to alice"))
     assert looked < passed < sent
+
+
+def test_a_damaged_place_in_the_queue_strands_its_message(run_server: Server, tmp_path: Path) -> None:
+    """A row that this design does not hold: the queue is a sorted set of ids, and half an id names no message."""
+    cell = explore(run_server, "planted.correct:correct", "corrupt-value", tmp_path)
+    assert (cell.verdict, cell.words) == ("violated", "stuck")
+    assert "damages queue:" in (tmp_path / "planted.correct.correct-corrupt-value.history.jsonl").read_text()
 
 
 def test_what_holds_was_run_on_processes_too(run_server: Server, tmp_path: Path) -> None:
