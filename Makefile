@@ -12,7 +12,8 @@ demo: $(VENV)/.installed  ## the bug and its fix on real processes
 	$(BIN)/podrace reproduce
 
 test: $(VENV)/.installed-dev lint  ## all checks and tests, as CI runs them
-	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal --cov --cov-report=term --durations=5
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m 'not slow and not wide' --cov --cov-report=term --durations=5
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m 'wide and not slow' --durations=5
 
 test-slow: $(VENV)/.installed-dev  ## absolute times: on a quiet machine
 	$(BIN)/python -m pytest -m slow

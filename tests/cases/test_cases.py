@@ -13,6 +13,8 @@ from podrace.simulator.app.runs import Cell
 from podrace.simulator.search.frontier import Bounds
 from podrace.simulator.servers.connection import Server
 
+pytestmark = pytest.mark.wide
+
 
 class Row(NamedTuple):
     """`word`: the worst of what is found, where something is."""

@@ -32,6 +32,8 @@ from podrace.simulator.search.lab import InlineLab
 from podrace.simulator.servers.connection import Server
 from podrace.simulator.servers.embedded import EmbeddedServer
 
+pytestmark = pytest.mark.wide
+
 PROGRAMS = int(os.environ.get("PODRACE_PROGRAMS", "200"))
 MOST_SCHEDULES = int(os.environ.get("PODRACE_SCHEDULES", "60"))
 FAULTS: dict[str, Any] = {

@@ -15,6 +15,8 @@ from podrace.simulator.scenarios.catalogue import SCENARIOS, find
 from podrace.simulator.search.frontier import Bounds
 from podrace.simulator.servers.connection import Server
 
+pytestmark = pytest.mark.wide
+
 PLANTED = (
     ("PopBeforeDelivery", "crash-before-send", "lost"),
     ("AcceptInMemory", "pod-killed-mid-upload", "lost"),

@@ -21,6 +21,8 @@ from podrace.simulator.search.lab import InlineLab
 from podrace.simulator.servers.connection import Server
 from podrace.simulator.world.steps import DROP_REPLY
 
+pytestmark = pytest.mark.wide
+
 Program = tuple[tuple[Any, ...], ...]
 Outcomes = set[Any]
 NEVER = "no kind of finding: the search goes on to its end"

@@ -19,6 +19,8 @@ from podrace.simulator.scenarios.uploads import UPLOADS, Uploads, add
 from podrace.simulator.search.frontier import Bounds
 from podrace.simulator.servers.connection import Server
 
+pytestmark = pytest.mark.wide
+
 CELLS = [(scenario, target) for scenario in SCENARIOS for target in ("local", "shared")]
 ROWS = {*range(1, 21), 26, 28, 30, 32, *range(34, 40)}
 WORDS = {
