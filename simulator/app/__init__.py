@@ -1,6 +1,7 @@
 """What people and CI use: the command line and the functions behind it.
 
-- `cli.py`: the commands; `options.py`: options that several commands share; `show.py`: what they print
+- `cli.py`: the table of commands and how their errors are told; `commands/`: one file for each group of them
+- `options.py`: options that several commands share; `show.py`: what they print; `conclude.py`: how they end
 - `api.py`: the same from Python; `names.py`: what has a short name
 - `campaign.py`: explores cells and replays counterexamples; `expected.py`: what a target is known to violate
 - `runs.py`: the result form and the run's folder

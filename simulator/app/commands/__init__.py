@@ -1,0 +1,1 @@
+"""The commands, one file for each group of them; `cli.py` has the table of all."""

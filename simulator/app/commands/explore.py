@@ -1,0 +1,192 @@
+"""`podrace explore`, `matrix` and `scenarios`: the search of schedules, and what there is to search."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from podrace.simulator.app import show
+from podrace.simulator.app.conclude import conclude, document
+from podrace.simulator.app.names import PARTS, named_scenario, named_target
+from podrace.simulator.app.options import (
+    SCENARIO_HELP,
+    TARGET_HELP,
+    Names,
+    Run,
+    bounds_options,
+    expect_options,
+    run_options,
+    seed_option,
+)
+
+if TYPE_CHECKING:
+    from podrace.simulator.app.campaign import NamedScenario, NamedTarget
+    from podrace.simulator.app.expected import Expected
+    from podrace.simulator.app.runs import Cell
+    from podrace.simulator.search.frontier import Bounds
+    from podrace.simulator.servers.connection import Server
+    from podrace.simulator.servers.embedded import ServerInfo
+
+
+@click.command()
+@click.option("--target", default="shared", show_default=True, help=TARGET_HELP)
+@click.option("--scenario", required=True, metavar="NAME", help=SCENARIO_HELP)
+@bounds_options
+@expect_options
+@seed_option
+@run_options
+def explore(target: str, scenario: str, bounds: Bounds, expect: Path | None, accept: bool, seed: int, run: Run) -> None:
+    """Search all schedules of a scenario within bounds.
+
+    It holds, is violated (with the schedule), or is inconclusive. The counterexample has the fewest faults,
+    then the fewest preemptions, then the fewest steps.
+    """
+    _campaign("explore", [named_target(target)], [named_scenario(scenario)], bounds, (expect, accept), seed, run)
+
+
+@click.command()
+@click.option("--targets", type=Names(), default="local,shared", show_default=True, metavar="A,B", help=TARGET_HELP)
+@click.option(
+    "--scenarios", "names", type=Names(), metavar="NAME,NAME", help="Only these.  [default: all of the catalogue]"
+)
+@bounds_options
+@expect_options
+@seed_option
+@run_options
+def matrix(
+    targets: list[str],
+    names: list[str] | None,
+    bounds: Bounds,
+    expect: Path | None,
+    accept: bool,
+    seed: int,
+    run: Run,
+) -> None:
+    """Explore every failure mode against every target.
+
+    The run's folder gets matrix.md, result.json and every counterexample. Ctrl-C keeps what is there.
+    """
+    from podrace.simulator.scenarios.catalogue import SCENARIOS
+
+    chosen = [named_scenario(name) for name in names or [scenario.name for scenario in SCENARIOS]]
+    _campaign("matrix", [named_target(name) for name in targets], chosen, bounds, (expect, accept), seed, run)
+
+
+@click.command()
+def scenarios() -> None:
+    """List the scenarios and who is expected to fail.
+
+    One line each: the failure mode's number, a name, the targets expected to violate it, what it shows.
+    """
+    from podrace.simulator.scenarios.catalogue import SCENARIOS
+
+    for scenario in SCENARIOS:
+        violated = ", ".join(sorted(scenario.violates)) or "none"
+        click.echo(f"{scenario.row:>2}  {scenario.name:<30}  violated by {violated:<13}  {scenario.what}")
+
+
+def _campaign(
+    name: str,
+    targets: Sequence[NamedTarget],
+    chosen: Sequence[NamedScenario],
+    bounds: Bounds,
+    expectations: tuple[Path | None, bool],
+    seed: int,
+    run: Run,
+) -> None:
+    """Explore every cell with progress, then write and print what was found."""
+    from podrace.simulator.app import expected, runs
+    from podrace.simulator.servers.connection import open_server
+    from podrace.simulator.target import load_target
+
+    for target in targets:
+        load_target(target.path)
+    path, accept = expectations
+    known = expected.load(path) if path and not accept else None
+    interrupted = False
+    with ExitStack() as stack:
+        server = stack.enter_context(open_server(run.redis_url))
+        folder = stack.enter_context(runs.run_folder(run.run_dir, name))
+        cells: list[Cell] = []
+        try:
+            with show.kept_apart(folder):
+                places = [(one, target) for one in chosen for target in targets]
+                _explore_all(server, places, bounds, known, seed, folder, cells)
+        except KeyboardInterrupt:
+            if name != "matrix" or not cells:
+                raise
+            interrupted = True
+            cells += _unexplored(chosen, targets, cells)
+        if path and accept and not interrupted:
+            expected.save(path, cells)
+            cells = [expected.load(path).applied(cell) for cell in cells]
+        shown = (lambda: show.matrix(cells)) if name == "matrix" else (lambda: show.cell(cells[0]))
+        if name == "matrix":
+            _write_markdown(folder, server.info, seed, cells)
+        conclude(run, folder, server.info, seed, cells, shown, code=130 if interrupted else None)
+
+
+def _explore_all(
+    server: Server,
+    places: Sequence[tuple[NamedScenario, NamedTarget]],
+    bounds: Bounds,
+    known: Expected | None,
+    seed: int,
+    folder: Path,
+    cells: list[Cell],
+) -> None:
+    """Explore the places one after the other; each cell is put into the list as soon as it is there."""
+    from podrace.simulator.app import campaign
+
+    single = len(places) == 1
+    with show.progress_bar("schedules" if single else "cells", None if single else len(places)) as bar:
+        for named, target in places:
+            bar.about(f"{target.name} {named.name}")
+            cell = campaign.explore_cell(
+                server,
+                target,
+                named,
+                bounds,
+                seed=seed,
+                folder=folder,
+                parts=PARTS,
+                progress=lambda schedules: bar.advance(int(single), f"{schedules} schedules"),
+            )
+            cells.append(known.applied(cell) if known else cell)
+            bar.advance(int(not single))
+
+
+def _unexplored(chosen: Sequence[NamedScenario], targets: Sequence[NamedTarget], cells: Sequence[Cell]) -> list[Cell]:
+    """The cells that an interrupted matrix has not come to."""
+    from podrace.simulator.app.runs import Cell
+    from podrace.simulator.judge.findings import INCONCLUSIVE
+
+    places = [(one, target) for one in chosen for target in targets][len(cells) :]
+    return [
+        Cell(
+            target=target.name,
+            scenario=one.name,
+            fleet="inline",
+            verdict=INCONCLUSIVE,
+            expected=one.scenario.expected(target.name),
+            counts={},
+            words=INCONCLUSIVE,
+            note="interrupted",
+            row=one.scenario.row,
+            what=one.scenario.what,
+        )
+        for one, target in places
+    ]
+
+
+def _write_markdown(folder: Path, server: ServerInfo, seed: int, cells: list[Cell]) -> None:
+    """The matrix as Markdown, as reports have it."""
+    from podrace.reports.build import build
+    from podrace.simulator.app import runs
+
+    runs.write_json(folder / runs.RESULT, document(folder, server, seed, cells))
+    build([folder], out=folder / "matrix.md", format="markdown")

@@ -1,0 +1,76 @@
+"""`podrace replay`: the schedule of a counterexample once more."""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack, nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from podrace.simulator.app import show
+from podrace.simulator.app.conclude import conclude
+from podrace.simulator.app.names import PARTS, named_scenario, named_target
+from podrace.simulator.app.options import Folder, Run, run_options
+from podrace.simulator.errors import TargetError
+
+if TYPE_CHECKING:
+    from podrace.simulator.app.campaign import NamedTarget
+    from podrace.simulator.app.counterexample import SavedSchedule
+    from podrace.simulator.app.runs import Cell
+    from podrace.simulator.search.lab import Lab
+
+
+@click.command()
+@click.argument("file", type=Folder(path_type=Path))
+@click.option("--fleet", type=click.Choice(["inline", "processes"]), default="processes", show_default=True)
+@run_options
+def replay(file: Path, fleet: str, run: Run) -> None:
+    """Run a counterexample's very schedule again.
+
+    It is shown as a timeline. On processes every step of real pods is let go by the scheduler; it exits 0
+    when the verdict is the same.
+    """
+    from podrace.simulator.app import campaign, counterexample, runs
+    from podrace.simulator.servers.connection import open_server
+
+    saved = counterexample.load(file)
+    target, named = named_target(saved.target), named_scenario(saved.scenario)
+    if fleet == "processes":
+        from podrace.simulator.fleets.processes import warm_up
+
+        warm_up([*PARTS.values(), target.path])
+    with ExitStack() as stack:
+        server = stack.enter_context(open_server(run.redis_url))
+        folder = stack.enter_context(runs.run_folder(run.run_dir, "replay"))
+        with show.kept_apart(folder):
+            lab = campaign.lab_for(fleet, server, target, named.scenario, seed=saved.seed, parts=PARTS)
+            stack.enter_context(lab)
+            cell, shown = _replay(lab, saved, target, fleet, folder)
+        cell = replace(cell, counterexample=str(file))
+        conclude(run, folder, server.info, saved.seed, [cell], lambda: click.echo(shown))
+
+
+def _replay(lab: Lab, saved: SavedSchedule, target: NamedTarget, fleet: str, folder: Path) -> tuple[Cell, str]:
+    """What the schedule did this time, as a cell and as what is shown."""
+    from podrace.simulator.app import campaign, runs, timeline
+    from podrace.simulator.fleets.inline import watchdog
+    from podrace.simulator.history.events import write_history
+    from podrace.simulator.judge.findings import HOLDS, INCONCLUSIVE
+
+    began_s = time.monotonic()
+    cell = runs.Cell(target.name, saved.scenario, fleet, INCONCLUSIVE, saved.verdict, {})
+    try:
+        with watchdog(lab.moves) if fleet == "inline" else nullcontext():  # others are watched step by step
+            again = campaign.replay(lab, saved)
+    except TargetError as error:
+        return replace(cell, note=str(error)), f"inconclusive: {error}"
+    words = again.judgement.words
+    same = again.judgement.verdict if words == saved.words else HOLDS if words == "ok" else INCONCLUSIVE
+    elapsed_s = round(time.monotonic() - began_s, 3)
+    cell = replace(cell, verdict=same, counts=again.judgement.counts, words=words, elapsed_s=elapsed_s)
+    write_history(folder / "history.jsonl", campaign.mark(again.events, again.deciding))
+    text = timeline.draw(again.events, again.deciding, width=show.width())
+    return cell, f"{text}\n\n{again.sentence}\n{words}: expected {saved.words}"

@@ -1,0 +1,64 @@
+"""`podrace report` and `bench-compare`: what earlier runs say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from podrace.simulator.app.options import Finite, seed_option
+from podrace.simulator.errors import UsageError
+
+
+@click.command()
+@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RUN...")
+@click.option(
+    "--out", type=click.Path(path_type=Path), metavar="FILE", help="[default: report.html, .md, .xml, or report-svg/]"
+)
+@click.option(
+    "--format", "form", type=click.Choice(["html", "markdown", "junit", "svg"]), default="html", show_default=True
+)
+def report(runs: tuple[Path, ...], out: Path | None, form: str) -> None:
+    """Report on runs, load tests and benchmarks.
+
+    In one file: a page, Markdown or JUnit XML; or the SVGs alone. Of several benchmark files the first is the
+    baseline. Exits 3 where nothing could be read.
+    """
+    from podrace.reports.build import build
+    from podrace.reports.matrix import verdict
+
+    defaults = {"html": "report.html", "markdown": "report.md", "junit": "report.xml", "svg": "report-svg"}
+    out = out or Path(defaults[form])
+    try:
+        made = build(runs, out=out, format=form)
+    except OSError as error:
+        raise UsageError(f"report {out}: expected a place that can be written: {error.strerror or error}") from error
+    for skipped in made.skipped:
+        click.echo(f"podrace: left out: {skipped.path}: {skipped.reason}", err=True)
+    click.echo(f"{verdict(made)[1]}\nreport: {out}")
+    raise SystemExit(0 if made.runs else 3)
+
+
+@click.command("bench-compare")
+@click.argument("before", type=click.Path(path_type=Path))
+@click.argument("after", type=click.Path(path_type=Path))
+@click.option("--limit", type=Finite(min=1.0), default=1.1, show_default=True, help="Growth allowed.")
+@seed_option
+@click.option("--accept", is_flag=True, help="Write AFTER's ratios into BEFORE instead.")
+def bench_compare(before: Path, after: Path, limit: float, seed: int, accept: bool) -> None:
+    """Compare two benchmark files by their ratios.
+
+    Ratios are to the floor of the same run. Exits 1 past the limit.
+    """
+    from podrace.reports import compare
+    from podrace.simulator.app import runs
+
+    try:
+        if accept:
+            runs.write_json(before, compare.reference_ratios(after))
+            return
+        found = compare.compare(before, after, limit=limit, seed=seed)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    click.echo(compare.as_text(found))
+    raise SystemExit(0 if found.passed else 1)

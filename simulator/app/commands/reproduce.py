@@ -1,0 +1,85 @@
+"""`podrace reproduce`: the bug and its fix on real processes."""
+
+from __future__ import annotations
+
+import random
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+
+import click
+
+from podrace.simulator.app import show
+from podrace.simulator.app.conclude import conclude
+from podrace.simulator.app.names import PARTS, TARGETS
+from podrace.simulator.app.options import Run, run_options, seed_option
+
+
+@click.command()
+@click.option("--pods", type=click.IntRange(1, 64), default=2, show_default=True, help="Pods of each fleet.")
+@click.option("--uploads", type=click.IntRange(1, 100_000), default=1, show_default=True, help="One image each.")
+@click.option(
+    "--images",
+    type=click.Path(path_type=Path),
+    metavar="DIR_OR_FILE",
+    help="Your own PNG or JPEG files.  [default: generated screenshots]",
+)
+@seed_option
+@run_options
+def reproduce(pods: int, uploads: int, images: Path | None, seed: int, run: Run) -> None:
+    """Show the lost image and its fix on real processes.
+
+    With a real server and the real google-genai client. Pod A takes a message with an image, another pod
+    absorbs it: `local` (status in the pod's memory) loses the image, `shared` (status in Redis) keeps it.
+    """
+    from podrace.simulator.app import moments, runs
+    from podrace.simulator.app.images import identify, prepare
+    from podrace.simulator.app.reproduce import Reproduction, Workload
+    from podrace.simulator.fleets import guarded
+    from podrace.simulator.fleets import processes as fleet
+    from podrace.simulator.history.events import Words, readable, write_history
+    from podrace.simulator.servers.connection import open_server
+    from podrace.simulator.servers.files_api import FilesApi
+
+    targets = {name: TARGETS[name] for name in ("local", "shared")}
+    fleet.warm_up([*PARTS.values(), *targets.values()])
+    with ExitStack() as stack:
+        enter = stack.enter_context
+        work = Path(enter(tempfile.TemporaryDirectory(prefix="podrace-images-", dir=guarded.folder())))
+        server = enter(open_server(run.redis_url))
+        folder = enter(runs.run_folder(run.run_dir, "reproduce"))
+        with show.progress_bar("images", uploads) as bar:
+            paths = prepare(work, uploads, source=images, rng=random.Random(seed), progress=bar.advance)
+        files = enter(FilesApi(identify=identify))
+        bar = enter(show.progress_bar("uploads", uploads * len(targets)))
+        workload = Workload(paths, pods, seed)
+        found = {}
+        for name, path in targets.items():
+            one = Reproduction(
+                path, workload, server=server, files=files, parts=PARTS, folder=work, progress=bar.advance
+            )
+            found[name] = one.run()
+    cells = [
+        runs.Cell(
+            target=name,
+            scenario="foreign-pod",
+            fleet="processes",
+            verdict=one.judgement.verdict,
+            expected="violated" if name == "local" and pods > 1 else "holds",
+            counts=one.judgement.counts,
+            elapsed_s=round(one.elapsed_s, 3),
+            words=", ".join(one.judgement.kinds) or "ok",
+            row=1,
+            sentence=one.judgement.findings[0].sentence if one.judgement.findings else "",
+        )
+        for name, one in found.items()
+    ]
+    told = {name: readable(one.events, Words(server.prefix, f"{work}/")) for name, one in found.items()}
+    write_history(
+        folder / "history.jsonl", ({"target": name} | event for name, events in told.items() for event in events)
+    )
+    timelines = {name: moments.moments(events) for name, events in told.items()}
+    judgements = {name: one.judgement for name, one in found.items()}
+    with (folder / "timelines.txt").open("w", encoding="utf-8") as file:
+        moments.print_timelines(timelines, judgements, file=file)
+    conclude(run, folder, server.info, seed, cells, lambda: moments.print_timelines(timelines, judgements))

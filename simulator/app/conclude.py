@@ -1,0 +1,54 @@
+"""How every command that judges ends: the result written, printed or shown, and the exit code of the verdicts."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+from podrace.simulator.app.options import Run
+
+if TYPE_CHECKING:
+    from podrace.simulator.app.runs import Cell
+    from podrace.simulator.servers.embedded import ServerInfo
+
+
+def document(folder: Path, server: ServerInfo, seed: int, cells: list[Cell]) -> dict[str, Any]:
+    """The result form of the run, without passwords in the command that made it."""
+    from podrace.simulator.app import runs
+    from podrace.simulator.servers.connection import redact
+
+    typed = [redact(word) if "://" in word else word for word in sys.argv[1:]]  # it may hold a password
+    return runs.result_document(typed, seed=seed, run=folder, server=server, cells=cells)
+
+
+def conclude(
+    run: Run,
+    folder: Path,
+    server: ServerInfo,
+    seed: int,
+    cells: list[Cell],
+    show_it: Callable[[], None],
+    *,
+    code: int | None = None,
+) -> NoReturn:
+    """Write the result form into the run's folder, print it or show it, and end with the exit code of the verdicts."""
+    from podrace.simulator.app import runs
+
+    told = document(folder, server, seed, cells)
+    runs.write_json(folder / runs.RESULT, told)
+    try:
+        if run.as_json:
+            click.echo(json.dumps(told, indent=2, ensure_ascii=False))
+        else:
+            show_it()
+            click.echo(f"run: {folder}")
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read it has read enough: that changes no verdict
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    raise SystemExit(runs.exit_code(cells) if code is None else code)
