@@ -15,7 +15,6 @@ from podrace.simulator.errors import TargetError
 from podrace.simulator.fleets.inline import watchdog
 from podrace.simulator.history.events import Event, Words, readable, shorten, write_history
 from podrace.simulator.judge.findings import HOLDS, INCONCLUSIVE, NOT_APPLICABLE, Judgement
-from podrace.simulator.scenarios.faults import names_of
 from podrace.simulator.scenarios.model import Scenario
 from podrace.simulator.search.explorer import Exploration, Explorer, judge
 from podrace.simulator.search.frontier import Bounds
@@ -23,6 +22,7 @@ from podrace.simulator.search.lab import InlineLab, Lab, ProcessLab
 from podrace.simulator.search.schedule import Chooser, Decision, follow, take_default
 from podrace.simulator.servers.connection import Server
 from podrace.simulator.target import load_target
+from podrace.simulator.world.footprints import names_of
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ from podrace.simulator.world.steps import (
     as_sent,
     foreign_thread,
     plain_reply,
+    pod_of,
 )
 
 STEP_WITHIN_S = 5.0
@@ -86,7 +87,7 @@ class InlineFleet:
         return connection is not None and connection.is_readable()
 
     def start(self, actor: str, call: int, method: str, args: tuple[Any, ...]) -> None:
-        name = actor.partition(".")[0]
+        name = pod_of(actor)
         gate = self._gates.get(name)
         if gate is None:
             gate = self._gates[name] = _InlineGate(self, name)
@@ -118,7 +119,7 @@ class InlineFleet:
         if gate is not None:
             gate.dead = True
         for name, actor in list(self._actors.items()):
-            if name.partition(".")[0] == pod:
+            if pod_of(name) == pod:
                 actor.step = None
                 if not actor.dead and actor not in _UNENDED:
                     actor.switch("")  # raises PodKilledError in it

@@ -75,16 +75,16 @@ class OwnModules:
         for name in self._names:
             yield sys.modules[name]
 
-    def _held(self) -> list[_Names]:
+    def _held(self) -> list[_Names | _Function]:
         """What the modules, their classes and functions hold."""
-        found: list[_Names] = []
+        found: list[_Names | _Function] = []
         for module in self._modules():
             _hold(module.__dict__, module.__name__, found)
         return found
 
 
 class _Names:
-    """The names of a module, a class or a function with what they stand for, by identity."""
+    """The names of a module, a class or an object with what they stand for, by identity."""
 
     def __init__(self, names: Mapping[str, Any]) -> None:
         self._names = names
@@ -99,29 +99,28 @@ class _Names:
         return {name: id(value) for name, value in self._names.items() if not name.startswith(("__", "_abc_"))}
 
 
-class _Defaults(Mapping[str, Any]):
-    """What a function holds besides its attributes."""
+class _Function:
+    """What a function holds: its defaults, and attributes that somebody has given it."""
 
     def __init__(self, function: types.FunctionType) -> None:
         self._function = function
+        self._defaults, self._named_defaults = function.__defaults__, function.__kwdefaults__
+        self._attributes = _Names(function.__dict__) if function.__dict__ else None
 
-    def __getitem__(self, name: str) -> Any:
-        return getattr(self._function, f"__{name}__")
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(("defaults", "kwdefaults"))
-
-    def __len__(self) -> int:
-        return 2
+    def is_as_before(self) -> bool:
+        function = self._function
+        if function.__defaults__ is not self._defaults or function.__kwdefaults__ is not self._named_defaults:
+            return False
+        return self._attributes.is_as_before() if self._attributes else not function.__dict__
 
 
-def _hold(names: Mapping[str, Any], module: str, found: list[_Names]) -> None:
+def _hold(names: Mapping[str, Any], module: str, found: list[_Names | _Function]) -> None:
     found.append(_Names(names))
     for value in list(names.values()):
         bare = getattr(value, "__func__", None) or getattr(value, "fget", None) or value
         if isinstance(bare, types.FunctionType):
             if bare.__module__ == module:
-                found += [_Names(bare.__dict__), _Names(_Defaults(bare))]
+                found.append(_Function(bare))
         elif isinstance(value, type) and value.__module__ == module:
             _hold(vars(value), module, found)
         elif _is_frozen(value):

@@ -9,7 +9,7 @@ from podrace.simulator.errors import TargetError
 from podrace.simulator.fleets.processes import Fleet, NoAnswerError, PodSpec
 from podrace.simulator.history.outcome import Result
 from podrace.simulator.world.clock import EPOCH_US
-from podrace.simulator.world.steps import Step
+from podrace.simulator.world.steps import Step, pod_of
 
 STEP_WITHIN_S = 10.0
 
@@ -40,7 +40,7 @@ class SteppedFleet(Fleet):
         return self._steps.get(actor)
 
     def is_ready(self, actor: str) -> bool:
-        pod = actor.partition(".")[0]
+        pod = pod_of(actor)
         self.send(pod, "ready?", actor)
         while True:
             kind, *rest = self.receive(pod, within_s=STEP_WITHIN_S)
@@ -49,7 +49,7 @@ class SteppedFleet(Fleet):
             self._take_note(pod, kind, rest)
 
     def start(self, actor: str, call: int, method: str, args: tuple[Any, ...]) -> None:
-        pod = actor.partition(".")[0]
+        pod = pod_of(actor)
         if pod not in self.names:
             number = self._incarnations[pod] = self._incarnations.get(pod, 0) + 1
             self.add(self._make_spec(pod, number))
@@ -59,7 +59,7 @@ class SteppedFleet(Fleet):
         self._until_quiet(pod)
 
     def let_go(self, actor: str, action: str, answer: tuple[Any] | None = None) -> None:
-        pod = actor.partition(".")[0]
+        pod = pod_of(actor)
         self.send(pod, "go", actor, action, answer)
         self._until_quiet(pod)
 

@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from podrace.simulator.world.footprints import Footprint, key_text
+from podrace.simulator.history.events import plain
+from podrace.simulator.world.footprints import Footprint, key_text, names_of
 from podrace.simulator.world.steps import DROP_REPLY, DROP_REQUEST, FAIL, HANG, TRANSACTION, Step
 
 KILL = "kill"
@@ -131,21 +132,11 @@ class LoseConnection(Fault):
         return self.actions
 
 
-def names_of(command: tuple[Any, ...]) -> set[str]:
-    """The names of a command, or of the commands of a transaction, in upper case."""
-    commands = command[1:] if command[0] == TRANSACTION else (command,)
-    return {_text(one[0]).upper().split()[0] for one in commands}
-
-
 def declared_by(command: tuple[Any, ...]) -> list[str]:
     """The keys that a script is given, whatever else it may touch."""
     if not names_of(command) & {"EVAL", "EVALSHA"} or command[0] == TRANSACTION or len(command) < 3:
         return []
-    return [key_text(key) for key in command[3 : 3 + int(_text(command[2]))]]
-
-
-def _text(word: Any) -> str:
-    return word.decode("latin-1") if isinstance(word, bytes) else str(word)
+    return [key_text(key) for key in command[3 : 3 + int(plain(command[2]))]]
 
 
 @dataclass(frozen=True, kw_only=True)

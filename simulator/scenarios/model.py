@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from podrace.simulator.errors import UsageError
 from podrace.simulator.judge.findings import HOLDS, VIOLATED, Finding
 from podrace.simulator.judge.run import Check, Left, Run
+from podrace.simulator.world.steps import pod_of
 
 if TYPE_CHECKING:
     from podrace.simulator.scenarios.faults import Fault
@@ -160,7 +161,7 @@ class Scenario:
 
     @property
     def pods(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(actor.partition(".")[0] for actor in self.lines))
+        return tuple(dict.fromkeys(pod_of(actor) for actor in self.lines))
 
     def expected(self, target: str) -> str:
         from podrace.simulator.judge.findings import NOT_APPLICABLE

@@ -32,7 +32,7 @@ from podrace.simulator.scenarios.model import Scenario
 from podrace.simulator.search.frontier import Bounds, Branch, Counterexample, Frontier
 from podrace.simulator.search.play import Play
 from podrace.simulator.search.schedule import Decision, Stop, follow
-from podrace.simulator.world.steps import GO, Step
+from podrace.simulator.world.steps import GO, Step, pod_of
 from podrace.simulator.world.trace import state_after
 
 MORE_RUNS_FOR_FEWER_STEPS = 200
@@ -328,7 +328,7 @@ class _Chooser:
 
     def _push_strike(self, play: Play, pod: str, action: str, faults: int, preemptions: int) -> None:
         event = play.strike_event(pod, action)
-        hand = play.last if play.last and play.last.partition(".")[0] != pod else ""
+        hand = play.last if play.last and pod_of(play.last) != pod else ""
         self._branch(play, Decision(pod, action), event, False, (faults, preemptions), (hand, ""))
 
     def _branch(

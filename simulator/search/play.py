@@ -15,13 +15,13 @@ from podrace.simulator.fleets.protocol import Fleet
 from podrace.simulator.history.events import Event
 from podrace.simulator.history.outcome import Result
 from podrace.simulator.judge.run import OPEN, CallRecord, Left, Run
-from podrace.simulator.scenarios.faults import CLOCK, CORRUPT, KILL, UNTIL, names_of
+from podrace.simulator.scenarios.faults import CLOCK, CORRUPT, KILL, UNTIL
 from podrace.simulator.scenarios.model import Call, Ref, Scenario
 from podrace.simulator.search.rest import Rest
 from podrace.simulator.search.schedule import FINISH, Chooser, Decision
 from podrace.simulator.search.server_side import ServerSide
 from podrace.simulator.world.clock import US_PER_S, seconds
-from podrace.simulator.world.footprints import ALL_OF_IT, CHANNELS, NOTHING, Footprint
+from podrace.simulator.world.footprints import ALL_OF_IT, CHANNELS, NOTHING, Footprint, names_of
 from podrace.simulator.world.steps import (
     DROP_REPLY,
     DROP_REQUEST,
@@ -32,6 +32,7 @@ from podrace.simulator.world.steps import (
     Step,
     as_sent,
     plain_reply,
+    pod_of,
 )
 from podrace.simulator.world.trace import Ends, Trace
 
@@ -121,10 +122,7 @@ class Play:
         return what in self._done.get(pod, ())
 
     def is_calling(self, method: str, pod: str) -> bool:
-        return any(
-            self.calls[number].method == method and actor.partition(".")[0] == pod
-            for actor, number in self._busy.items()
-        )
+        return any(self.calls[number].method == method and pod_of(actor) == pod for actor, number in self._busy.items())
 
     def can_be_damaged(self, key: str) -> bool:
         return key.startswith(self.prefix) and self.side.probe.damage(key, only_ask=True)
@@ -183,7 +181,7 @@ class Play:
                     continue
             steps.append(step)
         for actor, calls in self._lines.items():
-            if not calls or actor in self._busy or actor.partition(".")[0] in self._dead:
+            if not calls or actor in self._busy or pod_of(actor) in self._dead:
                 continue
             if self._ended.issuperset(calls[0].after) and self._insists.get(actor, (0, 0))[1] <= now_us:
                 steps.append(Step(actor, "call", (calls[0].name,)))
@@ -379,7 +377,7 @@ class Play:
         event = self.strike_event(pod, action)
         self.trace.add(event, pod, footprint)
         ended = []
-        for actor in [actor for actor in self._blocked if actor.partition(".")[0] == pod]:
+        for actor in [actor for actor in self._blocked if pod_of(actor) == pod]:
             del self._blocked[actor]
         self._fleet.kill(pod)
         self._watched.pop(pod, None)
@@ -389,7 +387,7 @@ class Play:
         self.collect()
         self.fault(pod, "killed, and started again by its next call" if restarts else "killed")
         for actor, number in list(self._busy.items()):
-            if actor.partition(".")[0] == pod:
+            if pod_of(actor) == pod:
                 if restarts:
                     call = self.calls[number]
                     timed = self.workload.is_timed(call.method)
@@ -400,7 +398,7 @@ class Play:
                     del self._busy[actor]
         self.ends[event] = tuple(ended)
         self.last_pod = ""
-        if self.last is not None and self.last.partition(".")[0] == pod:
+        if self.last is not None and pod_of(self.last) == pod:
             self.last = None
 
     def strike_event(self, pod: str, action: str) -> int:

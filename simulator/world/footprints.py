@@ -8,6 +8,7 @@ touches everything. What cannot be told is taken to touch everything.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 from hashlib import sha1
 from typing import Any, NamedTuple
 
@@ -45,7 +46,18 @@ ALL_OF_IT = Footprint(writes=(EVERYTHING,))
 
 def words_of(command: tuple[Any, ...]) -> tuple[Any, ...]:
     """The command with its name in upper case, split where redis-py sends two words in one."""
-    return (*plain(command[0]).upper().split(), *command[1:])
+    return (*_name_in_words(plain(command[0])), *command[1:])
+
+
+def names_of(command: tuple[Any, ...]) -> set[str]:
+    """The names of a command, or of the commands of a transaction, in upper case."""
+    commands = command[1:] if command[0] == TRANSACTION else (command,)
+    return {_name_in_words(plain(one[0]))[0] for one in commands}
+
+
+@lru_cache(maxsize=1000)
+def _name_in_words(name: str) -> tuple[str, ...]:
+    return tuple(name.upper().split()) or ("",)
 
 
 def key_text(key: Any) -> str:

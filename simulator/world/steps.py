@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from copy import deepcopy
+from functools import lru_cache
 from typing import Any, NamedTuple, Protocol
 
 from podrace.simulator.errors import TargetError
@@ -20,6 +21,12 @@ FAIL = "fail"
 
 TRANSACTION = "TRANSACTION"
 """Stands for MULTI, its commands and EXEC, which the client sends in one go: one step."""
+
+
+@lru_cache(maxsize=1000)
+def pod_of(actor: str) -> str:
+    """The name of the pod whose actor this is."""
+    return actor.partition(".")[0]
 
 
 class Step(NamedTuple):
@@ -41,7 +48,7 @@ class Step(NamedTuple):
 
     @property
     def pod(self) -> str:
-        return self.actor.partition(".")[0]
+        return pod_of(self.actor)
 
 
 WAITING = frozenset({"timer", "call", "lock", "receive"})

@@ -15,6 +15,7 @@ from functools import lru_cache
 from hashlib import blake2b
 
 from podrace.simulator.world.footprints import EVERYTHING, Footprint
+from podrace.simulator.world.steps import pod_of
 
 MASK = (1 << 61) - 1
 
@@ -89,7 +90,7 @@ class Trace:
         `begins`: it is the begin of something of which a check asks whether an end came before. `after`: the calls
         whose ends it has waited for.
         """
-        depends = self._pods.get(actor.partition(".")[0], self._last)
+        depends = self._pods.get(pod_of(actor), self._last)
         writes, reads, last = self._writes, self._reads, self._last
         for key in footprint.reads:
             depends = _mix(depends, self._all_writes if key == EVERYTHING else writes.get(key, last))
