@@ -45,6 +45,8 @@ class _Actor(greenlet.greenlet):
     """The steps that it is taking, and what becomes of them: a service may call back while it is called."""
     connection: Any = None
     """Where it waits for something to read."""
+    hears_later = False
+    """Whether it stops before its pod hears what the step that it is taking has brought."""
     survived = 0
     """How often it was told that its pod is dead, and went on."""
 
@@ -106,8 +108,9 @@ class InlineFleet:
         self._begin(actor, gate, run)
         self._settle()
 
-    def let_go(self, actor: str, action: str, answer: tuple[Any] | None = None) -> None:
+    def let_go(self, actor: str, action: str, answer: tuple[Any] | None = None, *, hears_later: bool = False) -> None:
         current = self._actors[actor]
+        current.hears_later = hears_later
         assert current.gate is not None
         current.gate.answer = answer
         current.step = None
@@ -216,10 +219,21 @@ class _InlineGate:
             self._fleet._hub.switch()
 
     def after(self, reply: Any) -> None:
+        actor = self._is_done(reply)
+        if actor.hears_later:
+            actor.hears_later = False
+            self.before("reply", ())
+            actor.taken.pop()
+
+    def sent(self) -> None:
+        self._is_done("sent")
+
+    def _is_done(self, reply: Any) -> _Actor:
         actor = greenlet.getcurrent()
         assert isinstance(actor, _Actor)
         step, action = actor.taken.pop()
         self._fleet.done.append((step, action, reply))
+        return actor
 
     def receive(self, connection: Any, seconds: float | None, what: str) -> bool:
         actor = greenlet.getcurrent()
@@ -243,7 +257,7 @@ class _InlineGate:
             )
 
     def hang(self) -> None:
-        self.after("never answers")
+        self._is_done("never answers")
         while True:
             self._fleet._hub.switch()
             if self.dead:

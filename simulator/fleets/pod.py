@@ -196,6 +196,9 @@ class RecordingGate:
             },
         )
 
+    def sent(self) -> None:
+        self.after("sent")
+
     def receive(self, connection: Any, seconds: float | None, what: str) -> bool:
         raise AssertionError("under the real clock a connection waits by itself")
 
@@ -232,6 +235,7 @@ class _Slot:
     args: tuple[Any, ...]
     connection: Any = None
     action: str = GO
+    hears_later: bool = False
     released: threading.Event = field(default_factory=threading.Event)
 
 
@@ -273,11 +277,11 @@ class StepGate:
             slot = self._waiting.get(rest[0])
             self._pipe.send("ready!", bool(slot and slot.connection and slot.connection.is_readable()))
             return
-        actor, action, self.answer = rest
+        actor, action, self.answer, hears_later = rest
         with self._lock:
             slot = self._waiting.pop(actor)
             self._running += 1
-        slot.action = action
+        slot.action, slot.hears_later = action, hears_later
         slot.released.set()
 
     def before(self, kind: str, args: tuple[Any, ...], connection: Any = None) -> str:
@@ -291,9 +295,19 @@ class StepGate:
             self._stopped()
         slot.released.wait()
         _pushed(self._current, (actor, kind, args, slot.action))
+        self._current.hears_later = slot.hears_later
         return slot.action
 
     def after(self, reply: Any) -> None:
+        self._is_done(reply)
+        if self._current.hears_later:
+            self.before("reply", ())
+            self._current.taken.pop()
+
+    def sent(self) -> None:
+        self._is_done("sent")
+
+    def _is_done(self, reply: Any) -> None:
         actor, kind, args, action = self._current.taken.pop()
         told = reply if reply is None or isinstance(reply, int) else plain_reply(reply)
         if isinstance(reply, BaseException):
@@ -314,7 +328,7 @@ class StepGate:
         self._pipe.send("broken", _loss(self._pod, error))
 
     def hang(self) -> None:
-        self.after("never answers")
+        self._is_done("never answers")
         with self._lock:
             self._stopped()
         threading.Event().wait()

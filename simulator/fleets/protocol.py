@@ -36,8 +36,11 @@ class Fleet(Protocol):
         """Begin a call of a pod's method as an actor, up to its first gate. A pod is made by its first call."""
         ...
 
-    def let_go(self, actor: str, action: str, answer: tuple[Any] | None = None) -> None:
-        """Let an actor take its step, on to where it stops next. `answer` is a reply in the server's place."""
+    def let_go(self, actor: str, action: str, answer: tuple[Any] | None = None, *, hears_later: bool = False) -> None:
+        """Let an actor take its step, on to where it stops next.
+
+        `answer` is a reply in the server's place. One that `hears_later` stops before the pod hears of any reply.
+        """
         ...
 
     def kill(self, pod: str) -> None:

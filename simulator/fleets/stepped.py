@@ -58,9 +58,9 @@ class SteppedFleet(Fleet):
         self.send(pod, "call", call, actor, method, args)
         self._until_quiet(pod)
 
-    def let_go(self, actor: str, action: str, answer: tuple[Any] | None = None) -> None:
+    def let_go(self, actor: str, action: str, answer: tuple[Any] | None = None, *, hears_later: bool = False) -> None:
         pod = pod_of(actor)
-        self.send(pod, "go", actor, action, answer)
+        self.send(pod, "go", actor, action, answer, hears_later)
         self._until_quiet(pod)
 
     def kill(self, pod: str) -> None:

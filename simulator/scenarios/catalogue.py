@@ -84,7 +84,7 @@ SCENARIOS: tuple[Scenario, ...] = (
         workload=UPLOADS,
         row=7,
         what="A dies after it wrote pending, before the message is in the queue",
-        faults=(Kill(pods=A, during="add_message"),),
+        faults=(Kill(pods=A, during="add_message", until="RPUSH"),),
         violates=SHARED,
     ),
     Scenario(

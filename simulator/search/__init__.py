@@ -2,7 +2,9 @@
 
 - `schedule.py`: decisions, and who takes them
 - `server_side.py`: what the harness does on the server for one run: keys' lives, replies of its own, damage
+- `pending.py`: how long entries of streams have waited, on the run's clock
 - `play.py`: one schedule, from the first call to rest
+- `rest.py`: how a run is brought to rest
 - `frontier.py`: what a search has before it and behind it
 - `explorer.py`: all schedules within bounds, cheapest first
 - `lab.py`: all that plays need: the server, clients, services, pods in this process or in their own

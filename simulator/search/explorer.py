@@ -295,7 +295,7 @@ class _Chooser:
         faults, preemptions = self._cost
         bounds = self._bounds
         for step in steps:
-            cost = preemptions + play.preempts(step.actor)
+            cost = preemptions + play.preemptions(step.actor)
             if cost > bounds.preemptions:
                 continue
             if step is not default:

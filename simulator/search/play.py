@@ -7,7 +7,7 @@ and lets go the one that is told.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from podrace.simulator.errors import TargetError
@@ -15,26 +15,28 @@ from podrace.simulator.fleets.protocol import Fleet
 from podrace.simulator.history.events import Event
 from podrace.simulator.history.outcome import Result
 from podrace.simulator.judge.run import OPEN, CallRecord, Left, Run
-from podrace.simulator.scenarios.faults import CLOCK, CORRUPT, KILL, UNTIL
+from podrace.simulator.scenarios.faults import CLOCK, CORRUPT, KILL, UNTIL, Fault
 from podrace.simulator.scenarios.model import Call, Ref, Scenario
 from podrace.simulator.search.rest import Rest
 from podrace.simulator.search.schedule import FINISH, Chooser, Decision
 from podrace.simulator.search.server_side import ServerSide
 from podrace.simulator.world.clock import US_PER_S, seconds
-from podrace.simulator.world.footprints import ALL_OF_IT, CHANNELS, NOTHING, Footprint, names_of
+from podrace.simulator.world.footprints import ALL_OF_IT, CHANNELS, NOTHING, Footprint, names_of, words_of
 from podrace.simulator.world.steps import (
     DROP_REPLY,
     DROP_REQUEST,
     GO,
+    SENT,
     TRANSACTION,
     WAITING,
     Failed,
     Step,
     as_sent,
+    could_go_on,
     plain_reply,
     pod_of,
 )
-from podrace.simulator.world.trace import Ends, Trace
+from podrace.simulator.world.trace import ACTOR, ALL_OF_POD, POD, Ends, Trace
 
 MOST_STEPS = 3000
 MOST_PASSES = 8
@@ -72,6 +74,7 @@ class Play:
         self.users_lines = True
         """Whether the scenario's own lines are still being played."""
         self._fleet = fleet
+        self._strikes_pods = any(type(fault).on_pod is not Fault.on_pod for fault in scenario.faults)
         self._done: dict[str, set[str]] = {}
         self._watched: dict[str, dict[str, None]] = {}
         """By pod, the keys of which a change makes its transactions fail."""
@@ -138,9 +141,15 @@ class Play:
     def survivors(self) -> list[str]:
         return [pod for pod in self.scenario.pods if pod not in self._dead]
 
-    def preempts(self, actor: str) -> bool:
-        """Whether going on with this actor would preempt another."""
-        return self.last is not None and self.last != actor
+    def preemptions(self, actor: str) -> int:
+        """As how many preemptions it counts to go on with this actor: two where another is about to hear a reply.
+
+        Such races are rarer, and to count them as one would thrice the schedules of pods with threads.
+        """
+        if self.last is None or self.last == actor:
+            return 0
+        interrupted = self._fleet.step_of(self.last)
+        return 2 if interrupted is not None and interrupted.kind == "reply" else 1
 
     def _go_through(self, choose: Chooser) -> None:
         """Take decisions until every line has ended or waits for ever, and nothing but timers is left."""
@@ -203,7 +212,9 @@ class Play:
     def deadlines(self) -> list[int]:
         found = [due for _, due in self._insists.values()]
         found += [round(moment_s * US_PER_S) for moment_s in self.workload.moments(self.services)]
-        for step in self._fleet.steps():
+        standing = self._fleet.steps()
+        found += self.side.pending.deadlines(words_of(step.args) for step in standing if step.kind == "redis")
+        for step in standing:
             if step.kind == "timer":
                 found.append(step.args[0])
             elif step.kind == "receive" and step.args[1] is not None:
@@ -271,7 +282,22 @@ class Play:
         if step.kind == "call":
             call = self._lines[step.actor][0]
             after = (*call.after, *(ref for ref in _refs(call.args)))
-        return self.trace.event(step.actor, action, footprint, begins=self.begins(step), after=after)
+        scope = ACTOR if self._hears_later(step) else POD
+        return self.trace.event(step.actor, action, footprint, scope=scope, begins=self.begins(step), after=after)
+
+    def _hears_later(self, step: Step) -> bool:
+        """Whether others of the pod may go between what a step does outside the pod and the pod's hearing of it."""
+        if step.kind not in SENT or not self.users_lines:
+            return False
+        pod, now_us = step.pod, self.side.clock.now_us
+        if self._strikes_pods or any(calls and pod_of(line) == pod for line, calls in self._others(step.actor)):
+            return True
+        others = (other for other in self._fleet.steps() if other.actor != step.actor and other.pod == pod)
+        return any(could_go_on(other, now_us) for other in others)
+
+    def _others(self, actor: str) -> Iterator[tuple[str, list[Call]]]:
+        """The lines of calls but for this actor's."""
+        return ((line, calls) for line, calls in self._lines.items() if line != actor)
 
     def begins(self, step: Step) -> bool:
         """Whether it matters to a check whether this came before or after the end of a call."""
@@ -281,8 +307,10 @@ class Play:
 
     def _take(self, step: Step, action: str) -> None:
         footprint = self.footprint(step, action)
+        later = self._hears_later(step)
         event = self.event_of(step, action, footprint)
-        self.trace.add(event, step.pod, footprint, begins=self.begins(step))
+        scope = ACTOR if later else POD
+        self.trace.add(event, step.actor, footprint, scope=scope, begins=self.begins(step))
         if action != GO:
             self.struck += 1
         self._note(step, footprint, action)
@@ -290,19 +318,23 @@ class Play:
         if step.kind == "call":
             self._begin(step)
         elif step.kind == "redis":
-            self._take_redis(step, action, footprint)
+            self._take_redis(step, action, footprint, hears_later=later)
         else:
-            self._fleet.let_go(step.actor, action)
+            self._fleet.let_go(step.actor, action, hears_later=later)
         self.last_pod = step.pod
+        if scope == POD:
+            self.trace.starts((other.actor for other in self._fleet.steps() if other.pod == step.pod), event)
         self.collect(event)
         if len(self._ended) == results:
             self.ends.setdefault(event, ())
+            if step.kind == "reply":
+                self.last_pod = ""  # what the pod has heard would be gone with it, as if it had not heard it yet
         now = self._fleet.step_of(step.actor)
         if now is not None and now.kind == "receive" and step.kind == "redis" and self._goes_on_at_once(now, step):
             return
         self.last = None if now is None or now.kind in WAITING else step.actor
 
-    def _take_redis(self, step: Step, action: str, footprint: Footprint) -> None:
+    def _take_redis(self, step: Step, action: str, footprint: Footprint, *, hears_later: bool) -> None:
         side = self.side
         if action.startswith(CORRUPT):
             key = self._full(action)
@@ -313,7 +345,7 @@ class Play:
         began_s = time.monotonic()
         if answer is None:
             side.before(step, footprint)
-        self._fleet.let_go(step.actor, action, answer)
+        self._fleet.let_go(step.actor, action, answer, hears_later=hears_later)
         if answer is None:
             reply = self._fleet.done[-1][2] if self._fleet.done else None
             side.after(step, action, footprint, reply, began_s)
@@ -375,7 +407,7 @@ class Play:
         waits = any(step.pod == pod and step.kind == "receive" for step in self._fleet.steps())
         footprint = ALL_OF_IT if waits or "SUBSCRIBE" in self._done.get(pod, ()) else NOTHING
         event = self.strike_event(pod, action)
-        self.trace.add(event, pod, footprint)
+        self.trace.add(event, pod, footprint, scope=ALL_OF_POD)
         ended = []
         for actor in [actor for actor in self._blocked if pod_of(actor) == pod]:
             del self._blocked[actor]
@@ -405,7 +437,8 @@ class Play:
         """The hash that a strike on a pod, or on the clock, would have in the trace."""
         waits = any(step.pod == pod and step.kind == "receive" for step in self._fleet.steps())
         everything = pod == CLOCK or waits or "SUBSCRIBE" in self._done.get(pod, ())
-        return self.trace.event(pod, action, ALL_OF_IT if everything else NOTHING)
+        scope = POD if pod == CLOCK else ALL_OF_POD
+        return self.trace.event(pod, action, ALL_OF_IT if everything else NOTHING, scope=scope)
 
     def _strike_clock(self, action: str) -> None:
         self.struck += 1

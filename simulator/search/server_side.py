@@ -11,10 +11,11 @@ from typing import Any
 
 from podrace.simulator.errors import TargetError
 from podrace.simulator.history.events import plain
+from podrace.simulator.search.pending import Pending
 from podrace.simulator.servers.probe import Probe
 from podrace.simulator.world import scripts
 from podrace.simulator.world.clock import EPOCH_S, US_PER_S, Clock, roundest
-from podrace.simulator.world.footprints import EVERYTHING, CommandTable, Footprint, sha_of, words_of
+from podrace.simulator.world.footprints import CHANNELS, EVERYTHING, CommandTable, Footprint, sha_of, words_of
 from podrace.simulator.world.steps import DROP_REQUEST, TRANSACTION, Step
 
 _ASKS_TIME = frozenset({"TTL", "PTTL", "EXPIRETIME", "PEXPIRETIME"})
@@ -45,6 +46,7 @@ class ServerSide:
         self._loaded: set[str] = set()
         """SHA-1s of scripts that this run's server knows: it starts without any."""
         self.used_functions = False
+        self.pending = Pending(probe, clock)
 
     def answer(self, step: Step) -> tuple[Any] | None:
         """The reply that the harness makes in the server's place; None where the server makes it."""
@@ -57,6 +59,8 @@ class ServerSide:
             return (self._life(name, self.table.footprint(step.args).reads[0]),)
         if name in ("EVALSHA", "EVALSHA_RO") and plain(words[1]).lower() not in self._loaded:
             return (_no_script(),)
+        if name == "XPENDING":
+            return self.pending.answer(words, self.table.footprint(step.args).reads[0])
         if name == "SCRIPT" and plain(words[1]).upper() == "EXISTS":
             return ([int(plain(sha).lower() in self._loaded) for sha in words[2:]],)
         return None
@@ -86,6 +90,9 @@ class ServerSide:
             raise TargetError(f"the target sends {name}: lives of hash fields cannot be led; no verdict can be given")
         if name in ("EVALSHA", "EVALSHA_RO") and plain(words[1]).lower() not in self._loaded:
             self._forget_scripts()  # inside a transaction: alone it is answered by the harness
+        if CHANNELS in touches.writes or EVERYTHING in touches.writes:
+            self.probe.settle()  # the server knows by then of subscribers whose connections have been closed
+        self.pending.before(words, touches.touched())
         if self.clock.deadlines and name in _SETS_LIFE:
             keys = self.clock.deadlines if EVERYTHING in touches.touched() else touches.touched()
             lives = [(key, left_ms) for key in keys if (left_ms := self.clock.left_ms(key)) is not None]
@@ -100,6 +107,7 @@ class ServerSide:
         if action == DROP_REQUEST:
             return
         self.touched.update(dict.fromkeys(touches.writes))
+        self.pending.after(touches.writes)
         commands = step.args[1:] if step.args[0] == TRANSACTION else (step.args,)
         asked: dict[str, None] = {}
         hints: list[int] = []

@@ -22,7 +22,8 @@ _READS = {
 }
 
 
-def _bytes(key: str) -> bytes:
+def key_bytes(key: str) -> bytes:
+    """The bytes of a key that `footprints.key_text` has made text."""
     return key.encode("utf-8", "surrogateescape")
 
 
@@ -83,23 +84,23 @@ class Probe:
     def under(self, prefix: str) -> list[str]:
         """All keys with this prefix, in order."""
         pattern = "".join(f"\\{letter}" if letter in "*?[]^\\" else letter for letter in prefix) + "*"
-        return sorted(_text(key) for key in self.ask(("KEYS", _bytes(pattern)))[0])
+        return sorted(_text(key) for key in self.ask(("KEYS", key_bytes(pattern)))[0])
 
     def lives(self, keys: Sequence[str]) -> list[tuple[int, int]]:
         """How long keys have to live, and when that is over by the server's clock, in milliseconds.
 
         Both are -1 for a key that lives for ever, and -2 for one that is not there.
         """
-        replies = self.ask(*((name, _bytes(key)) for key in keys for name in ("PTTL", "PEXPIRETIME")))
+        replies = self.ask(*((name, key_bytes(key)) for key in keys for name in ("PTTL", "PEXPIRETIME")))
         return [(int(left_ms), int(ends_ms)) for left_ms, ends_ms in zip(replies[::2], replies[1::2], strict=True)]
 
     def let_live(self, lives: Iterable[tuple[str, int]]) -> None:
         """Set how many milliseconds keys have to live."""
-        self.ask(*(("PEXPIRE", _bytes(key), ms) for key, ms in lives))
+        self.ask(*(("PEXPIRE", key_bytes(key), ms) for key, ms in lives))
 
     def delete(self, keys: Sequence[str]) -> None:
         if keys:
-            self.ask(("DEL", *map(_bytes, keys)))
+            self.ask(("DEL", *map(key_bytes, keys)))
 
     def clear(self, keys: Sequence[str], *, scripts: bool) -> None:
         """Leave the server as every run should find it: our own empty, on another these keys gone."""
@@ -111,16 +112,16 @@ class Probe:
             self.ask(("FLUSHALL",))
 
     def exists(self, key: str) -> bool:
-        return bool(self.ask(("EXISTS", _bytes(key)))[0])
+        return bool(self.ask(("EXISTS", key_bytes(key)))[0])
 
     def value(self, key: str) -> Any:
         """What a key holds: text, a list, a sorted list for a set, a dict for a hash; None for nothing."""
-        kind = self.ask(("TYPE", _bytes(key)))[0]
+        kind = self.ask(("TYPE", key_bytes(key)))[0]
         kind = kind.encode() if isinstance(kind, str) else kind
         if kind not in _READS:
             return None
         command = _READS[kind]
-        value = _text(self.ask((command[0], _bytes(key), *command[1:]))[0])
+        value = _text(self.ask((command[0], key_bytes(key), *command[1:]))[0])
         if kind == b"hash":
             return dict(sorted(zip(value[::2], value[1::2], strict=True)))
         return sorted(value) if kind == b"set" else value
@@ -130,18 +131,18 @@ class Probe:
 
         Returns whether something is there to be damaged: nothing in a stream is, nor an empty text.
         """
-        name = _bytes(key)
+        name = key_bytes(key)
         kind = self.ask(("TYPE", name))[0]
         value = self.value(key)
         held = max(value, key=lambda part: (len(value[part]), part)) if isinstance(value, dict) else value
         first = value[held] if isinstance(value, dict) else value[0] if isinstance(value, list) and value else value
         if not isinstance(first, str) or not first:
             return False
-        half, whole = _bytes(first[: len(first) // 2]), _bytes(first)
+        half, whole = key_bytes(first[: len(first) // 2]), key_bytes(first)
         commands: dict[Any, list[tuple[Any, ...]]] = {
             b"string": [("SET", name, half, "KEEPTTL")],
             b"list": [("LSET", name, 0, half)],
-            b"hash": [("HSET", name, _bytes(held) if isinstance(held, str) else b"", half)],
+            b"hash": [("HSET", name, key_bytes(held) if isinstance(held, str) else b"", half)],
             b"set": [("SADD", name, half), ("SREM", name, whole)],
         }
         if kind == b"zset":

@@ -160,8 +160,9 @@ class _DirectRedis:
             if options:
                 return self.parse_response(connection, name, **options)  # type: ignore[attr-defined]
             reply = connection.read_response()
+        options.pop("keys", None)
         understand = self.response_callbacks.get(name)  # type: ignore[attr-defined]
-        return understand(reply) if understand else reply
+        return understand(reply, **options) if understand else reply
 
 
 class _GatedConnection:
@@ -228,9 +229,9 @@ class _GatedConnection:
         if name in _SUBSCRIBES:
             self._subscribed = True
             self._replies_due = 0
-            gate.after("sent")
+            gate.sent()
         elif timeout_s is not None:
-            gate.after("sent")
+            gate.sent()
             self._replies_due = 0
             if not gate.receive(self, timeout_s or None, f"{name} {plain(args[1])}"):
                 _unblock(self, number)

@@ -39,6 +39,7 @@ class Step(NamedTuple):
     - `call`: the name of the call that a client is about to make
     - `timer`: deadline in microseconds of the clock, seconds that were asked for
     - `lock`: the lock
+    - `reply`: none; it is about to hear what its last step has brought
     - `receive`: a number that names the wait, deadline in microseconds or None, a text that says for what
     """
 
@@ -51,8 +52,18 @@ class Step(NamedTuple):
         return pod_of(self.actor)
 
 
+SENT = frozenset({"redis", "service"})
+"""Kinds that act outside the pod: it may hear of them later than they are done, and others may go in between."""
+
 WAITING = frozenset({"timer", "call", "lock", "receive"})
 """Kinds before which an actor waits of its own accord: to switch away there is no preemption."""
+
+
+def could_go_on(step: Step, now_us: int) -> bool:
+    """Whether an actor that stands before this step may be let go without time passing."""
+    if step.kind == "timer":
+        return bool(step.args[0] <= now_us)
+    return bool(step.args[0].free) if step.kind == "lock" else True
 
 
 class PodKilledError(BaseException):
@@ -72,7 +83,11 @@ class Gate(Protocol):
         ...
 
     def after(self, reply: Any) -> None:
-        """Tell what the current actor's step brought: a reply, or an exception."""
+        """Tell what the current actor's step brought, a reply or an exception; wait until the pod may hear of it."""
+        ...
+
+    def sent(self) -> None:
+        """Tell that the current actor's step is done, and that its reply is waited for at a gate of its own."""
         ...
 
     def receive(self, connection: Any, seconds: float | None, what: str) -> bool:

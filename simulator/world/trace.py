@@ -1,8 +1,9 @@
 """The fingerprint of what has happened, up to the order of steps that commute (Mazurkiewicz traces).
 
-Every event is hashed with the events that it depends on: the last one of its pod, and the last conflicting
-accesses of what it touches. The sum of these hashes is the same for any two orders that differ only in steps that
-commute, and so is the state that they lead to. Hashes do not depend on the process: one seed gives one search.
+Every event is hashed with the events that it depends on: the last one of its actor, the last one that may have
+touched its pod's memory, and the last conflicting accesses of what it touches. The sum of these hashes is the same
+for any two orders that differ only in steps that commute, and so is the state that they lead to. Hashes do not
+depend on the process: one seed gives one search.
 
 The begin of a call and the end of another are ordered where a check looks at real time; two begins, or two
 ends, are not: real time orders an end and a later begin, nothing else.
@@ -10,7 +11,7 @@ ends, are not: real time orders an end and a later begin, nothing else.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from hashlib import blake2b
 
@@ -38,6 +39,13 @@ def _end_of(event: int, name: str, begins: int) -> int:
     return _mix(_mix(event, begins), of_text(f"end of {name}"))
 
 
+ACTOR = "actor"
+"""The scope of an event that its pod has not heard of yet: it depends on its own actor's events alone."""
+POD = "pod"
+"""The scope of one that may touch the pod's memory."""
+ALL_OF_POD = "all of the pod"
+"""The scope of one that concerns every actor of the pod: it dies."""
+
 Ends = dict[int, tuple[tuple[str, bool], ...]]
 """By event, the calls that it ends: their names, and whether a check looks at when."""
 
@@ -57,6 +65,7 @@ class Trace:
     """`value` names the state that the events so far have led to."""
 
     __slots__ = (
+        "_actors",
         "_all_reads",
         "_all_writes",
         "_begins",
@@ -71,7 +80,9 @@ class Trace:
 
     def __init__(self) -> None:
         self.value = 0
+        self._actors: dict[str, int] = {}
         self._pods: dict[str, int] = {}
+        """By pod, the last event that may have touched its memory."""
         self._writes: dict[str, int] = {}
         self._reads: dict[str, int] = {}
         self._all_reads = 0
@@ -83,14 +94,27 @@ class Trace:
         self._ends_by_name: dict[str, int] = {}
 
     def event(
-        self, actor: str, action: str, footprint: Footprint, *, begins: bool = False, after: Sequence[str] = ()
+        self,
+        actor: str,
+        action: str,
+        footprint: Footprint,
+        *,
+        scope: str = POD,
+        begins: bool = False,
+        after: Sequence[str] = (),
     ) -> int:
         """The hash that this event would have if it came next.
 
         `begins`: it is the begin of something of which a check asks whether an end came before. `after`: the calls
         whose ends it has waited for.
         """
-        depends = self._pods.get(pod_of(actor), self._last)
+        pod = pod_of(actor)
+        memory = self._pods.get(pod, self._last)
+        depends = self._actors.get(actor, memory)
+        if scope == ALL_OF_POD:
+            depends = sum(event for one, event in self._actors.items() if pod_of(one) == pod) & MASK
+        if scope != ACTOR:
+            depends = _mix(depends, memory)
         writes, reads, last = self._writes, self._reads, self._last
         for key in footprint.reads:
             depends = _mix(depends, self._all_writes if key == EVERYTHING else writes.get(key, last))
@@ -103,12 +127,17 @@ class Trace:
             depends = _mix(depends, self._ends)
         for name in after:
             depends = _mix(depends, self._ends_by_name.get(name, 0))
-        return _mix(depends, of_text(f"{actor} {action}"))
+        return _mix(depends, of_text(f"{actor} {action}" if scope == POD else f"{actor} {action} {scope}"))
 
-    def add(self, event: int, pod: str, footprint: Footprint, *, begins: bool = False) -> None:
+    def add(self, event: int, actor: str, footprint: Footprint, *, scope: str = POD, begins: bool = False) -> None:
         """Let the event of that hash be the next one."""
         self.value = (self.value + event) & MASK
-        self._pods[pod] = event
+        if scope == ALL_OF_POD:
+            self._actors = {one: last for one, last in self._actors.items() if pod_of(one) != pod_of(actor)}
+        else:
+            self._actors[actor] = event
+        if scope != ACTOR:
+            self._pods[pod_of(actor)] = event
         if begins:
             self._begins = (self._begins + event) & MASK
         for key in footprint.reads:
@@ -122,12 +151,18 @@ class Trace:
                 self._writes.clear()
                 self._reads.clear()
                 self._pods.clear()
+                self._actors.clear()
                 self._last = event
                 self._all_reads = 0
             else:
                 self._writes[key] = event
                 self._reads[key] = 0
             self._all_writes = (self._all_writes + event) & MASK
+
+    def starts(self, actors: Iterable[str], event: int) -> None:
+        """Let the event of that hash be what those of the actors that are new have come from."""
+        for actor in actors:
+            self._actors.setdefault(actor, event)
 
     def place(self) -> tuple[int, int]:
         """What the state after a next event depends on, besides that event."""

@@ -15,7 +15,20 @@ Command = tuple[Any, ...]
 ADD = "return redis.call('INCRBY', KEYS[1], 2) + (tonumber(redis.call('GET', KEYS[2]) or '0') or 7)"
 MOVE = "local one = redis.call('LPOP', KEYS[1]) if one then redis.call('RPUSH', KEYS[2], one) end return one"
 OWN = frozenset(
-    ["LOCKED", "SPAWN", "TRANSACTION", "PIPELINE", "BOTH", "SCRIPT", "POP", "WAIT", "REMEMBER", "RECALL", "NOW"]
+    [
+        "LOCKED",
+        "SPAWN",
+        "TRANSACTION",
+        "PIPELINE",
+        "BOTH",
+        "SCRIPT",
+        "POP",
+        "WAIT",
+        "REMEMBER",
+        "LEARN",
+        "RECALL",
+        "NOW",
+    ]
 ) | {"SLEEP", "CLOCK"}
 """What is a method of the runner; all else is a command whose first argument is a key."""
 
@@ -97,6 +110,10 @@ class Runner(Pod):
 
     def recall(self) -> str:
         return " ".join(self.memory)
+
+    def learn(self, key: str) -> None:
+        """Keep in memory what another of the pod may have changed since it was read."""
+        self.memory.append(plain(self.redis.get(self.key(key))))
 
     def now(self) -> str:
         return f"{self.env.runtime.now():.0f}"

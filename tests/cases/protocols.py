@@ -626,6 +626,36 @@ class PendingMended(StreamMended):
         self.work()
 
 
+def done_once(run: Run) -> Iterator[Finding]:
+    if entries(run).count("j1") > 1:
+        yield Finding("duplicated", "j1", "j1 was done twice")
+
+
+class StolenBroken(IdleMended):
+    """Takes over what has lain for half a minute, though its worker may only be slow."""
+
+
+class StolenMended(IdleMended):
+    """Takes the job's name first: of two who have the same job only one does it."""
+
+    def do(self, number: bytes, fields: dict[bytes, bytes]) -> None:
+        if self.redis.set(self.key("taken"), self.env.name, nx=True):
+            super().do(number, fields)
+
+
+STOLEN = Scenario(
+    "a slow worker, and one who takes over",
+    {
+        "A": [Call("work", "work", after=("put",))],
+        "B": [Call("put", "put", ("j1",)), Call("take over", "recover")],
+    },
+    [TimePasses()],
+    workload=Recovered(),
+    checks=[done_once],
+    keeps=["stream", "taken"],
+)
+
+
 # --- a log with numbers ---
 
 

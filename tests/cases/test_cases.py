@@ -85,10 +85,13 @@ OWN = (
     *both("protocols", "Worker", "lost", "WORKER"),
     *both("protocols", "Set", "lost", "SET"),
     *both("protocols", "Stream", "lost", "STREAM"),
+    *both("protocols", "Stolen", "duplicated", "STOLEN"),
     *both("protocols", "Log", "duplicated", "LOG"),
     *both("protocols", "Fenced", "lost", "FENCE"),
 )
 SILENT = (
+    Row("protocols", "IdleMended", "", "STREAM"),
+    Row("protocols", "PendingMended", "", "STREAM"),
     Row("silent", "OneAtATurn", "", "ONE_AT_A_TURN"),
     Row("silent", "TwoAWindow", "", "TWO_A_WINDOW"),
     Row("silent", "Remembers", "", "REMEMBERS"),
@@ -104,11 +107,13 @@ SILENT = (
     Row("silent", "Fresh", "", "OPEN"),
     Row("silent", "Fresh", "", "DATABASE"),
     Row("silent", "Fresh", "", "SUBSCRIBED"),
+    Row("silent", "Fresh", "", "CLOSED"),
     Row("silent", "Picks", "", "PICKS"),
     Row("silent", "CountsTheRefused", "", "TWO_A_WINDOW", preemptions=0),
 )
 RULES = (
     Row("rules", "WrongStatus", "misreported", "STATUS"),
+    Row("rules", "WrongLateStatus", "misreported", "STATUS"),
     Row("rules", "RightStatus", "", "STATUS"),
     *[Row("rules", f"Wrong{where}", "lost", "SHARED") for where in (
         "OnClass", "ClassAttribute", "InModule", "InDefault", "InClosure", "InCache", "OnFunction")],
@@ -143,14 +148,7 @@ RULES = (
     Row("rules", "Pops", "stuck", "NOBODY"),
     Row("rules", "WrongKeys", "leaked", "LEAK"),
 )  # fmt: skip
-OPEN = (
-    (
-        Row("protocols", "IdleMended", "", "STREAM"),
-        "how long a message has lain is told by the clock of the server",
-    ),
-    (Row("rules", "WrongLateStatus", "misreported", "STATUS"), "a command and its reply are one moment for the pod"),
-    (Row("rules", "WrongStream", "misreported", "CORRUPT"), "no stream is damaged"),
-)
+OPEN = ((Row("rules", "WrongStream", "misreported", "CORRUPT"), "no stream is damaged"),)
 """What is right, and why the engine does not say so yet; a row that gets its verdict moves up into its table."""
 UNFIT = {
     "exits": "SystemExit",

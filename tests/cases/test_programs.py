@@ -157,6 +157,7 @@ STEPS = st.one_of(
     st.tuples(st.just("POP"), LISTS, st.sampled_from([0, 1, 3])),
     st.tuples(st.just("WAIT"), st.just("c")),
     st.tuples(st.just("REMEMBER"), st.just("word")),
+    st.tuples(st.just("LEARN"), TEXTS),
     st.tuples(st.just("RECALL")),
     st.tuples(st.just("NOW")),
     st.tuples(st.just("CLOCK")),
