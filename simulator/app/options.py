@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
@@ -109,6 +110,37 @@ def bounds_options(command: Command) -> Command:
         command(bounds=Bounds(preemptions=preemptions, faults=faults, budget_s=budget), **others)
 
     return with_bounds
+
+
+@dataclass(frozen=True)
+class Workers:
+    """On how many processes, or on which Dask scheduler's workers, cells are explored."""
+
+    count: int = 1
+    scheduler: str | None = None
+
+
+def workers_options(command: Command) -> Command:
+    """Where cells are explored, handed over as one `workers`."""
+
+    @click.option(
+        "--workers",
+        type=click.IntRange(1, 256),
+        metavar="NUMBER",
+        help="Processes, each with a server of its own; 1 with --redis-url.  [default: one a core]",
+    )
+    @click.option("--scheduler", metavar="URL", help="Use the workers of this Dask scheduler instead (tcp://…).")
+    @wraps(command)
+    def with_workers(*, workers: int | None, scheduler: str | None, **others: Any) -> None:
+        if scheduler and others["run"].redis_url:
+            raise click.UsageError("--scheduler and --redis-url: expected one of them; each worker has its own server.")
+        command(workers=Workers(workers or _cores(), scheduler), **others)
+
+    return with_workers
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def expect_options(command: Command) -> Command:

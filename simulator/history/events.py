@@ -123,6 +123,8 @@ def _told(raw: Event, words: Words, calls: Mapping[int, Event]) -> Event:
     pod, _, line = str(raw.get("actor", "")).partition(".")
     event |= {"pod": pod, "line": line, "says": "", "redis": "", "marks": ""}
     kind = raw["type"]
+    if "error" in raw:
+        event["error"] = words.text(raw["error"])
     if kind == "step":
         event |= _step(event.pop("step"), event.pop("reply"), raw, words)
     elif kind == "invoke":
@@ -131,11 +133,11 @@ def _told(raw: Event, words: Words, calls: Mapping[int, Event]) -> Event:
     elif kind in ("ok", "fail", "info"):
         if kind == "ok":
             event["result"] = words.value(raw["result"])
-        said = "→ " + brief(shorten(plain(event["result"]), 120)) if kind == "ok" else brief(words.text(raw["error"]))
+        said = "→ " + brief(shorten(plain(event["result"]), 120)) if kind == "ok" else brief(event["error"])
         event["says"] = said if kind == "ok" else ("→ refused: " if kind == "fail" else "→ nobody knows: ") + said
         event["method"] = calls[raw["call"]]["method"]
     elif kind == "died":
-        event["says"] = f"ends in {brief(words.text(raw['error']))}"
+        event["says"] = f"ends in {brief(event['error'])}"
     elif kind == "fault":
         killed = raw["what"].startswith("killed")
         event |= {"says": f"✗ {words.text(raw['what'])}", "marks": "kill" if killed else "fault"}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,22 +11,24 @@ import click
 
 from podrace.simulator.app import show
 from podrace.simulator.app.conclude import conclude, document
-from podrace.simulator.app.names import PARTS, named_scenario, named_target
+from podrace.simulator.app.names import named_scenario, named_target
 from podrace.simulator.app.options import (
     SCENARIO_HELP,
     TARGET_HELP,
     Names,
     Run,
+    Workers,
     bounds_options,
     expect_options,
     run_options,
     seed_option,
+    workers_options,
 )
 
 if TYPE_CHECKING:
     from podrace.simulator.app.campaign import NamedScenario, NamedTarget
-    from podrace.simulator.app.expected import Expected
     from podrace.simulator.app.runs import Cell
+    from podrace.simulator.app.workers import Job
     from podrace.simulator.search.frontier import Bounds
     from podrace.simulator.servers.connection import Server
     from podrace.simulator.servers.embedded import ServerInfo
@@ -45,7 +47,9 @@ def explore(target: str, scenario: str, bounds: Bounds, expect: Path | None, acc
     It holds, is violated (with the schedule), or is inconclusive. The counterexample has the fewest faults,
     then the fewest preemptions, then the fewest steps.
     """
-    _campaign("explore", [named_target(target)], [named_scenario(scenario)], bounds, (expect, accept), seed, run)
+    _campaign(
+        "explore", [named_target(target)], [named_scenario(scenario)], bounds, (expect, accept), seed, run, Workers()
+    )
 
 
 @click.command()
@@ -56,6 +60,7 @@ def explore(target: str, scenario: str, bounds: Bounds, expect: Path | None, acc
 @bounds_options
 @expect_options
 @seed_option
+@workers_options
 @run_options
 def matrix(
     targets: list[str],
@@ -65,15 +70,18 @@ def matrix(
     accept: bool,
     seed: int,
     run: Run,
+    workers: Workers,
 ) -> None:
     """Explore every failure mode against every target.
+
+    On all cores, or on the workers of a Dask scheduler.
 
     The run's folder gets matrix.md, result.json and every counterexample. Ctrl-C keeps what is there.
     """
     from podrace.simulator.scenarios.catalogue import SCENARIOS
 
     chosen = [named_scenario(name) for name in names or [scenario.name for scenario in SCENARIOS]]
-    _campaign("matrix", [named_target(name) for name in targets], chosen, bounds, (expect, accept), seed, run)
+    _campaign("matrix", [named_target(name) for name in targets], chosen, bounds, (expect, accept), seed, run, workers)
 
 
 @click.command()
@@ -97,14 +105,17 @@ def _campaign(
     expectations: tuple[Path | None, bool],
     seed: int,
     run: Run,
+    workers: Workers,
 ) -> None:
     """Explore every cell with progress, then write and print what was found."""
     from podrace.simulator.app import expected, runs
+    from podrace.simulator.app.workers import Job
     from podrace.simulator.servers.connection import open_server
     from podrace.simulator.target import load_target
 
     for target in targets:
         load_target(target.path)
+    jobs = [Job(target.name, one.name, bounds, seed) for one in chosen for target in targets]
     path, accept = expectations
     known = expected.load(path) if path and not accept else None
     interrupted = False
@@ -114,8 +125,8 @@ def _campaign(
         cells: list[Cell] = []
         try:
             with show.kept_apart(folder):
-                places = [(one, target) for one in chosen for target in targets]
-                _explore_all(server, places, bounds, known, seed, folder, cells)
+                for cell in _explored(jobs, server, folder, workers):
+                    cells.append(known.applied(cell) if known else cell)
         except KeyboardInterrupt:
             if name != "matrix" or not cells:
                 raise
@@ -130,34 +141,30 @@ def _campaign(
         conclude(run, folder, server.info, seed, cells, shown, code=130 if interrupted else None)
 
 
-def _explore_all(
-    server: Server,
-    places: Sequence[tuple[NamedScenario, NamedTarget]],
-    bounds: Bounds,
-    known: Expected | None,
-    seed: int,
-    folder: Path,
-    cells: list[Cell],
-) -> None:
-    """Explore the places one after the other; each cell is put into the list as soon as it is there."""
-    from podrace.simulator.app import campaign
+def _explored(jobs: Sequence[Job], server: Server, folder: Path, workers: Workers) -> Iterator[Cell]:
+    """Explore the cells, with a bar that tells how far that is."""
+    from podrace.simulator.app.workers import explore_here, explore_there, processes, scheduler
 
-    single = len(places) == 1
-    with show.progress_bar("schedules" if single else "cells", None if single else len(places)) as bar:
-        for named, target in places:
-            bar.about(f"{target.name} {named.name}")
-            cell = campaign.explore_cell(
-                server,
-                target,
-                named,
-                bounds,
-                seed=seed,
-                folder=folder,
-                parts=PARTS,
-                progress=lambda schedules: bar.advance(int(single), f"{schedules} schedules"),
-            )
-            cells.append(known.applied(cell) if known else cell)
-            bar.advance(int(not single))
+    single = len(jobs) == 1
+    count = min(workers.count, len(jobs)) if server.embedded else 1
+    with ExitStack() as stack:
+        bar = stack.enter_context(show.progress_bar("schedules" if single else "cells", None if single else len(jobs)))
+
+        def tell(job: Job, schedules: int) -> None:
+            bar.about(f"{job.target} {job.scenario}")
+            bar.advance(int(single), f"{schedules} schedules")
+
+        if workers.scheduler:
+            found = explore_there(jobs, stack.enter_context(scheduler(workers.scheduler)), folder)
+        elif count > 1:
+            found = explore_there(jobs, stack.enter_context(processes(count)), folder)
+        else:
+            found = explore_here(jobs, server, folder, tell)
+        for number, cell in enumerate(found, 1):
+            yield cell
+            if not single:
+                bar.about(" ".join((jobs[number].target, jobs[number].scenario)) if number < len(jobs) else "")
+                bar.advance(1)
 
 
 def _unexplored(chosen: Sequence[NamedScenario], targets: Sequence[NamedTarget], cells: Sequence[Cell]) -> list[Cell]:

@@ -1,0 +1,157 @@
+"""Explores cells: one after the other here, or many at once on an executor's workers, each with a server of its own.
+
+Any `concurrent.futures.Executor` will do: ours starts a process for each core, Dask's reaches other machines. The
+cells, and the files that they leave, are the same and come in the same order, however many workers there are.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from functools import cache, partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from podrace.simulator.app import campaign, show
+from podrace.simulator.app.names import PARTS, named_scenario, named_target
+from podrace.simulator.app.runs import Cell
+from podrace.simulator.errors import HarnessError, UsageError
+from podrace.simulator.fleets import guarded
+from podrace.simulator.search.frontier import Bounds
+from podrace.simulator.servers.connection import Server, open_server
+
+if TYPE_CHECKING:
+    from multiprocessing.process import BaseProcess
+    from multiprocessing.queues import SimpleQueue
+
+OUTPUT = "target-output.txt"
+"""What targets print goes into this file of the run's folder."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One cell to explore: names, so that it can be sent to any machine that has the same code."""
+
+    target: str
+    scenario: str
+    bounds: Bounds
+    seed: int
+
+
+@dataclass(frozen=True)
+class Done:
+    """A cell, and the files that it left by their names."""
+
+    cell: Cell
+    files: dict[str, bytes]
+
+
+Progress = Callable[[Job, int], None]
+"""Told of a job and how many schedules of it were run."""
+
+
+def explore_here(jobs: Sequence[Job], server: Server, folder: Path, progress: Progress) -> Iterator[Cell]:
+    """Explore the cells one after the other on this server; their files go into the folder."""
+    for job in jobs:
+        yield _explore(job, server, folder, partial(progress, job))
+
+
+def explore_there(jobs: Sequence[Job], executor: Executor, folder: Path) -> Iterator[Cell]:
+    """Explore the cells on an executor's workers; yields them in the order of the jobs.
+
+    Raises HarnessError where a worker dies.
+    """
+    futures: list[Future[Done]] = [executor.submit(explore_apart, job) for job in jobs]
+    for job, future in zip(jobs, futures, strict=True):
+        try:
+            done = future.result()
+        except BrokenProcessPool as error:
+            raise HarnessError(f"a worker died while {job.target} in {job.scenario} was explored") from error
+        for name, content in done.files.items():
+            with (folder / name).open("ab" if name == OUTPUT else "wb") as file:
+                file.write(content)
+        path = done.cell.counterexample
+        yield replace(done.cell, counterexample=str(folder / path)) if path else done.cell
+
+
+def explore_apart(job: Job) -> Done:
+    """What a worker does: explore a cell on a server of its own, and send back what it left."""
+    with tempfile.TemporaryDirectory(prefix="podrace-cell-") as temporary:
+        folder = Path(temporary)
+        with show.kept_apart(folder):
+            cell = _explore(job, _own_server()[0], folder, lambda schedules: None)
+        if cell.counterexample:
+            cell = replace(cell, counterexample=Path(cell.counterexample).name)
+        return Done(cell, {path.name: path.read_bytes() for path in sorted(folder.iterdir())})
+
+
+@contextmanager
+def processes(workers: int) -> Iterator[Executor]:
+    """An executor with so many processes, each on a core of its own; none of them outlives the block."""
+    context = get_context("spawn")  # `multiprocess` has no executor of its own, and the standard one takes no other's
+    allowed: list[int | None] = [*sorted(os.sched_getaffinity(0))] if hasattr(os, "sched_getaffinity") else [None]
+    cores: SimpleQueue[int | None] = context.SimpleQueue()
+    for number in range(workers):
+        cores.put(allowed[number % len(allowed)])
+    executor = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=(cores,))
+    try:
+        yield executor
+    finally:
+        running: list[BaseProcess] = list((executor._processes or {}).values())
+        for process in running:
+            process.kill()  # one in the middle of a cell would be waited for; its server and pods go with it
+        executor.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def scheduler(address: str) -> Iterator[Executor]:
+    """An executor on the workers of a Dask scheduler, such as `tcp://127.0.0.1:8786`.
+
+    Raises UsageError where the extra `dask` is not installed, or nobody answers.
+    """
+    try:
+        from distributed import Client
+    except ImportError as error:
+        raise UsageError("--scheduler needs Dask: expected the extra `dask`; pip install 'podrace[dask]'") from error
+    try:
+        client = Client(address, timeout="5s", set_as_default=False)  # type: ignore[no-untyped-call]
+    except (OSError, ValueError) as error:
+        raise UsageError(f"scheduler {address}: expected a Dask scheduler, got {type(error).__name__}") from error
+    with client, client.get_executor(pure=False) as executor:  # type: ignore[no-untyped-call]
+        yield executor
+
+
+def _explore(job: Job, server: Server, folder: Path, progress: Callable[[int], None]) -> Cell:
+    return campaign.explore_cell(
+        server,
+        named_target(job.target),
+        named_scenario(job.scenario),
+        job.bounds,
+        seed=job.seed,
+        folder=folder,
+        parts=PARTS,
+        progress=progress,
+    )
+
+
+def _begin(cores: SimpleQueue[int | None]) -> None:
+    """Prepare a worker: Ctrl-C is its parent's to handle, with whom it dies, and its core is its own."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    guarded.die_with_parent()
+    core = cores.get()
+    if core is not None:
+        os.sched_setaffinity(0, {core})
+
+
+@cache
+def _own_server() -> tuple[Server, ExitStack]:
+    """The server of this worker, and what ends it with the process."""
+    stack = ExitStack()
+    return stack.enter_context(open_server(None)), stack

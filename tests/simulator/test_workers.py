@@ -1,0 +1,110 @@
+"""Cells that are explored on many workers: the same cells, files and order as on one."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from podrace.simulator.app.runs import Cell
+from podrace.simulator.app.workers import Job, explore_here, explore_there, processes, scheduler
+from podrace.simulator.errors import HarnessError, UsageError
+from podrace.simulator.search.frontier import Bounds
+from podrace.simulator.servers.connection import open_server
+
+BOUNDS = Bounds(preemptions=1, budget_s=60)
+JOBS = [
+    Job(target, scenario, BOUNDS, seed=7)
+    for scenario in ("foreign-pod", "subscriber-dropped", "crash-after-send", "two-users")
+    for target in ("local", "shared")
+]
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def told(cells: Sequence[Cell]) -> list[Cell]:
+    """Without what differs from run to run."""
+    return [
+        replace(cell, elapsed_s=0, counterexample=cell.counterexample and Path(cell.counterexample).name)
+        for cell in cells
+    ]
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Cell], dict[str, bytes]]:
+    """What one worker finds, and the files that it leaves."""
+    folder = tmp_path_factory.mktemp("alone")
+    with open_server(None) as server:
+        return told(list(explore_here(JOBS, server, folder, lambda job, schedules: None))), files_of(folder)
+
+
+def test_two_processes_find_what_one_finds(alone: tuple[list[Cell], dict[str, bytes]], tmp_path: Path) -> None:
+    with processes(2) as executor:
+        cells = told(list(explore_there(JOBS, executor, tmp_path)))
+    assert (cells, files_of(tmp_path)) == alone
+    assert {cell.verdict for cell in cells} >= {"violated", "holds"}
+
+
+@pytest.fixture
+def dask(tmp_path: Path) -> Iterator[str]:
+    """The address of a scheduler that has two workers, all of them on this machine."""
+    pytest.importorskip("distributed")
+    place = tmp_path / "scheduler.json"
+    common = ("--scheduler-file", str(place))
+    commands = [
+        ("scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard", *common),
+        ("worker", "--host", "127.0.0.1", "--nworkers", "2", "--nthreads", "1", "--no-dashboard", *common),
+    ]
+    with ExitStack() as stack:
+        for command in commands:
+            started = subprocess.Popen(
+                [sys.executable, "-m", "distributed.cli.dask_" + command[0], *command[1:]],
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                cwd=tmp_path,
+            )
+            stack.callback(started.wait)
+            stack.callback(started.terminate)
+        from distributed import Client
+
+        with Client(scheduler_file=str(place), timeout="30s", set_as_default=False) as client:
+            client.wait_for_workers(2, timeout=30)
+        yield str(json.loads(place.read_text())["address"])
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
+def test_the_workers_of_a_dask_scheduler_find_what_one_finds(
+    alone: tuple[list[Cell], dict[str, bytes]], tmp_path: Path, dask: str
+) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    with scheduler(dask) as executor:
+        assert (told(list(explore_there(JOBS, executor, folder))), files_of(folder)) == alone
+
+
+def test_a_scheduler_that_is_not_there_is_a_wrong_address() -> None:
+    pytest.importorskip("distributed")
+    with pytest.raises(UsageError, match="expected a Dask scheduler"), scheduler("tcp://127.0.0.1:1"):
+        pass
+
+
+def test_a_worker_that_dies_is_told_with_what_it_explored(tmp_path: Path) -> None:
+    def kill(executor: Any) -> None:
+        for process in executor._processes.values():
+            process.kill()
+
+    with processes(1) as executor:
+        found = explore_there(JOBS[:2], executor, tmp_path)
+        next(found)
+        kill(executor)
+        with pytest.raises(HarnessError, match="a worker died while shared in foreign-pod was explored"):
+            next(found)
