@@ -13,7 +13,7 @@ import io
 import json
 import re
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -337,19 +337,20 @@ class _Message:
     calls: list[CallRecord]
     places: list[tuple[int, int]] = field(default_factory=list)
     """The batches in which it was delivered to its own user, and its places in them."""
-    carried: Counter[str] = field(default_factory=Counter)
+    carried: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     """Images that arrived with it."""
     named: set[str] = field(default_factory=set)
     """Images that were named as missing with it, with a reason."""
     named_itself: bool = False
-
-    @property
-    def accepted(self) -> bool:
-        return any(call.type == "ok" for call in self.calls)
+    accepted: bool = False
 
     @property
     def refused(self) -> bool:
-        return all(call.type == "fail" for call in self.calls)
+        return not self.accepted and all(call.type == "fail" for call in self.calls)
+
+    @property
+    def began(self) -> int:
+        return min(call.began for call in self.calls)
 
     @property
     def promised_at(self) -> int:
@@ -370,7 +371,7 @@ class _Facts:
 def check(run: Run) -> Iterator[Finding]:
     """All that the workload promises, over one finished run."""
     yield from check_deliveries(run)
-    yield from _status_findings(_read(run), run)
+    yield from _status_findings(run)
 
 
 def check_deliveries(run: Run) -> Iterator[Finding]:
@@ -398,6 +399,7 @@ def _facts_of(run: Run) -> _Facts:
             key = (repr(user), str(message_id))
             message = by_id.setdefault(key, _Message(str(message_id), user, text, _names(call, run), []))
             message.calls.append(call)
+            message.accepted |= call.type == "ok"
     facts = _Facts(list(by_id.values()), excuse=run.struck > 0)
     facts.refusals |= {str(record.mark) for record in run.services["gemini"].store.failed}
     for _, event in run.steps("service"):
@@ -407,7 +409,7 @@ def _facts_of(run: Run) -> _Facts:
                 facts.refusals.add(event["says"].removeprefix("upload "))
             elif service == "memory" and args:
                 facts.refusals.add(f"user {args[0]!r}")
-    _deliver(facts, run)
+    _deliver(facts, by_id, run)
     return facts
 
 
@@ -424,11 +426,10 @@ def _names(call: CallRecord, run: Run) -> list[str]:
     return names
 
 
-def _deliver(facts: _Facts, run: Run) -> None:
+def _deliver(facts: _Facts, by_id: Mapping[tuple[str, str], _Message], run: Run) -> None:
     by_text: dict[str, list[_Message]] = {}
     for message in facts.messages:
         by_text.setdefault(message.text, []).append(message)
-    by_id = {(repr(message.user), message.name): message for message in facts.messages}
     uris = run.services["gemini"].store.marks
     unusable = run.services["memory"].unusable
     for place, (_, user, parts) in enumerate(run.services["memory"].batches()):
@@ -458,6 +459,8 @@ def _deliver(facts: _Facts, run: Run) -> None:
 
 def _meant(messages: Sequence[_Message], user: Any) -> _Message:
     """Of messages with one text the one that a delivery is of: the user's own, one that has not come yet first."""
+    if len(messages) == 1:
+        return messages[0]
     return min(messages, key=lambda message: (message.user != user, bool(message.places)))
 
 
@@ -521,6 +524,8 @@ def _message_findings(message: _Message, facts: _Facts, run: Run) -> Iterator[Fi
 def _stood_still(message: _Message, run: Run) -> bool:
     """Whether, once the run came to rest, its user's queue stood still for longer than a lease before it came."""
     memory = run.services["memory"]
+    if memory.times_s[message.places[0][0]] < run.rested_s:
+        return False
     last_s = run.rested_s
     for place, (_, user, _) in enumerate(memory.batches()[: message.places[0][0] + 1]):
         if user == message.user and memory.times_s[place] >= run.rested_s:
@@ -550,29 +555,35 @@ def _image_findings(message: _Message, facts: _Facts, run: Run) -> Iterator[Find
 
 def _order_findings(facts: _Facts) -> Iterator[Finding]:
     """Messages of one user arrive in the order in which they were accepted."""
-    there = [message for message in facts.messages if message.accepted and message.places]
-    for message in there:
-        for other in there:
-            first = next(call for call in message.calls if call.type == "ok")
-            if other is message or other.user != message.user or not all(first.before(call) for call in other.calls):
-                continue
-            if other.places[0] < message.places[0]:
-                text = f"message {other.name} was delivered before {message.name}, which was accepted before it"
-                yield Finding("misreported", other.name, text)
+    by_user: dict[str, list[_Message]] = {}
+    for message in facts.messages:
+        if message.accepted and message.places:
+            by_user.setdefault(repr(message.user), []).append(message)
+    for came in by_user.values():
+        came.sort(key=lambda message: message.places)
+        latest = 0  # when that of the messages so far was handed in which was so last
+        for number, message in enumerate(came):
+            promised_at = message.promised_at
+            for other in came[:number] if promised_at < latest else ():
+                if promised_at < other.began:
+                    text = f"message {other.name} was delivered before {message.name}, which was accepted before it"
+                    yield Finding("misreported", other.name, text)
+            latest = max(latest, message.began)
 
 
-def _status_findings(facts: _Facts, run: Run) -> Iterator[Finding]:
+def _status_findings(run: Run) -> Iterator[Finding]:
     """What is said of an upload is compared with what was done, and with what was said before."""
     uploads: dict[str, int] = {}
     for place, event in run.steps("service", "gemini"):
         if event["step"].args[1] == "upload" and (not event["failed"] or event["action"] == DROP_REPLY):
             uploads.setdefault(event["says"].removeprefix("upload "), place)
     uris = run.services["gemini"].store.marks
-    told: list[tuple[str, str, CallRecord]] = []
+    accepting = {call.name: call for call in reversed(run.calls) if call.type == "ok"}
+    told: dict[str, list[tuple[str, CallRecord]]] = {}
     for call in run.calls:
         if call.method != "upload_status" or call.type != "ok" or call.ended is None:
             continue
-        image, promised_at = _asked_for(call, facts, run)
+        image, promised_at = _asked_for(call, accepting, run)
         if image is None:
             continue
         wrong = _contract_of(call.value, image, uris)
@@ -587,12 +598,13 @@ def _status_findings(facts: _Facts, run: Run) -> Iterator[Finding]:
             continue
         if status == "completed" and uploads.get(image, call.ended + 1) > call.ended:
             yield Finding("misreported", image, f"{call.actor} was told that {image} is uploaded, before it was")
-        for known, earlier, who in told:
-            if known == image and who.before(call) and _RANK[status] < _RANK[earlier]:
+        before = told.setdefault(image, [])
+        for earlier, who in before:
+            if who.before(call) and _RANK[status] < _RANK[earlier]:
                 text = f"{call.actor} was told {status} of {image} after {who.actor} had been told {earlier}"
                 yield Finding("misreported", image, text)
                 break
-        told.append((image, status, call))
+        before.append((status, call))
 
 
 def _contract_of(value: Any, image: str, uris: Mapping[str, str | None]) -> str:
@@ -607,12 +619,12 @@ def _contract_of(value: Any, image: str, uris: Mapping[str, str | None]) -> str:
     return ""
 
 
-def _asked_for(call: CallRecord, facts: _Facts, run: Run) -> tuple[str | None, int]:
+def _asked_for(call: CallRecord, accepting: Mapping[str, CallRecord], run: Run) -> tuple[str | None, int]:
     """The image that a status was asked of, and where in the history it was promised."""
     ref = call.args[0]
     if not isinstance(ref, Ref):
         return None, 0
-    adding = next((one for one in run.calls if one.name == ref.call and one.type == "ok"), None)
+    adding = accepting.get(ref.call)
     if adding is None or not isinstance(ref.index, int):
         return None, 0
     names = _names(adding, run)
