@@ -145,10 +145,10 @@ class GeneratorHealth:
         return f"the generator itself woke up {lag_us} µs late at that percentile{collected}"
 
     def document(self, duration_s: float) -> dict[str, Any]:
-        """What result.json and the tab show. Rates are of tasks; a closed loop intends none."""
+        """What result.json, the table and the tab show. Rates are of tasks; a closed loop intends none."""
         values = percentiles_us(self._lags, [*SUMMARY.values()])
         intended = self.begun + self.missed
-        return {
+        document = {
             "wake_lag": dict(zip(SUMMARY, values, strict=True)) | {"max_us": int(self._lags.get_max_value())},
             "collector": {"pauses": len(self._pauses_us), "max_us": max(self._pauses_us, default=0)},
             "cpu_share": round(self.core_shares[0], 3),
@@ -158,10 +158,10 @@ class GeneratorHealth:
             | ({"intended_per_s": round(intended / duration_s, 1), "begun_per_s": round(self.begun / duration_s, 1)}
                if duration_s else {}),
         }  # fmt: skip
+        return document | {"says": _lines(document)}
 
 
-def lines(health: Mapping[str, Any]) -> Sequence[str]:
-    """A document of GeneratorHealth in two lines."""
+def _lines(health: Mapping[str, Any]) -> Sequence[str]:
     lag, tasks = health["wake_lag"], health["tasks"]
     rate = f"{tasks.get('intended_per_s', 0):g} tasks/s intended, {tasks.get('begun_per_s', 0):g} begun"
     return (

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from podrace.loadtests import health
 from podrace.simulator.errors import PodraceError, UsageError
 
 KEY = "podrace"
@@ -75,7 +74,7 @@ def table_rows(lead: Any) -> list[dict[str, Any]]:
                 rows.append({"name": f"({kind}) {scenario}", "count": counted.get(kind, 0)})
     breaches = lead.breaches(running=not lead.cells) if lead.folder else []
     said += [f"(2 limit passed) {breach.text}" + f" {breach.excuse}".rstrip() for breach in breaches]
-    said += [f"(3 {line}".replace(":", ")", 1) for line in health.lines(lead.health_document())]
+    said += [f"(3 {line}".replace(":", ")", 1) for line in lead.health_document()["says"]]
     said += [f"(4 run folder) {lead.folder}"] if lead.folder else []
     rows += [{"name": text} for text in said]
     for name in lead.latencies.names:

@@ -12,7 +12,6 @@ from typing import Any
 
 from locust.argument_parser import get_parser
 
-from podrace.loadtests import health
 from podrace.loadtests.arguments import as_command
 from podrace.loadtests.judging import HOLDS, INCONCLUSIVE, KINDS, VIOLATED
 from podrace.loadtests.latency import Latencies
@@ -178,7 +177,7 @@ def lines(outcome: Outcome, cells: Sequence[Cell]) -> list[str]:
         rows += [f"failed: {name}: {error}: {count}" for error, count in errors.most_common()]
         rows.append(f"failed: {name}: after p50 {slow['p50_us']}, at most {slow['max_us']} µs")
     rows += [f"died in a pod: {name}: {count}" for name, count in outcome.died.items()]
-    rows += health.lines(outcome.health)
+    rows += outcome.health["says"]
     for cell in cells:
         counts = ", ".join(f"{kind} {count}" for kind, count in cell.counts.items() if count)
         said = f": {cell.sentence}" if cell.sentence else ""

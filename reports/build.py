@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from podrace.reports import charts, matrix, text
 from podrace.reports.drawing import draw
-from podrace.reports.records import LEAST_BEYOND, Cell, Report, Run
+from podrace.reports.records import Cell, Report, Run
 from podrace.reports.results import read_results
 from podrace.reports.timeline import NARROW, WIDE, timeline
 
@@ -68,7 +68,6 @@ def page(report: Report) -> str:
         "first": shown[0] if shown else None,
         "left_out": len(found) - len(shown),
         "most": MOST_ITEMS,
-        "least": LEAST_BEYOND,
         "few": len(shown) <= FEW_PICTURES,
         "loads": [(run, [svg for _, svg in pairs]) for run, pairs in load],
         "rates": [svg for _, svg in rates],

@@ -69,16 +69,19 @@ def percentiles(operation: Operation, *, name: str, alone: bool = False) -> Mark
 def rate_against_p99(runs: Sequence[Run], *, name: str, alone: bool = False) -> Markup:
     """Each operation's p99 at each run's rate, one point a run; and the steps of a search for the highest rate.
 
-    Runs of open and of closed loops are curves of their own: in a closed loop the rate is a result, not a cause.
+    Runs of open and of closed loops are curves of their own: in a closed loop the rate is a result, not a cause. So
+    are those of different targets.
     """
     found: dict[str, list[tuple[float, float]]] = {}
+    several = len({cell.target for run in runs for cell in run.cells}) > 1
     for run in runs:
+        of = f"{run.cells[0].target}: " if several and run.cells else ""
         if run.rates:
-            found.setdefault("all, searched", []).extend(run.rates)
+            found.setdefault(f"{of}all, searched", []).extend(run.rates)
         for operation in run.operations:
             p99_us = operation.at_us(99)
             if p99_us and operation.rate_per_s > 0:
-                named = f"{operation.name}, closed loop" if run.is_closed else operation.name
+                named = f"{of}{operation.name}" + (", closed loop" if run.is_closed else "")
                 found.setdefault(named, []).append((operation.rate_per_s, p99_us))
     busiest = sorted(found, key=lambda key: -max(found[key])[1])[:MOST_OPERATIONS]
     rates = [rate for key in busiest for rate, _ in found[key]]

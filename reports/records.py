@@ -11,8 +11,6 @@ from podrace.reports.benchmarks import Benchmarks
 from podrace.reports.rows import Event
 
 NOT_APPLICABLE = "not-applicable"
-LEAST_BEYOND = 10
-"""So many samples must lie beyond a percentile, or it says more about chance than about the server."""
 
 
 @dataclass(frozen=True)
@@ -77,8 +75,8 @@ class Operation:
 
     @property
     def last_percentile(self) -> float:
-        """The highest that enough samples lie beyond; 0 where there are too few for any."""
-        return 100 * max(0.0, 1 - LEAST_BEYOND / self.count) if self.count else 0.0
+        """The highest that a sample lies beyond, 99.9 for 1,000 of them: what is above is but the slowest again."""
+        return 100 * max(0.0, 1 - 1 / self.count) if self.count else 0.0
 
     def points(self, kind: str) -> list[tuple[float, float]]:
         """What of a curve can be drawn: (percentile, µs) above 0, as far as there are enough samples."""
@@ -112,6 +110,8 @@ class Run:
     """Whether its users went on as soon as they were answered: a closed loop."""
     breaches: list[str] = field(default_factory=list)
     """Limits that a load test was given and has exceeded, one line each."""
+    generator: list[str] = field(default_factory=list)
+    """What a load generator says of its own health, one line each."""
     rates: list[tuple[float, float]] = field(default_factory=list)
     """(tasks a second, p99 in µs) of each step of a search for the highest rate."""
     benchmarks: Benchmarks | None = None

@@ -36,6 +36,8 @@ def read_result(run: Run, path: Path, document: Mapping[str, Any], report: Repor
     slo = document.get("slo")
     run.breaches = [str(line) for line in slo.get("breaches") or ()] if isinstance(slo, dict) else []
     run.rates = _searched(document.get("search"))
+    generator = document.get("generator")
+    run.generator = [str(line) for line in generator.get("says") or ()] if isinstance(generator, dict) else []
     shared = _histories(path.with_name("history.jsonl"), report)
     for number, item in enumerate(document["cells"], 1):
         try:
@@ -201,11 +203,16 @@ def _cell(item: Mapping[str, Any]) -> Cell:
 
 
 def _searched(search: Any) -> list[tuple[float, float]]:
-    """The steps of a search for the highest rate, in tasks a second; none where one user's rate is unknown."""
-    if not isinstance(search, dict) or not search.get("users") or not search.get("tasks_per_s"):
-        return []
-    each_per_s = finite(search["tasks_per_s"]) / finite(search["users"])
-    return [(finite(step["users"]) * each_per_s, finite(step["p99_us"])) for step in search["steps"] if step["p99_us"]]
+    """The windows of a search for the highest rate: tasks a second, and the worst p99 of any operation.
+
+    Not those in which the generator was the limit: their latencies are its own.
+    """
+    steps = search.get("steps") or () if isinstance(search, dict) else ()
+    return [
+        (finite(step["tasks_per_s"]), finite(step["p99_us"]))
+        for step in steps
+        if step.get("tasks_per_s") and step.get("p99_us") and not step.get("generator")
+    ]
 
 
 def _counterexample(cell: Cell, folder: Path, recorded: Path, report: Report) -> None:

@@ -97,9 +97,11 @@ def _load(report: Report) -> list[str]:
             body = []
             for one in run.operations:
                 p99_us = f"{value:,.0f}" if (value := one.at_us(99)) else "too few"
-                body.append((_md(one.name), f"{one.count:,}", f"{one.rate_per_s:,.0f}", p99_us, one.errors))
+                p99_9_us = f"{value:,.0f}" if (value := one.at_us(99.9)) else "too few"
+                body.append((_md(one.name), f"{one.count:,}", f"{one.rate_per_s:,.0f}", p99_us, p99_9_us, one.errors))
             p99 = "p99 µs, closed loop" if run.is_closed else "p99 µs, corrected"
-            lines += [*kept, "", *_table(("operation", "count", "per second", p99, "failed"), body)]
+            said = [f"{_md(line)}  " for line in run.generator]
+            lines += [*kept, *said, "", *_table(("operation", "count", "per second", p99, "p99.9", "failed"), body)]
     return lines
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import gevent
 import pytest
 
-from podrace.loadtests.health import BUSY_SHARE, GeneratorHealth, Health, lines
+from podrace.loadtests.health import BUSY_SHARE, GeneratorHealth, Health
 from podrace.loadtests.latency import Recorder
 from podrace.loadtests.redis_user import OperationFailedError, RedisUser
 
@@ -48,7 +48,7 @@ def test_all_processes_are_added_up() -> None:
     assert document["collector"] == {"pauses": 2, "max_us": 500}
     assert document["cpu_share"] == 0.6
     assert document["wake_lag"]["p50_us"] == 100
-    said = " ".join(lines(document))
+    said = " ".join(document["says"])
     assert "10 never begun" in said
     assert "at most 500 µs" in said
 

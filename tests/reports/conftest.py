@@ -113,6 +113,7 @@ def write_load(tmp_path: Path) -> Callable[..., Path]:
         breaches: list[str] | None = None,
         count: int = 1000,
         paced: bool = True,
+        target: str = "shared",
     ) -> Path:
         folder = tmp_path / name
         folder.mkdir()
@@ -129,8 +130,11 @@ def write_load(tmp_path: Path) -> Callable[..., Path]:
             for operation in ("SET status", "GET status", "absorb")
         ]
         document = {"version": 1, "unit": "us", "duration_s": 10, "paced": paced, "operations": operations}
-        search = {"users": 4, "tasks_per_s": 80, "steps": [{"users": n, "p99_us": 900 * n} for n in (1, 2, 4, 8)]}
-        result = {"version": 1, "command": ["locust", "--rate", "20"], "seed": 7, "cells": [], "search": search}
+        steps: list[dict[str, Any]] = [{"rate": n, "tasks_per_s": 19.5 * n, "p99_us": 900 * n} for n in (1, 2, 4)]
+        steps += [{"rate": 8, "tasks_per_s": 150.0, "p99_us": 10**6, "generator": "the generator is the limit"}]
+        cells = [{"target": target, "scenario": "load-store", "verdict": "holds", "expected": "holds"}]
+        result = {"version": 1, "command": ["locust", "--rate", "20"], "seed": 7, "cells": cells}
+        result |= {"search": {"rate": 4, "steps": steps}, "generator": {"says": ["generator: woke up late by p50 9"]}}
         (folder / "result.json").write_text(json.dumps(result | {"slo": {"breaches": breaches or []}}))
         (folder / "latency.json").write_text(json.dumps(document))
         return folder

@@ -15,7 +15,7 @@ import pytest
 
 from podrace.reports.build import FORMATS, build
 from podrace.reports.matrix import LEGEND
-from podrace.reports.results import KINDS
+from podrace.reports.results import KINDS, read_results
 from podrace.simulator.app.cli import main
 
 Write = Callable[..., Path]
@@ -402,12 +402,12 @@ def test_a_limit_stands_at_its_own_run_in_the_page(page: Callable[..., Page], wr
     assert "load-20" in text[: -len(after)].rsplit("load-5", 1)[1]
 
 
-def test_a_percentile_is_shown_only_where_enough_samples_lie_beyond_it(
+def test_a_percentile_is_shown_only_where_a_sample_lies_beyond_it(
     tmp_path: Path, page: Callable[..., Page], write_load: Write
 ) -> None:
-    many, few, none = write_load("many"), write_load("few", count=100), write_load("none", count=9)
+    many, few, none = write_load("many"), write_load("few", count=100), write_load("none", count=1)
     cells = re.findall('<td class="n">(.*?)</td>', page(many, few, none).source)
-    assert [cells.count(value) for value in ("300 µs", "2 ms", "9 ms", "12 ms")] == [6, 3, 0, 9], "p90, p99, p99.9, max"
+    assert [cells.count(value) for value in ("300 µs", "2 ms", "9 ms", "12 ms")] == [6, 6, 3, 9], "p90, p99, p99.9, max"
     build([few], out=tmp_path / "few.md", format="markdown")
     assert (tmp_path / "few.md").read_text(encoding="utf-8").count("too few") == 3
     build([none], out=tmp_path / "svgs", format="svg")
@@ -419,6 +419,11 @@ def test_open_and_closed_loops_are_curves_of_their_own(page: Callable[..., Page]
     found = curves("data-curve")
     assert [found.count(name) for name in ("absorb", "absorb, closed loop")] == [1, 1]
     assert found.count("closed loop") == 3, "nothing was due at a time: there is nothing to correct"
+
+
+def test_targets_are_curves_of_their_own(page: Callable[..., Page], write_load: Write) -> None:
+    found = page(write_load(), write_load("other", target="local")).values("data-curve")
+    assert [found.count(name) for name in ("shared: absorb", "local: absorb", "absorb")] == [1, 1, 0]
 
 
 def test_what_a_colour_says_can_be_read_on_its_ground_in_both_schemes() -> None:
@@ -439,4 +444,14 @@ def _luminance(colour: str) -> float:
 
 
 def test_a_search_for_the_highest_rate_is_a_curve(page: Callable[..., Page], write_load: Write) -> None:
-    assert "all, searched" in page(write_load()).values("data-curve")
+    """Of its windows those count in which the server was the limit."""
+    folder = write_load()
+    assert "all, searched" in page(folder).values("data-curve")
+    (run,) = read_results([folder]).runs
+    assert run.rates == [(19.5, 900.0), (39.0, 1800.0), (78.0, 3600.0)]
+
+
+def test_what_the_generator_says_of_itself_stands_at_its_run(tmp_path: Path, write_load: Write) -> None:
+    for form in ("html", "markdown"):
+        build([write_load(form)], out=tmp_path / "report", format=form)
+        assert "generator: woke up late by p50 9" in (tmp_path / "report").read_text(encoding="utf-8")
