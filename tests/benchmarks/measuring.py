@@ -218,11 +218,6 @@ def check_ratio(benchmark: Any, floor: str, ratio: Ratio, limit: float, *, must:
     )
 
 
-def quartile_ms(times_ns: Sequence[int]) -> float:
-    """The lower quartile of raw times, for what is asked in ms: see above."""
-    return percentile_us(times_ns, 25) / 1000
-
-
 def busy_s(*pids: int) -> float:
     """For how long this process and others have had a core; by the clock on the wall where no /proc says it."""
     try:

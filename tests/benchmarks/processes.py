@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import random
 import time
 from typing import Any
 
+import orjson
 import redis
 from measuring import Timed
 
@@ -28,7 +28,7 @@ def work(url: str, seed: int, rounds: int, calls: int, barrier: Any, answers: An
 
     def floor(_: int) -> None:
         value = {"status": "completed", "filename": "f", "timestamp": time.time(), "result": RESULT}
-        bare.set(key, json.dumps(value), ex=3600)
+        bare.set(key, orjson.dumps(value), ex=3600)
 
     timed = {
         "shared": Timed(lambda _: store.set_upload_status(upload_id, "completed", result=RESULT, filename="f")),
