@@ -31,11 +31,11 @@ format: $(VENV)/.installed-dev
 	$(BIN)/ruff format --quiet $(SOURCES)
 
 bench: BENCH := runs/$(shell date +%Y%m%d-%H%M%S)-bench
-bench: $(VENV)/.installed-peers  ## the figures, as ratios, beside those of the last release
+bench: $(VENV)/.installed-peers  ## the figures, as ratios, beside those of the last release; ACCEPT=--accept makes them those
 	mkdir -p $(BENCH)
 	$(BIN)/python -m pytest tests/benchmarks --benchmark-enable --benchmark-only \
 	  --benchmark-columns=median,iqr,rounds --benchmark-json=$(BENCH)/benchmark.json
-	$(BIN)/podrace bench-compare tests/benchmarks/reference-ratios.json $(BENCH)/benchmark.json
+	$(BIN)/podrace bench-compare tests/benchmarks/reference-ratios.json $(BENCH)/benchmark.json $(ACCEPT)
 
 load: $(VENV)/.installed-load  ## 30 s of the mixed workload, with a summary and a run folder
 	$(LOCUST) --users 20 --run-time 30s

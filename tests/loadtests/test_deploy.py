@@ -1,7 +1,7 @@
-"""The compose file and the manifests: their shape, and each container's command, run as a process on this machine.
+"""The compose file and the manifests: their schema, and each container's command, run as a process on this machine.
 
-No cluster and no container is started. Where kubernetes-validate is installed, the manifests are also held against
-Kubernetes' own schema; it is not among the development packages, because it takes 108 MB.
+No cluster and no container is started. The schemas are those of the Compose specification, in compose-spec, and of
+Kubernetes' API, in lightkube's models.
 """
 
 from __future__ import annotations
@@ -16,6 +16,10 @@ from typing import Any
 
 import pytest
 import yaml
+from compose_spec import PyCompose
+from lightkube.models.apps_v1 import Deployment
+from lightkube.models.core_v1 import Service
+from msgspec import ValidationError
 
 DEPLOY = Path(__file__).parent.parent.parent / "loadtests/deploy"
 ROOT = DEPLOY.parent.parent
@@ -94,14 +98,51 @@ def test_manifests_that_do_not_fit_together_are_told() -> None:
     ]  # fmt: skip
 
 
-def test_kubernetes_own_schema_takes_the_manifests() -> None:
-    validate = pytest.importorskip("kubernetes_validate").validate
-    for each in manifests().values():
-        validate(each, "1.32", strict=True)
-    wrong = manifests()["Service", "load-redis"]
-    wrong["spec"]["prots"] = []
-    with pytest.raises(Exception, match="prots"):
-        validate(wrong, "1.32", strict=True)
+def unknown_to_kubernetes(manifest: dict[str, Any]) -> bool:
+    """Whether it has a field that its kind has not. ValidationError for one that is missing, or of another type."""
+    model = {"Deployment": Deployment, "Service": Service}[manifest["kind"]]
+    return bool(model.from_dict(manifest).to_dict() != manifest)
+
+
+def test_kubernetes_schema_takes_the_manifests() -> None:
+    assert [unknown_to_kubernetes(each) for each in manifests().values()] == [False] * 7
+
+
+def test_kubernetes_schema_refuses_what_is_wrong() -> None:
+    wrong = manifests()["Deployment", "load-redis"]
+    container = wrong["spec"]["template"]["spec"]["containers"][0]
+    container["readinesProbe"] = container.pop("readinessProbe")
+    assert unknown_to_kubernetes(wrong)
+    container["ports"] = [{"containerPort": "6379"}]
+    with pytest.raises(ValidationError, match="containerPort"):
+        unknown_to_kubernetes(wrong)
+
+
+def wrong_in_compose(document: dict[str, Any]) -> str:
+    try:
+        PyCompose.from_yaml(yaml.safe_dump(document)).validate()  # its own reader knows no merged keys
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def test_the_compose_specification_takes_the_file() -> None:
+    assert wrong_in_compose(compose()) == ""
+
+
+@pytest.mark.parametrize(
+    ("service", "key", "value", "message"),
+    [
+        ("redis", "helthcheck", {}, "helthcheck"),
+        ("redis", "ports", 7, "expected a set"),
+        ("worker", "depends_on", {"master": {"condition": "sometimes"}}, "unknown variant `sometimes`"),
+        ("master", "networks", ["elsewhere"], "elsewhere"),
+    ],
+)
+def test_the_compose_specification_refuses_what_is_wrong(service: str, key: str, value: Any, message: str) -> None:
+    document = compose()
+    document["services"][service][key] = value
+    assert message in wrong_in_compose(document)
 
 
 def test_only_the_page_is_published_and_only_here() -> None:
