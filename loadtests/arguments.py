@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+from locust import User
 
 from podrace.loadtests import shapes
 from podrace.loadtests.targets import TARGETS, find_target
@@ -57,6 +59,10 @@ def _settle(options: Any, parser: Any) -> None:
     _settled.append(True)
     check_numbers(vars(options))
     find_target(options.target)
+    known = {user.__name__ for user in _concrete(User)}
+    for name in options.user_classes:  # Locust would end with 1 here too
+        if name not in known:
+            raise UsageError(f"user {name}: expected one of {', '.join(sorted(known))}")
     if options.shape == "search" and not options.rate:
         raise UsageError("--shape search: expected --rate above 0, where the search begins, got 0")
     if options.run_folder and Path(options.run_folder, "result.json").exists():
@@ -67,6 +73,14 @@ def _settle(options: Any, parser: Any) -> None:
             options.master_bind_port = options.master_port = free_port()
     if options.processes or options.master:
         _check_port(options.master_bind_host, options.master_bind_port)
+
+
+def _concrete(user: Any) -> Iterator[Any]:
+    """The classes of users that the locustfiles have defined or imported."""
+    if not user.abstract:
+        yield user
+    for each in user.__subclasses__():
+        yield from _concrete(each)
 
 
 def free_port() -> int:

@@ -134,19 +134,25 @@ class Latencies:
     def names(self) -> list[str]:
         return sorted({name for name, _ in self._histograms})
 
-    def add(self, worker: str, interval: Interval, *, pause: Callable[[], None] = lambda: None) -> None:
-        """Merge one process's interval. `pause` is called between operations, to let others go on."""
-        for name, error, count in interval["errors"]:
-            self.errors[name][error] += count
-        self.commands.update(interval["commands"])
+    def add(
+        self, worker: str, interval: Interval, *, counted: bool = True, pause: Callable[[], None] = lambda: None
+    ) -> None:
+        """Merge one process's interval; one that is not `counted` is only logged.
+
+        `pause` is called between operations, to let others go on.
+        """
+        if counted:
+            for name, error, count in interval["errors"]:
+                self.errors[name][error] += count
+            self.commands.update(interval["commands"])
         for kind in KINDS:
             for name, pairs in interval["counts"][kind].items():
                 part = new_histogram()
                 for value_us, count in pairs:
                     part.record_value(min(value_us, HIGHEST_US), count)
-                self._histograms.setdefault((name, kind), new_histogram()).add(part)
-                if kind != "failed":
-                    self._window.setdefault((name, kind), new_histogram()).add(part)
+                into = [self._histograms, *([self._window] if kind != "failed" else [])] if counted else []
+                for histograms in into:
+                    histograms.setdefault((name, kind), new_histogram()).add(part)
                 if self._folder:
                     self._write(worker, name, kind, part, interval)
                 pause()

@@ -49,6 +49,7 @@ class Lead(Worker):
         self._failures: list[dict[str, Any]] = []
         self._done: set[str] = set()
         self._expected: set[str] = set()
+        self._stale: set[str] = set()
         self._stack, self._server_stack = ExitStack(), ExitStack()
         self._run: ExitStack | None = None
         self._window_began_s = self._began_s = 0.0
@@ -140,7 +141,14 @@ class Lead(Worker):
         return self.generator.document(self.duration_s())
 
     def reset(self) -> None:
-        """Forget what was measured so far: RESET on the page, --reset-stats, the end of the warm-up."""
+        """Forget what was measured so far: RESET on the page, --reset-stats, the end of the warm-up.
+
+        What the workers have measured but not yet told comes with the next report of each, and is forgotten then.
+        """
+        if self.is_master:
+            self._stale = set(self._reports)
+        elif self._run is not None:
+            self._flush()
         self.latencies.reset()
         self.generator = GeneratorHealth()
 
@@ -205,7 +213,7 @@ class Lead(Worker):
         self.folder = self._run.enter_context(run_folder(path, "load"))
         self.latencies = Latencies(self.folder)
         self.generator = self._window = GeneratorHealth()
-        for forgotten in (self._reports, self._failures, self._done, self._expected, self.cells):
+        for forgotten in (self._reports, self._failures, self._done, self._expected, self._stale, self.cells):
             forgotten.clear()
         self._warm = self._aborted = False
         self._ended_s = 0.0
@@ -353,15 +361,19 @@ class Lead(Worker):
         self._add("worker-0", self.report())
 
     def _add(self, worker: str, report: dict[str, Any]) -> None:
+        stale = worker in self._stale
+        self._stale.discard(worker)
+        pause: Any = (lambda: None) if self.is_master else (lambda: gevent.sleep(0))
+        self.latencies.add(worker, report.pop("interval"), counted=not stale, pause=pause)
+        health = report.pop("health")
+        for generator in {id(one): one for one in (self.generator, self._window) if not stale}.values():
+            generator.add(worker, health)
+        self._reports[worker] = report
         if not self._warm and time.monotonic() - self._began_s >= self.slo.warm_up_s:
             self._warm = True
             if self.slo.warm_up_s:
                 self.reset()
-        self.latencies.add(worker, report.pop("interval"), pause=lambda: None if self.is_master else gevent.sleep(0))
-        health = report.pop("health")
-        for generator in {id(one): one for one in (self.generator, self._window)}.values():
-            generator.add(worker, health)
-        self._reports[worker] = report
+                self._stale.discard(worker)
         if self.slo.abort and self._warm and not self._aborted:
             self._aborted = any(not breach.excuse for breach in self.breaches(running=True))
             if self._aborted:

@@ -185,7 +185,7 @@ def lines(outcome: Outcome, cells: Sequence[Cell]) -> list[str]:
     rows += [f"unknown: {text}" for text in outcome.unknown]
     if outcome.search is not None:
         best = next((s for s in outcome.search.steps[::-1] if s["rate"] == outcome.search.best_per_s), None)
-        held = f"--rate {best['rate']:g}, {best['tasks_per_s']:g} tasks a second, stays" if best else "no rate stays"
+        held = f"--rate {best['rate']:g}, {best['tasks_per_s']:g} tasks a second, stays" if best else "no rate was seen to stay"
         rows.append(
             f"search: {held} within the limit" + (f"; {outcome.search.stopped}" if outcome.search.stopped else "")
         )

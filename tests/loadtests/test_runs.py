@@ -128,10 +128,10 @@ def test_a_locustfile_of_ones_own_gets_all_of_it_with_one_line(
     locust: Start, tmp_path: Path, tcp_server: Callable[..., Any]
 ) -> None:
     (tmp_path / "own.py").write_text(OWN)
-    (tmp_path / "own.toml").write_text("[operations]\nbatch = {samples = 1, p99_us = 1e9}\nHGET = {samples = 1}\n")
+    (tmp_path / "own.toml").write_text("warm_up_s = 1\n[operations]\nbatch = {samples = 1, p99_us = 1e9}\nHGET = {samples = 1}\n")
     with tcp_server(config={"requirepass": "s3cret"}) as server:
         url = server.tcp_url.replace("redis://", "redis://:s3cret@")
-        code, out, err = finish(locust(*HEADLESS, "--slo", "own.toml", "--run-time", "2s", "--host", url,
+        code, out, err = finish(locust(*HEADLESS, "--slo", "own.toml", "--run-time", "4s", "--host", url,
                                        locustfile="own.py"))  # fmt: skip
         with connect(url) as client:
             assert client.keys("*") == []
@@ -142,6 +142,8 @@ def test_a_locustfile_of_ones_own_gets_all_of_it_with_one_line(
     operations = {each["name"]: each for each in json.loads((tmp_path / "run/latency.json").read_text())["operations"]}
     assert operations["batch"]["commands"] == 2 * operations["batch"]["count"] > 0
     assert operations["SET k"]["corrected"]["p50_us"] > 0
+    tasks = json.loads((tmp_path / "run/result.json").read_text())["generator"]["tasks"]
+    assert tasks["intended_per_s"] < 12 * 20 * 1.05, "what belongs to the warm-up is in the counts"
 
 
 def test_a_breach_is_named_decides_and_ends_the_run(locust: Start, tmp_path: Path) -> None:
@@ -293,6 +295,7 @@ def test_a_worker_that_dies_leaves_the_run_unknown(
         (["--host", "http://127.0.0.1"], "another form"),
         (["--target", "nope"], "target 'nope': expected one of local, shared, or module:factory"),
         (["--target", "nowhere:nope"], "cannot import nowhere"),
+        (["NoSuchUser"], "NoSuchUser: expected one of Absorber, StoreReader, StoreWriter, UploadLife"),
         (["--target", "broken:plain", "StoreReader"], "has no store"),
         (["--shape", "search", "--rate", "0"], "expected --rate above 0"),
         (["--slo", "missing.toml"], "No such file"),
