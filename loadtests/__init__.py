@@ -24,4 +24,5 @@ def __getattr__(name: str) -> Any:
     from podrace.loadtests.redis_user import RedisUser
 
     install()
+    globals()[name] = RedisUser  # so that nothing asks here again
     return RedisUser

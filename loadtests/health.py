@@ -43,10 +43,8 @@ class Health:
         gc.collect()
         gc.freeze()
         self.stop()
-        self.lags_us, self._pauses_us = [], []
-        self.begun = self.missed = 0
+        self.take()
         self.stopped_s = 0.0
-        self._marks = (time.perf_counter(), time.process_time(), _waited_s(), _stolen_ticks())
         gc.callbacks.append(self._on_collection)
         self._probe = gevent.spawn(self._probe_forever)
 

@@ -19,14 +19,9 @@ from podrace.loadtests.servers import told
 from podrace.loadtests.session import Worker
 from podrace.simulator.errors import PodraceError
 
-_installed: list[bool] = []
-
 
 def install() -> None:
-    """Hook into Locust; once, when a locustfile asks for RedisUser."""
-    if _installed:
-        return
-    _installed.append(True)
+    """Hook into Locust: once, when a locustfile asks for RedisUser."""
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())  # for --target module:factory, as `python -m` has it
     runners.WORKER_REPORT_INTERVAL = REPORT_EVERY_S  # 3 s would be half a step of a search

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
-from podrace.simulator.judge.findings import HOLDS, INCONCLUSIVE, KINDS, VIOLATED, Finding
+from podrace.simulator.judge.findings import Finding
 from podrace.simulator.judge.run import OPEN, CallRecord, Left, Run
 from podrace.simulator.scenarios.model import Ref
 from podrace.simulator.scenarios.uploads import UPLOADS, Image, check
@@ -236,6 +236,3 @@ def _out_of_order(messages: Sequence[Message], last_begun: dict[str, int]) -> It
             yield Finding("misreported", str(message.number), sentence)
     for message in delivered:
         last_begun[message.user_id] = max(last_begun.get(message.user_id, 0), message.begun)
-
-
-__all__ = ["HOLDS", "INCONCLUSIVE", "KINDS", "VIOLATED", "Journal", "image_name", "text_of"]

@@ -20,13 +20,13 @@ from podrace.loadtests import shapes, slo, verdict
 from podrace.loadtests.arguments import check_form
 from podrace.loadtests.fleet import DRAIN_S, UPLOAD_TIMEOUT_S
 from podrace.loadtests.health import GeneratorHealth
-from podrace.loadtests.judging import HOLDS
 from podrace.loadtests.latency import Latencies, merged_counts
 from podrace.loadtests.servers import check_files_api, child, leftovers, run_id, serve, told
 from podrace.loadtests.session import DONE, FAILED, RATE, STOP, VERSION, Worker, describe
 from podrace.loadtests.targets import STORE, UPLOAD, Plan, find_target
 from podrace.simulator.app.runs import run_folder
 from podrace.simulator.errors import PodraceError, UsageError
+from podrace.simulator.judge.findings import HOLDS
 from podrace.simulator.servers.connection import redact
 
 REPORT_EVERY_S = 1.0
@@ -137,9 +137,6 @@ class Lead(Worker):
             limits, self.latencies, counts, duration_s=self.duration_s(), explain=explain, running=running
         )
 
-    def health_document(self) -> dict[str, Any]:
-        return self.generator.document(self.duration_s())
-
     def reset(self) -> None:
         """Forget what was measured so far: RESET on the page, --reset-stats, the end of the warm-up.
 
@@ -220,7 +217,6 @@ class Lead(Worker):
         self._run_id = run_id(self.server)
         self.plan = Plan(
             token=os.urandom(8).hex(),
-            version=VERSION,
             target=options.target,
             redis_url=self.server.url,
             prefix=self.server.prefix,
@@ -326,7 +322,7 @@ class Lead(Worker):
         if report is None or report.get("version") != VERSION:
             if client_id in {failure.get("id") for failure in self._failures}:
                 return
-            had = report.get("version", "an old one") if report else "no podrace"
+            had = f"podrace {report.get('version', 'of old')}" if report else "no podrace"
             line = f"worker {client_id} runs {had}, this master podrace {VERSION}: install the same"
             self.tell_failure({"line": line, "code": verdict.FAILED, "id": client_id})
         elif report["token"] == self.plan.token:  # else it is of a run before this one

@@ -12,11 +12,11 @@ COLUMNS = {
     "name": "What",
     "count": "Count",
     "failed": "Failed",
-    "median": "p50 (µs)",
-    "ninety": "p90 (µs)",
-    "slow": "p99 (µs)",
-    "slowest": "p99.9 (µs)",
-    "maximum": "Max (µs)",
+    "p50_us": "p50 (µs)",
+    "p90_us": "p90 (µs)",
+    "p99_us": "p99 (µs)",
+    "p99_9_us": "p99.9 (µs)",
+    "max_us": "Max (µs)",
 }
 NOT_ON_PAGE = ("slo", "slo_p99_us", "shape", "files_url", "files_latency_ms", "run_folder", "seed", "podrace_plan")
 LABELS = {"raw": "", "corrected": ", from the intended start", "failed": ", failed"}
@@ -74,22 +74,11 @@ def table_rows(lead: Any) -> list[dict[str, Any]]:
                 rows.append({"name": f"({kind}) {scenario}", "count": counted.get(kind, 0)})
     breaches = lead.breaches(running=not lead.cells) if lead.folder else []
     said += [f"(2 limit passed) {breach.text}" + f" {breach.excuse}".rstrip() for breach in breaches]
-    said += [f"(3 {line}".replace(":", ")", 1) for line in lead.health_document()["says"]]
+    said += [f"(3 {line}".replace(":", ")", 1) for line in lead.generator.document(lead.duration_s())["says"]]
     said += [f"(4 run folder) {lead.folder}"] if lead.folder else []
     rows += [{"name": text} for text in said]
     for name in lead.latencies.names:
+        failed = lead.latencies.summary(name, "failed")["count"]
         for kind in lead.latencies.kinds(name):
-            summary = lead.latencies.summary(name, kind)
-            rows.append(
-                {
-                    "name": f"{name}{LABELS[kind]}",
-                    "count": summary["count"],
-                    "failed": lead.latencies.errors[name].total() if name in lead.latencies.errors else 0,
-                    "median": summary["p50_us"],
-                    "ninety": summary["p90_us"],
-                    "slow": summary["p99_us"],
-                    "slowest": summary["p99_9_us"],
-                    "maximum": summary["max_us"],
-                }
-            )
+            rows.append({"name": f"{name}{LABELS[kind]}", "failed": failed, **lead.latencies.summary(name, kind)})
     return rows

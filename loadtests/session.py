@@ -70,13 +70,8 @@ class Worker:
         self.runner.register_message(STOP, lambda **_: self._stop(), concurrent=True)
         self.runner.register_message(RATE, lambda msg, **_: self.set_rate(msg.data))
 
-    def rows(self) -> list[dict[str, Any]]:
-        return []
-
     def build(self, plan: Plan) -> None:
         """All that the users need, then the last pause before the load."""
-        if plan.version != VERSION:
-            raise HarnessError(f"this worker runs podrace {VERSION}, its master {plan.version}: install the same")
         if self._own_url:
             plan = replace(plan, redis_url=self._own_url)
         if self.fleet is not None:

@@ -122,7 +122,7 @@ def _operation(
     corrected = " (from the intended start)" if "corrected" in latencies.kinds(name) else ""
     for limit_name, limit in limits.items():
         if limit_name == "error_rate":
-            failed = latencies.errors[name].total() if name in latencies.errors else 0
+            failed = latencies.summary(name, "failed")["count"]
             found += _error_rate(f"{name}: error rate", failed, failed + summary["count"], limit)
         elif limit_name in AT_LEAST:
             value = summary["count"] / (1 if limit_name == "samples" else duration_s or 1)

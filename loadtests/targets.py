@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from podrace.loadtests.judging import HOLDS, VIOLATED
 from podrace.reference import targets
 from podrace.reference.store import LocalStore, RedisStore, UploadStore
 from podrace.simulator.errors import UsageError
+from podrace.simulator.judge.findings import HOLDS, VIOLATED
 from podrace.simulator.target import PodEnv, Target, load_object
 
 STORE, UPLOAD, QUEUE = "load-store", "load-upload", "load-queue"
@@ -35,7 +35,6 @@ class Plan:
     """What the master tells every worker of a run. `redis_url` may hold a password: never print this."""
 
     token: str
-    version: str
     target: str
     redis_url: str = field(repr=False)
     prefix: str

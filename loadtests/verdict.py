@@ -13,12 +13,12 @@ from typing import Any
 from locust.argument_parser import get_parser
 
 from podrace.loadtests.arguments import as_command
-from podrace.loadtests.judging import HOLDS, INCONCLUSIVE, KINDS, VIOLATED
 from podrace.loadtests.latency import Latencies
 from podrace.loadtests.shapes import RateSearch
 from podrace.loadtests.slo import Breach
 from podrace.loadtests.targets import UPLOAD, Plan, find_target
 from podrace.simulator.app.runs import Cell, result_document, write_json
+from podrace.simulator.judge.findings import HOLDS, INCONCLUSIVE, KINDS, VIOLATED
 from podrace.simulator.servers.connection import redact
 from podrace.simulator.servers.embedded import ServerInfo
 
@@ -185,10 +185,8 @@ def lines(outcome: Outcome, cells: Sequence[Cell]) -> list[str]:
     rows += [f"unknown: {text}" for text in outcome.unknown]
     if outcome.search is not None:
         best = next((s for s in outcome.search.steps[::-1] if s["rate"] == outcome.search.best_per_s), None)
-        held = f"--rate {best['rate']:g}, {best['tasks_per_s']:g} tasks a second, stays" if best else "no rate was seen to stay"
-        rows.append(
-            f"search: {held} within the limit" + (f"; {outcome.search.stopped}" if outcome.search.stopped else "")
-        )
+        held = f"--rate {best['rate']:g}, {best['tasks_per_s']:g} tasks a second," if best else "no rate was seen to"
+        rows.append("; ".join(filter(None, (f"search: {held} stay within the limit", outcome.search.stopped))))
     rows += [f"limit passed: {breach.text}{_excused(breach)}" for breach in outcome.breaches]
     rows += ["aborted: a limit was passed"] if outcome.aborted else []
     rows.append(f"run: {outcome.folder}")

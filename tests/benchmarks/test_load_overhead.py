@@ -194,7 +194,7 @@ def message_us(url: str) -> tuple[float, float]:
     from podrace.loadtests.latency import Recorder
     from podrace.loadtests.targets import QUEUE, TARGETS, Plan
 
-    plan = Plan(token="", version="", target="shared", redis_url=url, prefix="mirix:", files_url="http://127.0.0.1",
+    plan = Plan(token="", target="shared", redis_url=url, prefix="mirix:", files_url="http://127.0.0.1",
                 pods=2, image_size_bytes=1, rate_per_s=0.0, seed=1)  # fmt: skip
     fleet = Fleet(plan, TARGETS["shared"], worker="w")
 

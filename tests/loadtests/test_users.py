@@ -42,7 +42,7 @@ def make_user(server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch) -> Iterat
     """Makes a user, its fleet behind it; actors of the pods run at once, and timers never."""
     monkeypatch.setattr("podrace.loadtests.fleet.GeminiFiles", InMemory)
     made: list[Any] = []
-    plan = Plan(token="", version="", target="", redis_url=server.url, prefix="mirix:", files_url="", pods=2,
+    plan = Plan(token="", target="", redis_url=server.url, prefix="mirix:", files_url="", pods=2,
                 image_size_bytes=100, rate_per_s=0.0, seed=1)  # fmt: skip
 
     def make(target: LoadTarget, kind: type[FleetUser]) -> Any:
