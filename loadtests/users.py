@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import uuid
+from pathlib import Path
 from typing import Any
 
 import gevent
@@ -21,6 +22,8 @@ POLL_S = 0.02
 CONVERSATIONS = 8
 ROUND = 40
 """Tasks of a reader: one writes, one lists, all others read."""
+TOGETHER = 2
+"""Messages that are absorbed together: of one alone, the image could not come with another message."""
 
 
 class FleetUser(RedisUser):
@@ -147,10 +150,10 @@ class StoreWriter(FleetUser):
 
 
 class UploadLife(FleetUser):
-    """The whole life of an upload: one pod takes the message, another absorbs it."""
+    """The whole life of uploads: one pod takes messages with an image each, another absorbs them together."""
 
     weight = 1
-    rate_share = 0.1  # an upload costs the real client about 4 ms of this process's time
+    rate_share = 0.05  # an upload costs the real client about 4 ms of this process's time
     scenario = UPLOAD
     limited = ("accept", "upload status", "absorb")
 
@@ -162,21 +165,30 @@ class UploadLife(FleetUser):
     def live(self) -> None:
         taking, absorbing = (self.fleet.pods[pod] for pod in self.fleet.next_pods())
         journal = self.fleet.journal
-        number = journal.begin(UPLOAD, self.user_id, image=True)
-        image = self.fleet.write_image(number)
+        images: dict[int, Path] = {}
         try:
-            placeholder = self.hand_in(taking, self.user_id, number, [image])[0]
-            with gevent.Timeout(UPLOAD_TIMEOUT_S + 1, False):
-                while True:
-                    answer = self.measure("upload status", taking.upload_status, placeholder)
-                    journal.read(number, answer)
-                    if answer["status"] != PENDING:
-                        break
-                    gevent.sleep(POLL_S)
+            placeholders = {}
+            for _ in range(TOGETHER):
+                number = journal.begin(UPLOAD, self.user_id, image=True)
+                images[number] = self.fleet.write_image(number)
+                placeholders[number] = self.hand_in(taking, self.user_id, number, [images[number]])[0]
+            for number, placeholder in placeholders.items():
+                self.await_upload(taking, number, placeholder)
             self.measure("absorb", absorbing.absorb, self.user_id)
         finally:
-            journal.close(number)
-            image.unlink(missing_ok=True)
+            for number, image in images.items():
+                journal.close(number)
+                image.unlink(missing_ok=True)
+
+    def await_upload(self, pod: Any, number: int, placeholder: Any) -> None:
+        """Ask until it is no longer pending, for as long as it may be."""
+        with gevent.Timeout(UPLOAD_TIMEOUT_S + 1, False):
+            while True:
+                answer = self.measure("upload status", pod.upload_status, placeholder)
+                self.fleet.journal.read(number, answer)
+                if answer["status"] != PENDING:
+                    break
+                gevent.sleep(POLL_S)
 
 
 class Absorber(FleetUser):
