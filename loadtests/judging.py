@@ -150,8 +150,11 @@ class Journal:
                     self._forget(message)
 
     def _note(self, scenario: str, findings: Iterable[Finding]) -> None:
+        """Count each subject of findings once: the checks compare messages in pairs, and one late one has many."""
+        told: set[tuple[str, str]] = set()
         for finding in findings:
-            self.counts[scenario][finding.kind] += 1
+            self.counts[scenario][finding.kind] += (finding.kind, finding.subject) not in told
+            told.add((finding.kind, finding.subject))
             self.sentences.setdefault(scenario, finding.sentence)
 
     def _forget(self, message: Message) -> None:

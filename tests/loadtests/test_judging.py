@@ -117,6 +117,12 @@ def test_the_order_of_one_user_is_kept(journal: Journal, settled: bool) -> None:
     assert wrong(journal) == {"misreported": 1}
 
 
+def test_a_message_that_overtakes_many_is_told_once(journal: Journal) -> None:
+    *before, last = (hand_in(journal, image=False) for _ in range(5))
+    journal.send("u", [text(last), *map(text, before)])
+    assert wrong(journal) == {"misreported": 1}
+
+
 def test_messages_that_were_under_way_together_have_no_order(journal: Journal) -> None:
     one, two = (journal.begin(UPLOAD, "u", image=False) for _ in range(2))
     for number in (one, two):
