@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from locust import User
@@ -65,8 +64,6 @@ def _settle(options: Any, parser: Any) -> None:
             raise UsageError(f"user {name}: expected one of {', '.join(sorted(known))}")
     if options.shape == "search" and not options.rate:
         raise UsageError("--shape search: expected --rate above 0, where the search begins, got 0")
-    if options.run_folder and Path(options.run_folder, "result.json").exists():
-        raise UsageError(f"--run-folder {options.run_folder}: holds a run already; name another, or delete it")
     if options.processes:
         os.register_at_fork(after_in_child=guarded.die_with_parent)
         if options.master_bind_port == parser.get_default("master_bind_port"):

@@ -22,7 +22,7 @@ from podrace.loadtests.fleet import DRAIN_S, UPLOAD_TIMEOUT_S
 from podrace.loadtests.health import GeneratorHealth
 from podrace.loadtests.latency import Latencies, merged_counts
 from podrace.loadtests.servers import check_files_api, child, leftovers, run_id, serve, told
-from podrace.loadtests.session import DONE, FAILED, RATE, STOP, VERSION, Worker, describe
+from podrace.loadtests.session import DONE, FAILED, RATE, STOP, VERSION, Worker
 from podrace.loadtests.targets import STORE, UPLOAD, Plan, find_target
 from podrace.simulator.app.runs import run_folder
 from podrace.simulator.errors import PodraceError, UsageError
@@ -191,11 +191,8 @@ class Lead(Worker):
         p99_us, window = self.latencies.take_window_p99_us(), self._window
         seconds, now_s = time.monotonic() - self._window_began_s, time.monotonic()
         self._window, self._window_began_s = GeneratorHealth(), now_s
-        reason = ""
-        if p99_us is not None and p99_us > self.options.slo_p99_us:
-            reason = window.explains(p99_us - self.options.slo_p99_us, 99.0)
-        elif window.missed + window.begun and window.busy():
-            reason = window.busy()
+        excess_us = (p99_us or 0) - self.options.slo_p99_us
+        reason = window.explains(excess_us, 99.0) if excess_us > 0 else window.busy()
         return shapes.Window(p99_us=p99_us, tasks_per_s=round(window.begun / seconds, 1), generator=reason)
 
     def _on_test_start(self) -> None:
@@ -248,11 +245,8 @@ class Lead(Worker):
         try:
             with run:
                 self.environment.process_exit_code = self._conclude()
-        except Exception as error:
-            failure = describe(error)
-            (self.folder / "traceback.txt").write_text(failure["traceback"], encoding="utf-8")
-            print(f"error: {failure['line']}; see {self.folder}/traceback.txt", file=sys.stderr, flush=True)
-            self.environment.process_exit_code = verdict.FAILED
+        except PodraceError as error:  # the folder has the traceback; the exit code says already that it failed
+            print(f"error: {error}", file=sys.stderr, flush=True)
 
     def _conclude(self) -> int:
         assert self.plan is not None

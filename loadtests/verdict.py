@@ -82,55 +82,38 @@ def exit_code(outcome: Outcome, cells: Sequence[Cell]) -> int:
 
 def make_cells(outcome: Outcome) -> list[Cell]:
     """One cell for each scenario whose users ran, and one for the limits."""
+    nothing = {"accepted": 0, "delivered": 0, **dict.fromkeys(KINDS, 0)}
     found = []
-    target = find_target(outcome.plan.target)
     for scenario in sorted(outcome.scenarios):
-        counts = {"accepted": 0, "delivered": 0, **dict.fromkeys(KINDS, 0), **outcome.counts.get(scenario, {})}
+        counts = {**nothing, **outcome.counts.get(scenario, {})}
         if scenario == UPLOAD:
             counts["leaked"] += outcome.leaked
-        kinds = [kind for kind in KINDS if counts[kind]]
+        words = ", ".join(kind for kind in KINDS if counts[kind])
         doubts = outcome.unknown if counts["accepted"] else [*outcome.unknown, "nothing was accepted"]
-        verdict = INCONCLUSIVE if doubts else HOLDS
-        if kinds and not outcome.lost_server:
-            verdict = VIOLATED
-        sentence = outcome.sentences.get(scenario, "")
-        expected = target.expected(scenario)
-        found.append(_cell(outcome, scenario, verdict, expected, counts, ", ".join(kinds), doubts, sentence))
+        found.append(_cell(outcome, scenario, counts, words, doubts))
     certain = [breach.text for breach in outcome.breaches if not breach.excuse]
     doubts = [*outcome.unknown, *(f"{breach.text}: {breach.excuse}" for breach in outcome.breaches if breach.excuse)]
     if outcome.search is not None and outcome.search.stopped:
         doubts.append(outcome.search.stopped)
     elif outcome.search is not None and not outcome.search.best_per_s:
         certain.append("search: no rate stayed within --slo-p99-us")
-    verdict = INCONCLUSIVE if doubts else HOLDS
-    if certain and not outcome.lost_server:
-        verdict = VIOLATED
-    counts = {"accepted": 0, "delivered": 0, **dict.fromkeys(KINDS, 0)}
-    found.append(_cell(outcome, LIMITS, verdict, HOLDS, counts, "; ".join(certain), doubts, ""))
-    return found
+    return [*found, _cell(outcome, LIMITS, nothing, "; ".join(certain), doubts)]
 
 
-def _cell(
-    outcome: Outcome,
-    scenario: str,
-    verdict: str,
-    expected: str,
-    counts: Mapping[str, int],
-    words: str,
-    doubts: Sequence[str],
-    sentence: str,
-) -> Cell:
+def _cell(outcome: Outcome, scenario: str, counts: Mapping[str, int], words: str, doubts: Sequence[str]) -> Cell:
+    """`words`: what is wrong for certain, unless the server was lost."""
+    certain = words and not outcome.lost_server
     return Cell(
         target=outcome.plan.target if outcome.scenarios else Path(outcome.options.locustfile).stem,
         scenario=scenario,
         fleet="locust",
-        verdict=verdict,
-        expected=expected,
+        verdict=VIOLATED if certain else INCONCLUSIVE if doubts else HOLDS,
+        expected=find_target(outcome.plan.target).expected(scenario),
         counts=counts,
         elapsed_s=round(outcome.duration_s, 3),
         words=words,
         note="; ".join(doubts),
-        sentence=sentence,
+        sentence=outcome.sentences.get(scenario, ""),
     )
 
 

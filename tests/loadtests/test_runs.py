@@ -329,7 +329,7 @@ def test_a_run_folder_is_never_overwritten(locust: Start, tmp_path: Path) -> Non
     (tmp_path / "run/result.json").write_text("{}")
     code, _, err = finish(locust(*HEADLESS))
     assert code == 2
-    assert "error: --run-folder run: holds a run already" in err
+    assert "error: run folder run: it holds a result already" in err
 
 
 def test_a_wrong_password_is_told_and_never_printed(locust: Start, tcp_server: Callable[..., Any]) -> None:
