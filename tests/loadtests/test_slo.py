@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from podrace.loadtests.health import GeneratorHealth
 from podrace.loadtests.latency import Latencies, Recorder
 from podrace.loadtests.slo import Breach, Slo, breaches, load_slo, only
 from podrace.loadtests.users import Absorber, StoreReader, StoreWriter, UploadLife
@@ -101,6 +102,18 @@ def test_while_it_runs_only_what_cannot_be_mended_is_a_breach(latencies: Latenci
     slo = Slo(operations={"absorb": {"samples": 1000, "rate_per_s": 1000, "p99_9_us": 1, "max_us": 1}})
     (found,) = breaches(slo, latencies, {}, duration_s=1.0, running=True)
     assert found.text.startswith("absorb: max_us")
+
+
+@pytest.mark.parametrize(("cpu_s", "excused"), [(0.1, False), (0.95, True)])
+def test_a_rate_is_excused_by_a_generator_that_had_no_time_and_not_by_one_that_woke_up_late(
+    latencies: Latencies, cpu_s: float, excused: bool
+) -> None:
+    health = GeneratorHealth()
+    health.add("w", {"lags_us": [[9000, 100]], "pauses_us": [], "wall_s": 1.0, "cpu_s": cpu_s, "waited_s": 0.0,
+                     "stolen": 0.0, "begun": 100, "missed": 0})  # fmt: skip
+    slo = Slo(operations={"absorb": {"rate_per_s": 1000}})
+    (found,) = breaches(slo, latencies, {}, duration_s=1.0, explain=health.explains)
+    assert bool(found.excuse) is excused
 
 
 def test_the_generator_excuses_latencies_and_rates_and_nothing_else(latencies: Latencies) -> None:
