@@ -48,12 +48,15 @@ class FleetUser(RedisUser):
             text = text_of(self.scenario, number)
             placeholders = self.measure("accept", pod.add_message, user_id, text, images, f"{user_id}/{number}")
             ended = "ok"
-            return placeholders
         except OperationFailedError as error:
             ended = "fail" if error.definite else "info"
             raise
         finally:
             journal.end(number, ended)
+        if len(placeholders or ()) != len(images):
+            journal.verified(self.scenario, False, f"accept: expected {len(images)} placeholders, got {placeholders!r}")
+            raise OperationFailedError
+        return placeholders
 
 
 def file_result(upload_id: str) -> dict[str, Any]:
@@ -186,7 +189,7 @@ class UploadLife(FleetUser):
             while True:
                 answer = self.measure("upload status", pod.upload_status, placeholder)
                 self.fleet.journal.read(number, answer)
-                if answer["status"] != PENDING:
+                if not isinstance(answer, dict) or answer.get("status") != PENDING:
                     break
                 gevent.sleep(POLL_S)
 

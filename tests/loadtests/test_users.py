@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -99,6 +100,17 @@ def test_a_server_that_does_not_do_it_is_told(make_user: Make, command: str, ans
 @pytest.mark.parametrize("name", broken.ACCUMULATORS)
 def test_no_broken_pod_is_green(make_user: Make, name: str) -> None:
     assert run(make_user(broken.with_accumulator(broken.ACCUMULATORS[name]), UploadLife), 1) != {}
+
+
+@pytest.mark.parametrize(("method", "answer"), [("add_message", None), ("add_message", []), ("upload_status", None)])
+def test_a_pod_that_answers_nothing_is_at_fault_itself(make_user: Make, method: str, answer: Any) -> None:
+    user = make_user(TARGETS["shared"], UploadLife)
+    for pod in user.fleet.pods:
+        real = getattr(pod, method)
+        setattr(pod, method, lambda *args, real=real: (real(*args), answer)[1])
+    with pytest.raises(OperationFailedError) if method == "add_message" else nullcontext():
+        user.live()
+    assert run(user, 0)["misreported"] >= 1
 
 
 @pytest.mark.parametrize("scenario", [STORE, UPLOAD])

@@ -1,0 +1,20 @@
+from __future__ import annotations
+
+from podrace.loadtests.servers import leftovers, run_id
+from podrace.simulator.servers.connection import Server, connect
+from podrace.simulator.servers.embedded import EmbeddedServer
+
+
+def test_what_the_pods_leave_is_counted_and_all_of_the_run_is_deleted(server: EmbeddedServer) -> None:
+    run = Server(url=server.url, info=server.info(), prefix="mirix:")
+    with connect(server.url) as client:
+        client.flushall()
+        client.mset({"mirix:lock:u": "A", "mirix:store:upload_status:x": "{}", "theirs": "1"})
+        assert leftovers(run, run_id(run)) == (1, "")
+        assert client.keys("*") == [b"theirs"]
+        client.flushall()
+
+
+def test_a_server_that_was_started_again_meanwhile_is_told(server: EmbeddedServer) -> None:
+    run = Server(url=server.url, info=server.info(), prefix="mirix:")
+    assert "started again" in leftovers(run, "of the one before")[1]
