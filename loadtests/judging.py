@@ -22,7 +22,7 @@ from podrace.simulator.world.steps import Step
 
 MOMENTS = 10_000
 AT_ONCE = 64
-"""Messages judged together: fewer cost more for each, and more let nobody else run for longer."""
+"""Messages judged together: they share what a judgement costs by itself."""
 GONE_UNDELIVERED, GONE_REFUSED, GONE_DELIVERED = 1, 2, 3
 
 Parts = Sequence[Mapping[str, Any]]

@@ -48,29 +48,12 @@ class MeasuredClient:
 
         return measured
 
-    def pipeline(self, *, name: str = "PIPELINE", transaction: bool = True) -> MeasuredPipeline:
-        """A pipeline that is one operation of this name; its commands are counted."""
-        return MeasuredPipeline(self._user, self.redis.pipeline(transaction=transaction), name)
-
-
-class MeasuredPipeline:
-    """redis-py's pipeline, whose `execute` is measured."""
-
-    def __init__(self, user: RedisUser, pipeline: Any, name: str) -> None:
-        self._user, self._pipeline, self._name = user, pipeline, name
-
-    def __getattr__(self, command: str) -> Any:
-        return getattr(self._pipeline, command)
-
-    def __enter__(self) -> MeasuredPipeline:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._pipeline.reset()
-
-    def execute(self) -> Any:
-        commands = len(self._pipeline)
-        return self._user.measure(self._name, self._pipeline.execute, commands=commands)
+    def pipeline(self, *, name: str = "PIPELINE", transaction: bool = True) -> Any:
+        """redis-py's pipeline, whose `execute` is one operation of this name; its commands are counted."""
+        pipeline = self.redis.pipeline(transaction=transaction)
+        execute = pipeline.execute
+        pipeline.execute = lambda: self._user.measure(name, execute, commands=len(pipeline))
+        return pipeline
 
 
 class RedisUser(User):

@@ -66,7 +66,10 @@ class Outcome:
 def conclude(outcome: Outcome, cells: Sequence[Cell]) -> int:
     """Write the run's files, print its table. Returns the exit code."""
     write_files(outcome, cells)
-    print("\n".join(lines(outcome, cells)), flush=True)
+    try:
+        print("\n".join(lines(outcome, cells)), flush=True)
+    except BrokenPipeError:  # whoever read it has read enough: that changes no verdict
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     for line in dict.fromkeys(failure["line"] for failure in outcome.failures):
         print(f"error: {line}", file=sys.stderr, flush=True)
     return exit_code(outcome, cells)

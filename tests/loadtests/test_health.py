@@ -206,14 +206,14 @@ def test_failures_say_whether_they_are_definite_and_have_latencies(clock: Clock)
     }  # fmt: skip
 
 
-def test_a_pipeline_is_one_operation_and_its_commands_are_counted(clock: Clock) -> None:
+def test_a_pipeline_is_one_operation_and_its_commands_are_counted(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("redis.client.Pipeline.execute", lambda self: [None, None])
     recorder = Recorder()
     user = make_user(recorder)
     with user.client.pipeline(name="batch") as pipeline:
-        pipeline.get("a")
-        pipeline.get("b")
-        pipeline._pipeline.execute = lambda: [None, None]
-        assert pipeline.execute() == [None, None]
+        assert pipeline.get("a").get("b").execute() == [None, None]
     taken = recorder.take()
     assert taken["commands"] == {"batch": 2}
     assert list(taken["counts"]["raw"]) == ["batch"]

@@ -257,6 +257,16 @@ def test_users_that_did_not_run_leave_the_run_unknown(locust: Start, tmp_path: P
     assert "unknown: users: 12 were asked for, " in out
 
 
+def test_a_closed_pipe_changes_no_exit_code(locust: Start, tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(OWN)
+    process = locust(*HEADLESS, "--run-time", "2s", locustfile="own.py")
+    assert process.stdout is not None
+    process.stdout.close()
+    process.stdout = None
+    code, _, err = finish(process)
+    assert code == 0, err
+
+
 def test_an_exception_in_a_user_is_the_harnesss_failure(locust: Start, tmp_path: Path) -> None:
     (tmp_path / "own.py").write_text(OWN + "        raise KeyError('oops')\n")
     code, out, err = finish(locust(*HEADLESS, "--run-time", "2s", locustfile="own.py"))
