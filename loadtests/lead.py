@@ -62,6 +62,8 @@ class Lead(Worker):
         """Check all that was asked for and open what is needed. Raises PodraceError before any load starts."""
         options, events = self.options, self.environment.events
         self.slo = slo.load_slo(options.slo)
+        if options.run_time and self.slo.warm_up_s >= options.run_time:
+            raise UsageError(f"--slo {options.slo}: its warm_up_s leaves nothing of {options.run_time} s")
         self._choose_users()
         atexit.register(self._stack.close)
         self._stack.push(self._server_stack)
@@ -266,6 +268,7 @@ class Lead(Worker):
             failures.append({"line": line, "traceback": first["traceback"]})
         doubts = [
             *(report.get("doubts", "") for report in reports),
+            "the run ended within its warm-up" if self.slo.warm_up_s and not self._warm else "",
             f"workers that did not hand in their counts: {len(missing)}" if missing else "",
             f"users: {asked} were asked for, {running} were running at the end" if running < asked else "",
         ]

@@ -325,6 +325,13 @@ def test_bad_input_ends_before_any_load(locust: Start, tmp_path: Path, arguments
     assert not (tmp_path / "run").exists()
 
 
+def test_a_warm_up_as_long_as_the_run_is_wrong_usage(locust: Start, tmp_path: Path) -> None:
+    (tmp_path / "warm.toml").write_text("warm_up_s = 2")
+    code, _, err = finish(locust(*HEADLESS, "--run-time", "2s", "--slo", "warm.toml"))
+    assert code == 2
+    assert "error: --slo warm.toml: its warm_up_s leaves nothing of 2 s" in err
+
+
 def test_a_port_that_is_taken_is_wrong_usage_and_leaves_no_worker(locust: Start) -> None:
     """Locust's own error would end with 1, and its workers would look for the master for minutes."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
