@@ -139,6 +139,8 @@ class CommandTable:
             return Footprint(writes=(CHANNELS,))
         if name in _KEYLESS or name == "CLIENT":
             return NOTHING
+        if name == "CONFIG" and len(words) > 1 and plain(words[1]).upper() == "GET":
+            return Footprint(reads=(" configuration",))  # other subcommands touch everything, and so this
         if name == "WATCH":
             return Footprint(reads=tuple(key_text(key) for key in words[1:]))
         row = self._rows.get(name)

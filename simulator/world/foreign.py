@@ -15,6 +15,7 @@ _FOR_ALL = frozenset(
     BGSAVE BGREWRITEAOF SELECT SHUTDOWN SLAVEOF SWAPDB SYNC
     """.split()  # noqa: SIM905 - one line a word is no list to read
 )
+_FORGETS_SCRIPTS = frozenset({("SCRIPT", "FLUSH"), ("SCRIPT", "KILL")})
 
 
 class Guard:
@@ -26,8 +27,8 @@ class Guard:
 
     def __call__(self, command: tuple[Any, ...]) -> None:
         for one in command[1:] if command[0] == TRANSACTION else (command,):
-            name = words_of(one)[0]
-            if name in _FOR_ALL or (name == "SCRIPT" and plain(words_of(one)[1]).upper() in ("FLUSH", "KILL")):
+            name, second = [*(plain(word).upper() for word in words_of(one)[:2]), ""][:2]
+            if (name in _FOR_ALL and (name, second) != ("CONFIG", "GET")) or (name, second) in _FORGETS_SCRIPTS:
                 raise self._refusal(name, "concerns the whole server")
             for key in self._table.footprint(one).writes:
                 if key == EVERYTHING and name not in ("EXEC", "MULTI"):

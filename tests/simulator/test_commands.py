@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ import redis
 from hypothesis import given
 from hypothesis import strategies as st
 
+from podrace.simulator.errors import TargetError
 from podrace.simulator.servers.connection import connect
 from podrace.simulator.servers.embedded import EmbeddedServer
 from podrace.simulator.servers.probe import Probe
@@ -25,6 +27,7 @@ from podrace.simulator.world.footprints import (
     Footprint,
     key_text,
 )
+from podrace.simulator.world.foreign import Guard
 from podrace.simulator.world.steps import TRANSACTION
 from podrace.simulator.world.trace import MASK, Trace
 
@@ -58,6 +61,9 @@ COMMANDS: tuple[tuple[tuple[Any, ...], tuple[tuple[str, ...], tuple[str, ...]]],
     (("EVAL", "return 1", 2, "a", "b", "arg"), ((), ("a", "b", SCRIPT))),
     (("eval", b"return 1", b"0", "arg"), ((), (SCRIPT,))),
     (("EVAL_RO", "return 1", 1, "a"), (("a",), (SCRIPT,))),
+    (("CONFIG GET", "appendonly"), ((" configuration",), ())),
+    (("config", "get", "appendonly"), ((" configuration",), ())),
+    (("CONFIG SET", "appendonly", "yes"), ((), (EVERYTHING,))),
     (("EVALSHA", SHA, 1, "a"), ((SCRIPT,), ("a",))),
     (("EVALSHA_RO", SHA.upper(), 1, "a"), (("a", SCRIPT), ())),
     (("SCRIPT LOAD", "return 1"), ((), (SCRIPT,))),
@@ -97,6 +103,32 @@ def test_the_keys_of_a_command(table: CommandTable, command: tuple[Any, ...], to
     assert table.footprint(command) == Footprint(*touches)
 
 
+@pytest.mark.parametrize(
+    ("command", "is_sent"),
+    [
+        (("CONFIG GET", "appendonly"), True),
+        (("config", "get", "appendonly"), True),
+        (("CONFIG SET", "appendonly", "yes"), False),
+        (("CONFIG RESETSTAT",), False),
+        (("SCRIPT LOAD", "return 1"), True),
+        (("SCRIPT FLUSH",), False),
+        (("FLUSHALL",), False),
+        (("SET", "ours:k", "v"), True),
+        (("SET", "k", "v"), False),
+        (("GET", "k"), True),
+        ((TRANSACTION, ("SET", "ours:k", "v"), ("SET", "k", "v")), False),
+    ],
+    ids=str,
+)
+def test_what_is_sent_to_a_server_that_somebody_else_runs(
+    table: CommandTable, command: tuple[Any, ...], is_sent: bool
+) -> None:
+    """What only reads is; what concerns the whole server, or writes another's keys, is not."""
+    guard = Guard(table, "ours:")
+    with nullcontext() if is_sent else pytest.raises(TargetError, match="nothing was sent"):
+        guard(command)
+
+
 def test_the_server_names_the_same_keys(table: CommandTable, redis_client: redis.Redis) -> None:
     asked = 0
     for command, (reads, writes) in COMMANDS:
@@ -111,7 +143,7 @@ def test_the_server_names_the_same_keys(table: CommandTable, redis_client: redis
             keys = redis_client.command_getkeys(*command)
         except redis.ResponseError:  # has none
             keys = []
-        ours = {key for key in (*reads, *writes) if key != EVERYTHING and not key.startswith(" script ")}
+        ours = {key for key in (*reads, *writes) if key != EVERYTHING and not key.startswith(" ")}
         assert set(keys) == ours, command
         asked += bool(keys)
     assert asked > 15
