@@ -3,8 +3,8 @@
 The promise: once `add_message` has returned, the message and each of its images reaches the memory agent with exactly
 one effect and in order for its user; or in its place stands a part that names it and the reason it is missing:
 
-    {"type": "missing_image", "filename": ..., "reason": ...}        Gemini refused it for good, or attempts are used up
-    {"type": "missing_message", "message_id": ..., "reason": ...}    and the message is in the dead-letter list
+    {"type": "missing_image", "filename": ..., "reason": ...}   Gemini refused it for good, or attempts are used up
+    {"type": "missing_message", "message_id": ..., "reason": ..., "filenames": [...]}     it is in the dead-letter list
 
 Where `add_message` raised a ValueError, nothing was promised and nothing is kept. Where it raised a connection error,
 nobody can know: call again with the same message id, and the message is there exactly once. A status never goes
@@ -47,6 +47,7 @@ from podrace.reference.durable_store import (
     Batch,
     DurableStore,
     Item,
+    damaged_status,
 )
 from podrace.reference.durable_uploads import Uploader
 from podrace.reference.runtime import Runtime
@@ -234,9 +235,10 @@ class DurablePod:
         """Send a batch and acknowledge it: `acked`, `stale` where another has it now, or what became of a refusal."""
         lease = self._store.key(user_id, "claim")
         heartbeat = self._uploader.heartbeat
-        heartbeat.hold(lease, batch.claimer, user_id, longest_s=self._settings.absorb_timeout_s)
+        heartbeat.hold(lease, batch.claimer, user_id, longest_s=self._settings.upload_timeout_s)
         try:
-            parts = self._build(user_id, batch)
+            parts = self._build(batch)
+            heartbeat.hold(lease, batch.claimer, user_id, longest_s=self._settings.absorb_timeout_s)
             self._memory.send(user_id, parts, batch_id=batch.batch_id, fence=batch.fence)
         except Exception as error:
             if hasattr(error, "highest_fence"):
@@ -261,31 +263,28 @@ class DurablePod:
         _log.warning("user %r: batch %s refused (%s): %s", user_id, batch.batch_id, verdict, reason)
         return verdict
 
-    def _build(self, user_id: str, batch: Batch) -> list[dict[str, Any]]:
-        """The parts to send. Files that Gemini has dropped are uploaded again, and so stand in the batch."""
+    def _build(self, batch: Batch) -> list[dict[str, Any]]:
+        """The parts to send. Files that this pod cannot read, or that are over, are uploaded again."""
         parts: list[dict[str, Any]] = []
         for item in batch.items:
             record = orjson.loads(item.record)
-            images = record.get("images") or [_placeholder_of(user_id, item, name) for name in item.uploads]
             if "missing" in record:
-                reason = record["missing"]
-                parts.append({"type": "missing_message", "message_id": item.message_id, "reason": reason})
-                parts += [_missing_image(name, reason) for name in record.get("filenames", ())]
+                names = record.get("filenames") or [status.get("filename") for status in item.uploads.values()]
+                told = {"message_id": item.message_id, "reason": record["missing"], "filenames": names}
+                parts.append({"type": "missing_message", **told})
             else:
                 parts.append({"type": "text", "text": record["text"]})
-            parts += [self._image_part(item, image) for image in images]
+                parts += [self._image_part(item, image) for image in record["images"]]
         return parts
 
     def _image_part(self, item: Item, image: dict[str, Any]) -> dict[str, Any]:
         if not image.get("pending"):
             return _file_part(image)
         name = image["upload_uuid"]
-        status = item.uploads[name]
-        if status["status"] == COMPLETED:
-            status = self._uploader.refresh(image, status)
+        status = self._uploader.usable(image, item.uploads.get(name) or damaged_status())
         if status["status"] == COMPLETED:
             item.uploads[name] = status
-            return _file_part(status["result"])
+            return {**_file_part(status["result"]), "usable_until": status["usable_until"]}
         # A file that was lost later: readers are not told `failed` of what was `completed`, the agent is told why.
         reason: str = status.get("reason", "")
         return _missing_image(image["filename"], reason)
@@ -320,14 +319,6 @@ def _file_part(file: Mapping[str, Any]) -> dict[str, Any]:
 
 def _missing_image(filename: str, reason: str) -> dict[str, Any]:
     return {"type": "missing_image", "filename": filename, "reason": reason}
-
-
-def _placeholder_of(user_id: str, item: Item, upload_id: str) -> Placeholder:
-    """Of an image whose message's record was damaged: its status still tells what it is."""
-    status = item.uploads[upload_id]
-    owner = status.get("message_id", item.message_id)
-    known = {"filename": status.get("filename") or "an image", "user_id": user_id, "message_id": owner}
-    return {"upload_uuid": upload_id, "pending": True, **known}
 
 
 def _missing_record(item: Item, reason: str) -> bytes:

@@ -75,7 +75,7 @@ class Settings:
     compress: bool = True
     lease_s: float = 15.0
     """How long a dead pod holds a user up."""
-    upload_timeout_s: float = 60.0
+    upload_timeout_s: float = 30.0
     """An upload of which Gemini takes nothing for so long is given up, and tried again by whoever absorbs next."""
     absorb_timeout_s: float = 300.0
     """A batch that the memory agent has not recorded within so long may be claimed by another pod."""
@@ -93,8 +93,7 @@ class Settings:
     remember_s: float = 3600.0
     """For how long an acknowledged message is known: longer than callers retry, and than clocks differ."""
     file_life_s: float = FILE_LIFE_S
-    trust_file_s: float = 3600.0
-    """A file older than this is asked for at Gemini before it is used."""
+    """For how long a file may be sent after its upload began."""
     durability: str = "warn"
     """Where the server may lose what it acknowledged: `refuse` to start, `warn`, or `off` (do not look)."""
     wait_replicas: int = 0

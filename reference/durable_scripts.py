@@ -56,9 +56,8 @@ class ScriptRunner:
     def run(self, name: str, keys: list[str], args: Sequence[Any]) -> Any:
         try:
             return self._redis.evalsha(self._sha[name], len(keys), *keys, *args)
-        except NoScriptError:  # a server that is new, was restarted, or took over
-            self._redis.script_load(self._texts[name])
-            return self._redis.evalsha(self._sha[name], len(keys), *keys, *args)
+        except NoScriptError:  # a server that is new, was restarted, or took over: EVAL teaches it the script
+            return self._redis.eval(self._texts[name], len(keys), *keys, *args)
 
     def run_all(self, calls: list[Call], *, replicas: int, wait_ms: int) -> list[Any]:
         """Many in one round trip a node; what the server answers to one alone is an exception in its place.

@@ -241,8 +241,10 @@ class DurableStore:
         """Take the delivered batch out. False where its claim has become another's, who offers it again."""
         done = [f"done:{_quoted(item.message_id)}" for item in batch.items]
         keys = self._keys(user_id, "queue", "messages", "uploads", "bytes", "state", "claim", *done)
-        args: list[Any] = [batch.batch_id, batch.fence, batch.claimer, self._remember_ms]
-        return bool(self._run("ack", keys, args + [_done(item) for item in batch.items]))
+        args: list[Any] = [batch.fence, batch.claimer, self._remember_ms]
+        for item in batch.items:
+            args += [item.message_id, _done(item)]
+        return bool(self._run("ack", keys, args))
 
     def dead_letter(self, user_id: str, batch: Batch, *, refusals: int, reason: str, missing: bytes) -> str:
         """Count a refusal: `again`, `apart`, `dead`, `counted` (sent twice), or `stale` (no longer ours)."""
@@ -288,7 +290,12 @@ def decoded_status(value: bytes) -> Status:
         status = orjson.loads(value)
     except ValueError:
         status = None
-    return status if isinstance(status, dict) else orjson.loads(_DAMAGED_STATUS)
+    return status if isinstance(status, dict) else damaged_status()
+
+
+def damaged_status() -> Status:
+    """What stands for an upload of which nothing can be read."""
+    return dict(orjson.loads(_DAMAGED_STATUS))
 
 
 def _accepted(message: NewMessage, reply: Any) -> Accepted | Exception:

@@ -89,6 +89,8 @@ class Uploader:
         self._settings = settings
         self.heartbeat = Heartbeat(store, runtime, lease_s=settings.lease_s, before=self._give_up_the_hung)
         self._lock = runtime.lock()
+        self._same_key = {store.holder}
+        """Pods whose files this one can read."""
         self._waiting: deque[Upload] = deque()
         self._mine: dict[str, Upload] = {}
         self._workers = 0
@@ -123,26 +125,27 @@ class Uploader:
         with self._lock:
             self._waiting.clear()
 
-    def refresh(self, placeholder: Placeholder, status: Status) -> Status:
-        """The status of a completed upload while Gemini has its file; else of the file uploaded again, or `failed`."""
-        result = status["result"]
-        if not self._is_gone(result, self._runtime.now() - status.get("timestamp", 0.0)):
-            return status
+    def usable(self, placeholder: Placeholder, status: Status) -> Status:
+        """The status, unless this pod cannot read its file: then of the file uploaded again, or `failed`."""
+        while status["status"] == COMPLETED and self._is_gone(status):
+            status = self._upload_again(placeholder, status)
+        return status
+
+    def _upload_again(self, placeholder: Placeholder, status: Status) -> Status:
         content = self._store.image_bytes(placeholder["user_id"], placeholder["upload_uuid"])
         if not content:
             return self._failed(placeholder, "Gemini has dropped the file, and its bytes were not kept")
         upload = self._new(placeholder, content)
         while True:
             try:
-                fresh = self._completed(placeholder, self._put(upload))
+                fresh = self._put(upload)
                 break
             except Exception as error:
                 if _is_final(error) or upload.attempt >= self._settings.upload_attempts:
                     return self._failed(placeholder, f"Gemini has dropped the file, and: {_told(error)}")
                 self._pause(upload.attempt)
                 upload.attempt += 1
-        self._finish(upload, fresh, replaces=result["name"])
-        return fresh
+        return self._finish(upload, fresh, replaces=status["result"]["name"]) or fresh
 
     # -- the pool
 
@@ -215,7 +218,7 @@ class Uploader:
                 self._finish(upload, self._failed(placeholder, "the pod that had it is gone, and no bytes were kept"))
                 return
             try:
-                status = self._completed(placeholder, self._put(upload))
+                status = self._put(upload)
             except Exception as error:
                 if _is_final(error):
                     status = self._failed(placeholder, _told(error))
@@ -230,8 +233,8 @@ class Uploader:
             self._finish(upload, status)
             return
 
-    def _put(self, upload: Upload) -> Any:
-        """Upload, and wait until Gemini has the file ready. Raises what Gemini does."""
+    def _put(self, upload: Upload) -> Status:
+        """Upload, and wait until Gemini has the file ready: the completed status. Raises what Gemini does."""
         started = upload.moved_at = upload.told_at = self._runtime.now()
         try:
             file = self._gemini.upload(
@@ -253,7 +256,9 @@ class Uploader:
         if _state(file) == "FAILED":
             self._delete(file.name)
             raise RefusedFileError("Gemini cannot use the file")
-        return file
+        ended = self._ended(upload.placeholder, COMPLETED, progress=100)
+        known = {"by": self._store.holder, "usable_until": started + self._settings.file_life_s}
+        return {**ended, "result": file_reference(file), **known}
 
     def _progress(self, upload: Upload, sent: int) -> None:
         """Tell how much was sent, at most once a second. Nothing depends on it."""
@@ -284,7 +289,8 @@ class Uploader:
         upload.placeholder["filename"] = taken.filename
         return True
 
-    def _finish(self, upload: Upload, status: Status, *, replaces: str = "") -> None:
+    def _finish(self, upload: Upload, status: Status, *, replaces: str = "") -> Status | None:
+        """Write how an upload ended. Returns what stands; None where nobody needs it any more."""
         keep = self._settings.keep_bytes == "acked" and status["status"] == COMPLETED
         with self._lock:
             upload.ending = True
@@ -305,6 +311,7 @@ class Uploader:
             ours = status["result"]["name"]
             if not stands or (stands.get("result") or {}).get("name") != ours:
                 self._delete(ours)  # nobody will use it
+        return stands
 
     def _insist(self, send: Callable[[], _T]) -> _T:
         """Send until the server has answered: every script may come twice."""
@@ -321,15 +328,19 @@ class Uploader:
 
     # -- Gemini's rules
 
-    def _is_gone(self, result: Any, age_s: float) -> bool:
-        if age_s > self._settings.file_life_s:
+    def _is_gone(self, status: Status) -> bool:
+        """Whether a file is over, or cannot be read with this pod's key: that is tried once for each pod's files."""
+        if self._runtime.now() >= status["usable_until"]:
             return True
-        if age_s <= self._settings.trust_file_s or not hasattr(self._gemini, "get"):
+        if status["by"] in self._same_key or not hasattr(self._gemini, "get"):
             return False
         try:
-            return _state(self._gemini.get(name=result["name"])) == "FAILED"
-        except Exception as error:  # 403: it belongs to another key. What passes, says nothing
-            return getattr(error, "code", None) in (403, 404)
+            self._gemini.get(name=status["result"]["name"])
+        except Exception as error:  # 403: it is another key's. Where nobody knows, uploading it again settles it
+            _log.info("file of upload %s: cannot be read, uploaded again: %s", status["filename"], error)
+            return True
+        self._same_key.add(status["by"])
+        return False
 
     def _delete(self, name: str | None) -> None:
         if not name or not hasattr(self._gemini, "delete"):
@@ -339,16 +350,12 @@ class Uploader:
         except Exception as error:
             _log.info("file %s: not deleted, goes after 48 h by itself: %s", name, error)
 
-    def _completed(self, placeholder: Placeholder, file: Any) -> Status:
-        status = self._ended(placeholder, COMPLETED, progress=100)
-        return {**status, "result": file_reference(file)}
-
     def _failed(self, placeholder: Placeholder, reason: str) -> Status:
         return {**self._ended(placeholder, FAILED, progress=0), "reason": reason}
 
     def _ended(self, placeholder: Placeholder, status: str, *, progress: int) -> Status:
         known = {"filename": placeholder["filename"], "message_id": placeholder["message_id"]}
-        return {"status": status, "result": None, **known, "progress": progress, "timestamp": self._runtime.now()}
+        return {"status": status, "result": None, **known, "progress": progress}
 
     def _new(self, placeholder: Placeholder, content: bytes) -> Upload:
         lease = self._store.key(placeholder["user_id"], "lease", placeholder["message_id"])

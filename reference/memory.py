@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import sqlite3
 import threading
+import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +30,18 @@ class StaleFenceError(RuntimeError):
         self.highest_fence = highest_fence
 
 
+class FileOverError(ValueError):
+    """Definite: nothing was recorded. A file of the batch could no longer be read: send it again with a fresh one."""
+
+
 class MemoryLedger:
-    """One row a batch, one a part; usable by many processes and threads at once.
+    """One row a batch, one a part; usable by many processes and threads at once. `now` is the agent's clock.
 
     Raises sqlite3.OperationalError where the file cannot be opened or stays locked for 5 s.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, now: Callable[[], float] = time.time) -> None:
+        self._now = now
         self._lock = threading.Lock()
         self._connection = sqlite3.connect(path, timeout=5.0, check_same_thread=False, isolation_level=None)
         # Outlives every killed pod; only a crash of the whole machine could lose the tail.
@@ -51,7 +57,8 @@ class MemoryLedger:
     ) -> None:
         """Record one batch; a `batch_id` already recorded of this user has no second effect.
 
-        Raises StaleFenceError where the user's batches have already come with a higher `fence`.
+        Raises StaleFenceError where the user's batches have already come with a higher `fence`, FileOverError where a
+        part's `usable_until`, in seconds since the epoch, is over.
         """
         batch_id = batch_id or uuid.uuid4().hex
         contents = [json.dumps(part) for part in parts]
@@ -64,6 +71,8 @@ class MemoryLedger:
                     "INSERT OR IGNORE INTO batch (batch_id, user_id) VALUES (?, ?)", (batch_id, user_id)
                 )
                 if new.rowcount:
+                    if any(part.get("usable_until", self._now() + 1) <= self._now() for part in parts):
+                        raise FileOverError(f"user {user_id!r}: a file of batch {batch_id} is over")
                     rows = [(new.lastrowid, position, content) for position, content in enumerate(contents)]
                     self._connection.executemany("INSERT INTO part VALUES (?, ?, ?)", rows)
 

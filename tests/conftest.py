@@ -245,8 +245,8 @@ def make_file() -> type[File]:
 
 
 @pytest.fixture
-def ledger(tmp_path: Path) -> Iterator[MemoryLedger]:
-    recorded = MemoryLedger(tmp_path / "memory.sqlite")
+def ledger(tmp_path: Path, runtime: VirtualRuntime) -> Iterator[MemoryLedger]:
+    recorded = MemoryLedger(tmp_path / "memory.sqlite", runtime.now)
     yield recorded
     recorded.close()
 

@@ -25,12 +25,29 @@ local function set_aside(id, record)
   return missing
 end
 
+-- An id in the queue that no record has was damaged: it stands for the message that the queue does not name.
+local function mended(place, id)
+  local queued = {}
+  for _, one in ipairs(redis.call('LRANGE', KEYS[1], 0, -1)) do queued[one] = true end
+  for _, one in ipairs(redis.call('HKEYS', KEYS[2])) do
+    if not queued[one] then
+      redis.call('LSET', KEYS[1], place, one)
+      return one
+    end
+  end
+  return id
+end
+
 local state = redis.call('HMGET', KEYS[4], 'size', 'alone', 'fence', 'batch')
 local size, alone, stored, batch = tonumber(state[1] or 0), tonumber(state[2] or 0), state[3], state[4]
 local most = size > 0 and size or (alone > 0 and 1 or tonumber(ARGV[5]))
 local items, pending = {}, {}
-for _, id in ipairs(redis.call('LRANGE', KEYS[1], 0, most - 1)) do
+for place, id in ipairs(redis.call('LRANGE', KEYS[1], 0, most - 1)) do
   local record = redis.call('HGET', KEYS[2], id)
+  if not record then
+    id = mended(place - 1, id)
+    record = redis.call('HGET', KEYS[2], id)
+  end
   if not object(record) then record = set_aside(id, record) end
   local statuses = {}
   for upload in string.gmatch(redis.call('HGET', KEYS[3], '/of/' .. id) or '', '%S+') do

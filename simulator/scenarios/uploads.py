@@ -77,6 +77,14 @@ def ask(name: str, call: str, place: int = 0, *, after: tuple[str, ...] = ()) ->
     return Call(name, "upload_status", (Ref(call, place),), after or (call,))
 
 
+class OlderFenceError(PermissionError):
+    """Nothing was recorded: the user's batches have already come with a higher fence."""
+
+    def __init__(self, fence: int, highest_fence: int) -> None:
+        super().__init__(f"fence {fence} is older than {highest_fence}")
+        self.highest_fence = highest_fence
+
+
 class Memory:
     """The memory agent's ledger as a list; passes the same contract tests as the real one."""
 
@@ -103,16 +111,19 @@ class Memory:
     ) -> None:
         """Record one batch; one that its user's memory has recorded already has no second effect.
 
-        Raises ValueError for a batch that it cannot take, PermissionError for a fence older than the newest.
+        Raises ValueError for a batch that it cannot take, or that has a part whose `usable_until` is over (in seconds
+        since the epoch), OlderFenceError for a fence older than the newest.
         """
         if any(POISON in str(part.get("text", "")) for part in parts):
             raise ValueError("the memory agent cannot take this batch")
         if fence is not None:
             if fence < self._fences.get(str(user_id), fence):
-                raise PermissionError(f"fence {fence} is older than {self._fences[str(user_id)]}")
+                raise OlderFenceError(fence, self._fences[str(user_id)])
             self._fences[str(user_id)] = fence
         batch_id = batch_id or f"batch-{len(self._batches) + 1}"
         if (str(user_id), batch_id) not in self._ids:
+            if any(part.get("usable_until", self._now() + 1) <= self._now() for part in parts):
+                raise ValueError("the memory agent cannot read a file of this batch any more")
             self._ids.add((str(user_id), batch_id))
             for uri in (str(part.get("google_cloud_file_uri")) for part in parts):
                 if not self.is_usable(uri, pod):

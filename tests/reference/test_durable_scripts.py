@@ -392,7 +392,13 @@ class RefusedError(Exception):
 SAFEGUARDS: list[tuple[Callable[[Scene], object], object, str, str, str]] = [
     (accept_again_while_queued, ["1"], "accept", "if record then", "if false then"),
     (accept_again_when_absorbed, ["1"], "accept", "if done then", "if false then"),
-    (accept_again_when_absorbed, ["1"], "ack", "for number = 7, #KEYS", "for number = 7, 6"),
+    (
+        accept_again_when_absorbed,
+        ["1"],
+        "ack",
+        "redis.call('SET', KEYS[number], ARGV[2 * number - 9], 'PX', ARGV[3])",
+        "",
+    ),
     (limit_of_kept_bytes, ["m2"], "accept", "if added > 0 and kept", "if false and kept"),
     (late_completion, "failed", "finish", "if ended and not", "if false and not"),
     (failure_without_the_lease, "completed", "finish", "if ARGV[4] == '1' and", "if false and"),
@@ -408,9 +414,9 @@ SAFEGUARDS: list[tuple[Callable[[Scene], object], object, str, str, str]] = [
     (claim_is_frozen, (True, 1, True), "claim", "local most = size > 0 and size or", "local most ="),
     (claim_is_frozen, (True, 1, True), "claim", "tonumber(stored or 0) + 1", "tonumber(stored or 0)"),
     (image_still_pending, 0, "claim", "if #pending > 0 then break end", ""),
-    (acknowledgement_of_the_late, (False, 1, 1), "ack", "or state[3] ~= ARGV[2]", ""),
-    (acknowledgement_twice, (True, True, [b"m2"]), "ack", "== this then return 1", "== 0 then return 1"),
-    (release_of_a_foreign_claim, b"another's", "ack", "if redis.call('GET', KEYS[6]) == ARGV[3] then", "if true then"),
+    (acknowledgement_of_the_late, (False, 1, 1), "ack", "if state[2] ~= ARGV[1]", "if false"),
+    (acknowledgement_twice, (True, True, [b"m2"]), "ack", "== ARGV[1] then return 1", "== 0 then return 1"),
+    (release_of_a_foreign_claim, b"another's", "ack", "if redis.call('GET', KEYS[6]) == ARGV[2] then", "if true then"),
     (shared_image, "completed", "ack", "'/refs', -1) <= 0", "'/refs', -1) <= 9"),
     (
         shared_image,

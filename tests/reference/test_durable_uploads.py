@@ -181,36 +181,92 @@ def test_file_that_is_processed_for_ever(
 
 
 @pytest.mark.parametrize(
-    ("age_s", "lost", "asked", "uploads"),
-    [
-        (60.0, {}, 0, 1),
-        (2 * HOUR_S, {}, 1, 1),
-        (2 * HOUR_S, {"files/1": 403}, 1, 2),
-        (2 * HOUR_S, {"files/1": 404}, 1, 2),
-        (2 * HOUR_S, {"files/1": 503}, 1, 1),
-        (47.5 * HOUR_S, {}, 0, 2),
-    ],
+    ("age_s", "uploads"),
+    [(46.9 * HOUR_S, 1), (47 * HOUR_S, 2)],
 )
-def test_old_file_is_asked_for_or_uploaded_again(
+def test_file_that_is_nearly_over_is_uploaded_again(
     pod: DurablePod,
     runtime: VirtualRuntime,
     png: Path,
     gemini: Gemini,
     ledger: MemoryLedger,
     age_s: float,
-    lost: dict[str, int],
-    asked: int,
     uploads: int,
 ) -> None:
     (placeholder,) = pod.add_message("ann", "1", [png], "m1")
     runtime.run()
     runtime.sleep(age_s)
-    gemini.lost = lost
     assert pod.absorb("ann") == 1
     assert gemini.contents == [png.read_bytes()] * uploads
-    assert len(gemini.asked) == asked
     assert images_of(ledger) == [f"https://files.test/{uploads}"]
     assert pod.upload_status(placeholder)["result"]["uri"] == f"https://files.test/{uploads}"
+
+
+@pytest.mark.parametrize("code", [None, 403, 404, 503])
+def test_file_of_another_pod_is_tried_with_our_key(
+    make_durable: MakePod,
+    runtime: VirtualRuntime,
+    png: Path,
+    gemini: Gemini,
+    ledger: MemoryLedger,
+    code: int | None,
+) -> None:
+    """Once for each pod whose files can be read; what cannot be read, or is not known to be, is uploaded again."""
+    a, b = make_durable("A"), make_durable("B")
+    gemini.lost = {f"files/{number}": code for number in (1, 2) if code}
+    placeholders = [a.add_message("ann", "1", [png], name)[0] for name in ("m1", "m2")]
+    runtime.run()
+    assert b.absorb("ann") == 2
+    read = [1, 2] if code is None else [3, 4]
+    assert len(gemini.asked) == (1 if code is None else 2)
+    assert [part.get("google_cloud_file_uri") for _, _, parts in ledger.batches() for part in parts[1::2]] == [
+        f"https://files.test/{number}" for number in read
+    ]
+    assert [a.upload_status(one)["result"]["name"] for one in placeholders] == [f"files/{number}" for number in read]
+
+
+def test_file_that_is_over_when_it_comes_is_sent_again_as_another(
+    make_durable: MakePod, runtime: VirtualRuntime, png: Path, gemini: Gemini, ledger: MemoryLedger
+) -> None:
+    class Slow:
+        """Two days pass on the way of the first batch."""
+
+        def __init__(self) -> None:
+            self.ways_s = [48 * HOUR_S]
+
+        def send(self, *args: Any, **named: Any) -> None:
+            if self.ways_s:
+                runtime.sleep(self.ways_s.pop())
+            ledger.send(*args, **named)
+
+    pod = make_durable(memory=Slow())
+    pod.add_message("ann", "1", [png], "m1")
+    runtime.run()
+    assert pod.absorb("ann") == 1
+    assert images_of(ledger) == ["https://files.test/2"]
+
+
+def test_file_that_another_pod_uploaded_again_meanwhile_is_the_one_that_is_sent(
+    make_durable: MakePod, runtime: VirtualRuntime, png: Path, gemini: Gemini, ledger: MemoryLedger
+) -> None:
+    """The one that came too late is deleted at Gemini: it must stand in no batch."""
+    a, b = make_durable("A"), make_durable("B")
+    a.add_message("ann", "1", [png], "m1")
+    runtime.run()
+    runtime.sleep(48 * HOUR_S)
+
+    def pause() -> None:
+        gemini.during = lambda: None
+        b._store.redis.delete(TAG + "claim")
+        claimed = b._store.claim("ann", "another", lowest_fence=1, fewest=1, most=1).batch
+        assert claimed is not None
+        b._build(claimed)
+
+    gemini.during = pause
+    a.absorb("ann")
+    sent = images_of(ledger)
+    assert not {f"files/{uri.rpartition('/')[2]}" for uri in sent} & set(gemini.deleted)
+    assert sent
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -51,6 +52,18 @@ def test_what_is_changed_after_sending_does_not_change_the_record(ledger: Any) -
     ledger.send("alice", [part], "batch-a")
     part["text"] = "other"
     assert ledger.batches() == [("batch-a", "alice", [TEXT])]
+
+
+def test_a_batch_with_a_file_that_is_over_is_refused_whole(ledger: Any) -> None:
+    """But for one that was recorded before: its sender asks again because it did not hear."""
+    now = time.time()
+    over, usable = {**IMAGE, "usable_until": now - 1}, {**IMAGE, "usable_until": now + 3600}
+    with pytest.raises(ValueError, match="file"):
+        ledger.send("alice", [TEXT, usable, over], "batch-a")
+    assert ledger.batches() == []
+    ledger.send("alice", [TEXT, usable], "batch-a")
+    ledger.send("alice", [TEXT, over], "batch-a")
+    assert ledger.batches() == [("batch-a", "alice", [TEXT, usable])]
 
 
 # --- of the simulator's alone ---
