@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
 import os
@@ -11,7 +12,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -71,13 +72,22 @@ class MarkedFiles:
             self._journal.uploaded(stored.uri, number)
         return stored
 
+    def get(self, *, name: str) -> Any:
+        return self._inner.get(name=name)
+
+    def delete(self, *, name: str) -> None:
+        self._inner.delete(name=name)
+
 
 def _image_number(file: Any) -> int | None:
     """Which of our images this is, from its last bytes: pods do not compress here, so they arrive as they are."""
     try:
-        with open(file, "rb") as stream:
+        with nullcontext(file) if isinstance(file, io.IOBase) else open(file, "rb") as stream:
+            began = stream.tell()
             stream.seek(-len(MARK % 0), os.SEEK_END)
-            return int(stream.read().removeprefix(MARK.partition(b"%")[0]))
+            last = stream.read()
+            stream.seek(began)
+        return int(last.removeprefix(MARK.partition(b"%")[0]))
     except (OSError, ValueError, TypeError):
         return None
 

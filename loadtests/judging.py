@@ -17,7 +17,7 @@ from typing import Any
 from podrace.simulator.judge.findings import Finding
 from podrace.simulator.judge.run import OPEN, CallRecord, Left, Run
 from podrace.simulator.scenarios.model import Ref
-from podrace.simulator.scenarios.uploads import UPLOADS, Image, check
+from podrace.simulator.scenarios.uploads import UPLOADS, Image, OlderFenceError, check
 from podrace.simulator.world.steps import Step
 
 MOMENTS = 10_000
@@ -58,6 +58,8 @@ class Journal:
         self._images: dict[str, str] = {}
         self._last_begun: dict[str, int] = {}
         self._moment = 0
+        self._batches: dict[str, tuple[int, str | None]] = {}
+        """By user, the highest fence and the batch that came with it: no earlier one can come with as high a fence."""
 
     def begin(self, scenario: str, user_id: str, *, image: bool) -> int:
         """The number of a new message that is about to be handed in, as `text_of(number)`."""
@@ -89,8 +91,18 @@ class Journal:
             self._images[uri] = image_name(number)
             self._open[number].uris += (uri,)
 
-    def send(self, user_id: str, parts: Parts, batch_id: str | None = None) -> None:
-        """The memory agent of all pods: what arrives here has been delivered. An image belongs to the text before."""
+    def send(self, user_id: str, parts: Parts, batch_id: str | None = None, fence: int | None = None) -> None:
+        """The memory agent of all pods: what arrives here has been delivered. An image belongs to the text before.
+
+        A batch id that came last of its user has no second effect. Raises OlderFenceError as the agent does.
+        """
+        if fence is not None:
+            highest, last = self._batches.get(user_id, (fence, None))
+            if fence < highest:
+                raise OlderFenceError(fence, highest)
+            self._batches[user_id] = (fence, batch_id)
+            if batch_id == last:
+                return
         began = 0
         for end in range(1, len(parts) + 1):
             if end == len(parts) or parts[end].get("type") == "text":

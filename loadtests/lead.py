@@ -258,7 +258,8 @@ class Lead(Worker):
             self._flush()
         duration_s, reports = self.duration_s(), self._reports.values()
         missing = self._expected - self._done - {failure.get("id") for failure in self._failures}
-        left, lost = leftovers(self.server, self._run_id)
+        keeps = getattr(find_target(self.plan.target).factory, "keeps", ())
+        left, lost = leftovers(self.server, self._run_id, keeps)
         asked, running = self._asked, sum(report["users"] for report in reports)
         broken = [worker for worker, report in self._reports.items() if report["broken"]]
         failures = [*self._failures, *({"line": f"{name}: an exception of its own; see its log"} for name in broken)]

@@ -6,8 +6,9 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import podrace
@@ -77,13 +78,16 @@ def run_id(server: Server) -> str:
         return ""
 
 
-def leftovers(server: Server, run_id_before: str) -> tuple[int, str]:
-    """How many of the pods' keys are left, and how the server was lost, if it was; then deletes them all."""
+def leftovers(server: Server, run_id_before: str, keeps: Sequence[str]) -> tuple[int, str]:
+    """How many of the pods' keys are left, and how the server was lost, if it was; then deletes them all.
+
+    `keeps` are the patterns of keys that the target leaves on purpose.
+    """
     try:
         with connect(server.url, max_connections=1) as client:
-            store = f"{server.prefix}store:".encode()
-            keys = client.scan_iter(match=f"{server.prefix}*", count=1000)
-            left = sum(not key.startswith(store) for key in keys)
+            kept = [server.prefix + pattern for pattern in ("store:*", *keeps)]
+            keys = (key.decode(errors="replace") for key in client.scan_iter(match=f"{server.prefix}*", count=1000))
+            left = sum(not any(fnmatchcase(key, pattern) for pattern in kept) for key in keys)
             delete_prefix(client, server.prefix)
         again = run_id(server) != run_id_before
         return left, "the server was started again during the run, and may have forgotten" if again else ""

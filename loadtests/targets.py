@@ -55,6 +55,7 @@ TARGETS: Mapping[str, LoadTarget] = {
         factory=targets.shared,
         store=lambda env: RedisStore(env.redis, env.runtime, prefix=f"{env.prefix}store:"),
     ),
+    "durable": LoadTarget(factory=targets.durable),
 }
 
 

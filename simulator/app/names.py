@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 PARTS = {"memory": "podrace.reference.memory:MemoryLedger", "gemini": "podrace.reference.gemini:GeminiFiles"}
 """The real parts that a pod's process builds, by name: the simulator imports none of them."""
 
-TARGETS = {"local": "podrace.reference.targets:local", "shared": "podrace.reference.targets:shared"}
+TARGETS = {name: f"podrace.reference.targets:{name}" for name in ("local", "shared", "durable")}
 
 
 def named_target(text: str) -> NamedTarget:
-    """`local`, `shared`, or `module:factory`."""
+    """A name of TARGETS, or `module:factory`."""
     from podrace.simulator.app.campaign import NamedTarget
 
     path = TARGETS.get(text, text)

@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 Command = Callable[..., None]
-TARGET_HELP = "local, shared, or your own as module:factory."
+TARGET_HELP = "local, shared, durable, or your own as module:factory."
 SCENARIO_HELP = "A name that `podrace scenarios` lists, or your own as module:NAME."
 
 

@@ -15,6 +15,7 @@ from podrace.simulator.world.steps import DROP_REPLY
 BOTH = frozenset({"local", "shared"})
 LOCAL = frozenset({"local"})
 SHARED = frozenset({"shared"})
+DURABLE = frozenset({"durable"})
 
 ONE = (add("m1", ["image-1"]),)
 """One message with one image."""
@@ -174,6 +175,7 @@ SCENARIOS: tuple[Scenario, ...] = (
         what="the plain DEL of an absorber whose lock has expired frees another's lock",
         faults=(TimePasses(pods=B, since="LTRIM", until="DEL", at_most_s=LEASE_S, keys_only=True),),
         violates=BOTH,
+        spares=DURABLE,  # both are one script
     ),
     Scenario(
         "push-applied-twice",

@@ -36,6 +36,10 @@ class Scene(Protocol):
         """Whether a pod has taken such a step."""
         ...
 
+    def names(self, step: Step) -> set[str]:
+        """The names of the commands that a step sends, those inside a script included, in upper case."""
+        ...
+
     def is_calling(self, method: str, pod: str) -> bool:
         """Whether a call of the method is under way in the pod."""
         ...
@@ -117,8 +121,8 @@ class TimePasses(Fault):
 class LoseConnection(Fault):
     """A connection breaks at a command, before or after the server applied it, or while the pod waits on it.
 
-    `commands`: only at these, in whatever case and inside whatever pipeline the client sends them; none of them: only
-    while the pod waits for something to read.
+    `commands`: only at these, in whatever case and inside whatever transaction or script they are sent; none of them:
+    only while the pod waits for something to read.
     """
 
     actions: tuple[str, ...] = (DROP_REQUEST, DROP_REPLY)
@@ -127,7 +131,7 @@ class LoseConnection(Fault):
     def on_step(self, step: Step, footprint: Footprint, scene: Scene) -> Sequence[str]:
         if step.kind == "receive":
             return (DROP_REPLY,) if not self.commands and DROP_REPLY in self.actions else ()
-        if step.kind != "redis" or (self.commands is not None and not self.commands & names_of(step.args)):
+        if step.kind != "redis" or (self.commands is not None and not self.commands & scene.names(step)):
             return ()
         return self.actions
 

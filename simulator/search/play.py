@@ -21,7 +21,7 @@ from podrace.simulator.search.rest import Rest
 from podrace.simulator.search.schedule import FINISH, Chooser, Decision
 from podrace.simulator.search.server_side import ServerSide
 from podrace.simulator.world.clock import US_PER_S, seconds
-from podrace.simulator.world.footprints import ALL_OF_IT, CHANNELS, NOTHING, Footprint, names_of, words_of
+from podrace.simulator.world.footprints import ALL_OF_IT, CHANNELS, NOTHING, Footprint, words_of
 from podrace.simulator.world.steps import (
     DROP_REPLY,
     DROP_REQUEST,
@@ -123,6 +123,9 @@ class Play:
 
     def has_done(self, what: str, pod: str) -> bool:
         return what in self._done.get(pod, ())
+
+    def names(self, step: Step) -> set[str]:
+        return self.side.names(step.args)
 
     def is_calling(self, method: str, pod: str) -> bool:
         return any(self.calls[number].method == method and pod_of(actor) == pod for actor, number in self._busy.items())
@@ -367,7 +370,7 @@ class Play:
         pod = step.pod
         done = self._done.setdefault(pod, set())
         if step.kind == "redis":
-            names = names_of(step.args)
+            names = self.names(step)
             done |= names
             if "WATCH" in names:
                 self._watched.setdefault(pod, {}).update(dict.fromkeys(footprint.reads))

@@ -15,7 +15,15 @@ from podrace.simulator.search.pending import Pending
 from podrace.simulator.servers.probe import Probe
 from podrace.simulator.world import scripts
 from podrace.simulator.world.clock import EPOCH_S, US_PER_S, Clock, roundest
-from podrace.simulator.world.footprints import CHANNELS, EVERYTHING, CommandTable, Footprint, sha_of, words_of
+from podrace.simulator.world.footprints import (
+    CHANNELS,
+    EVERYTHING,
+    CommandTable,
+    Footprint,
+    names_of,
+    sha_of,
+    words_of,
+)
 from podrace.simulator.world.steps import DROP_REQUEST, TRANSACTION, Step
 
 _ASKS_TIME = frozenset({"TTL", "PTTL", "EXPIRETIME", "PEXPIRETIME"})
@@ -47,6 +55,16 @@ class ServerSide:
         """SHA-1s of scripts that this run's server knows: it starts without any."""
         self.used_functions = False
         self.pending = Pending(probe, clock)
+
+    def names(self, command: tuple[Any, ...]) -> set[str]:
+        """The names of a command, or of a transaction's, and of those that its scripts send in this run."""
+        found = names_of(command)
+        for one in command[1:] if command[0] == TRANSACTION else (command,):
+            words = words_of(one)
+            text = self.table.script_of(one)
+            if text is not None and (words[0] in ("EVAL", "EVAL_RO") or plain(words[1]).lower() in self._loaded):
+                found |= scripts.commands(text)
+        return found
 
     def answer(self, step: Step) -> tuple[Any] | None:
         """The reply that the harness makes in the server's place; None where the server makes it."""

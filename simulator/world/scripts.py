@@ -48,6 +48,17 @@ def publishes(text: str) -> bool:
 
 
 @lru_cache(maxsize=1000)
+def commands(text: str) -> frozenset[str]:
+    """The names of the commands that the script may send, in upper case: those that are written out."""
+    tokens = _tokens(text)
+    return frozenset(
+        _content(name).upper()
+        for call, bracket, name in zip(tokens, tokens[1:], tokens[2:], strict=False)
+        if call in ("call", "pcall") and bracket == "(" and name[:1] in ("'", '"')
+    )
+
+
+@lru_cache(maxsize=1000)
 def reads_clock(text: str) -> bool:
     """Whether the script may ask the server for its clock, which no harness can lead: by a name that is written out."""
     tokens = ["", "", *_tokens(text)]

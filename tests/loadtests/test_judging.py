@@ -50,6 +50,16 @@ def test_what_arrives_is_kept(journal: Journal) -> None:
     assert journal.counts[UPLOAD] == {"accepted": 2, "delivered": 2}
 
 
+def test_a_batch_that_comes_again_or_too_late_has_no_second_effect(journal: Journal) -> None:
+    one, two = hand_in(journal, image=False), hand_in(journal, image=False)
+    journal.send("u", [text(one)], "batch-a", 1)
+    journal.send("u", [text(one)], "batch-a", 2)
+    with pytest.raises(PermissionError, match="fence 1 is older than 2"):
+        journal.send("u", [text(two)], "batch-b", 1)
+    journal.send("u", [text(two)], "batch-b", 2)
+    assert wrong(journal) == {}
+
+
 def test_a_message_without_its_image_has_lost_it(journal: Journal) -> None:
     journal.send("u", [text(hand_in(journal))])
     assert wrong(journal) == {"lost": 1}

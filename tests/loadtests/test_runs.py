@@ -74,6 +74,20 @@ def test_the_fix_keeps_everything(locust: Start, tmp_path: Path, lenient: tuple[
     assert cells(tmp_path, "again").keys() == found.keys()
 
 
+def test_durable_keeps_everything_and_leaves_nothing_but_what_it_says(
+    locust: Start, tmp_path: Path, lenient: tuple[str, str]
+) -> None:
+    code, out, err = finish(locust(*HEADLESS, *lenient, "--run-time", "2s", "--target", "durable"))
+    assert code == 0, out + err
+    found = cells(tmp_path)
+    assert {name: cell["verdict"] for name, cell in found.items()} == {
+        "load-queue": "holds",
+        "load-upload": "holds",
+        "limits": "holds",
+    }
+    assert all(found[name]["counts"]["delivered"] > 0 for name in ("load-queue", "load-upload"))
+
+
 def test_the_bug_loses_every_image_and_that_is_expected(
     locust: Start, tmp_path: Path, lenient: tuple[str, str]
 ) -> None:

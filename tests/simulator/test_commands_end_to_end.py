@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from podrace.simulator.app.names import TARGETS
+
 SCENARIOS = (
     "foreign-pod",
     "timeout-overwrites-completion",
@@ -43,7 +45,7 @@ def test_every_cell_of_the_matrix_is_as_expected(matrix: tuple[Path, dict[str, A
     folder, result = matrix
     cells = {(cell["scenario"], cell["target"]): cell for cell in result["cells"]}
     assert all(cell["verdict"] == cell["expected"] for cell in cells.values())
-    assert set(cells) == {(scenario, target) for scenario in SCENARIOS for target in ("local", "shared")}
+    assert set(cells) == {(scenario, target) for scenario in SCENARIOS for target in TARGETS}
     words = {scenario: cells[scenario, "shared"]["words"] for scenario in SCENARIOS}
     assert words["foreign-pod"] == words["crash-before-send"] == "ok"
     assert "lost" in words["timeout-overwrites-completion"]
@@ -105,7 +107,7 @@ def test_a_spent_budget_is_inconclusive_never_a_pass(tmp_path: Path) -> None:
         (("explore", "--scenario", "foreign"), "foreign-pod"),
         (("explore", "--scenario", "foreign-pod", "--target", "nothing.here:made"), "nothing.here"),
         (("replay", "missing.podrace.json"), "missing.podrace.json"),
-        (("matrix", "--targets", "durable"), "durable"),
+        (("matrix", "--targets", "eternal"), "eternal"),
     ],
 )
 def test_wrong_input_gets_one_clear_line_and_exit_2(arguments: tuple[str, ...], says: str, tmp_path: Path) -> None:

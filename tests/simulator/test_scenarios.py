@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 
 from podrace.simulator.app.campaign import NamedScenario, NamedTarget, explore_cell, lab_for, replay
 from podrace.simulator.app.counterexample import load
-from podrace.simulator.app.names import PARTS, named_target
+from podrace.simulator.app.names import PARTS, TARGETS, named_target
 from podrace.simulator.errors import UsageError
 from podrace.simulator.judge.findings import VIOLATED, Finding
 from podrace.simulator.scenarios.catalogue import SCENARIOS, find
@@ -21,7 +22,7 @@ from podrace.simulator.servers.connection import Server
 
 pytestmark = pytest.mark.wide
 
-CELLS = [(scenario, target) for scenario in SCENARIOS for target in ("local", "shared")]
+CELLS = [(scenario, target) for scenario in SCENARIOS for target in TARGETS]
 ROWS = {*range(1, 21), 26, 28, 30, 32, *range(34, 40)}
 WORDS = {
     ("foreign-pod", "local"): "lost",
@@ -39,6 +40,7 @@ WORDS = {
     ("same-id-twice", "shared"): "duplicated",
     ("two-users", "local"): "ok",
     ("subscriber-dropped", "shared"): "–",
+    ("foreign-unlock", "durable"): "–",
 }
 
 NEEDS_TWO = {"foreign-unlock"}
@@ -56,7 +58,8 @@ def test_an_entry_is_whole(scenario: Scenario) -> None:
     assert scenario.what
     assert isinstance(scenario.workload, Uploads)
     assert not scenario.violates & scenario.spares
-    assert scenario.violates | scenario.spares <= {"local", "shared"}
+    assert scenario.violates <= {"local", "shared"}
+    assert scenario.spares <= {"shared", "durable"}
     assert scenario.faults or not scenario.spares
 
 
@@ -120,7 +123,9 @@ def test_every_cell_is_as_expected_and_its_counterexample_replays(
     assert (named.name, named.path) == (target, f"podrace.reference.targets:{target}")
     expected = scenario.expected(target)
     row = NamedScenario(scenario.name, scenario)
-    bounds = Bounds(preemptions=1 if expected == VIOLATED and scenario.name not in NEEDS_TWO else 2)
+    few = 1 if target == "durable" else 2
+    preemptions = 1 if expected == VIOLATED and scenario.name not in NEEDS_TWO else few
+    bounds = Bounds(preemptions=int(os.environ.get("PODRACE_PREEMPTIONS", preemptions)), budget_s=600)
     cell = explore_cell(run_server, named, row, bounds, seed=7, folder=tmp_path, parts=PARTS)
     assert (cell.verdict, cell.expected, cell.is_expected) == (expected, expected, True), cell.note
     assert cell.words == WORDS.get((scenario.name, target), cell.words)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import redis
 
-from podrace.simulator.world.scripts import is_clean, reads_clock
+from podrace.simulator.world.scripts import commands, is_clean, reads_clock
 
 CLEAN = {
     "a literal command": "return redis.call('SET', KEYS[1], 'v')",
@@ -110,3 +110,12 @@ def test_a_script_that_touches_another_key_is_not_clean(redis_client: redis.Redi
 )
 def test_a_script_that_asks_for_the_time(script: Any, reads: bool) -> None:
     assert reads_clock(script) is reads
+
+
+def test_the_commands_of_a_script() -> None:
+    text = """
+    -- redis.call('DEL', KEYS[1])
+    if redis.call("get", KEYS[1]) then server.pcall ( 'LTRIM', KEYS[1], 1, -1) end
+    return redis.sha1hex('SET')
+    """
+    assert commands(text) == {"GET", "LTRIM"}

@@ -11,7 +11,7 @@ import click
 
 from podrace.simulator.app import show
 from podrace.simulator.app.conclude import conclude, document
-from podrace.simulator.app.names import named_scenario, named_target
+from podrace.simulator.app.names import TARGETS, named_scenario, named_target
 from podrace.simulator.app.options import (
     SCENARIO_HELP,
     TARGET_HELP,
@@ -53,7 +53,7 @@ def explore(target: str, scenario: str, bounds: Bounds, expect: Path | None, acc
 
 
 @click.command()
-@click.option("--targets", type=Names(), default="local,shared", show_default=True, metavar="A,B", help=TARGET_HELP)
+@click.option("--targets", type=Names(), default=",".join(TARGETS), show_default=True, metavar="A,B", help=TARGET_HELP)
 @click.option(
     "--scenarios", "names", type=Names(), metavar="NAME,NAME", help="Only these.  [default: all of the catalogue]"
 )
