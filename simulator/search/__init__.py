@@ -2,6 +2,7 @@
 
 - `schedule.py`: decisions, and who takes them
 - `server_side.py`: what the harness does on the server for one run: keys' lives, replies of its own, damage
+- `lives.py`: how long keys have to live, on the run's clock
 - `pending.py`: how long entries of streams have waited, on the run's clock
 - `play.py`: one schedule, from the first call to rest
 - `rest.py`: how a run is brought to rest

@@ -108,9 +108,11 @@ class Play:
         """The run as checks see it."""
 
         def left() -> list[Left]:
+            there = self.side.left()
+            values = self.side.probe.values([key for key, _ in there])
             return [
-                Left(key.removeprefix(self.prefix), self.side.probe.value(key), None if us is None else us / US_PER_S)
-                for key, us in self.side.left()
+                Left(key.removeprefix(self.prefix), value, None if us is None else us / US_PER_S)
+                for (key, us), value in zip(there, values, strict=True)
             ]
 
         return Run(self.events, self.calls, self.services, self.struck, self._rested_us / US_PER_S, self._waits(), left)
@@ -374,6 +376,7 @@ class Play:
             done |= names
             if "WATCH" in names:
                 self._watched.setdefault(pod, {}).update(dict.fromkeys(footprint.reads))
+                self.side.watched.update(footprint.reads)
             if action in (DROP_REQUEST, DROP_REPLY):
                 self._broken_in.add(pod)
         elif step.kind == "service":

@@ -92,4 +92,5 @@ class Rest:
 
     def _held(self) -> list[Any]:
         side = self._play.side
-        return [(key, side.probe.value(key)) for key, _ in side.left()]
+        keys = [key for key, _ in side.left()]
+        return [keys, side.probe.values(keys)]

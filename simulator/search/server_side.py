@@ -1,20 +1,20 @@
 """What the harness does on the server for one run: ends keys, answers in the server's place, clears up.
 
-Keys' times to live lie on the run's clock. The server is asked how long a key has to live after each command that
-may have set it; where a command's outcome depends on it, the server's own value is set right before.
+Keys' times to live lie on the run's clock (see lives.py), and so does how long entries of streams have waited
+(pending.py). Replies that depend on time or chance are made here.
 """
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 from podrace.simulator.errors import TargetError
 from podrace.simulator.history.events import plain
+from podrace.simulator.search.lives import ASKS_LIFE, SETS_LIFE, Lives
 from podrace.simulator.search.pending import Pending
 from podrace.simulator.servers.probe import Probe
 from podrace.simulator.world import scripts
-from podrace.simulator.world.clock import EPOCH_S, US_PER_S, Clock, roundest
+from podrace.simulator.world.clock import US_PER_S, Clock
 from podrace.simulator.world.footprints import (
     CHANNELS,
     EVERYTHING,
@@ -26,19 +26,8 @@ from podrace.simulator.world.footprints import (
 )
 from podrace.simulator.world.steps import DROP_REQUEST, TRANSACTION, Step
 
-_ASKS_TIME = frozenset({"TTL", "PTTL", "EXPIRETIME", "PEXPIRETIME"})
-_SETS_LIFE = frozenset(
-    {
-        *("SET", "SETEX", "PSETEX", "GETSET", "GETEX", "EXPIRE", "PEXPIRE", "EXPIREAT", "PEXPIREAT", "PERSIST"),
-        *("RESTORE", "COPY", "RENAME", "RENAMENX", "EXEC", "EVAL", "EVALSHA", "EVAL_RO", "EVALSHA_RO", "FCALL"),
-        *("FCALL_RO", "SORT", "BITOP", "DUMP", "OBJECT", *_ASKS_TIME),
-    }
-)
-"""Commands that may give a key a time to live, or whose reply may depend on one. All others leave it or end the key."""
 _FIELDS_LIVE = frozenset({"HEXPIRE", "HPEXPIRE", "HEXPIREAT", "HPEXPIREAT", "HSETEX", "HGETEX"})
 _ENDS_KEYS = frozenset({"DEL", "UNLINK", "GETDEL"})
-_LONG_MS = (EPOCH_S - 10 * 365 * 24 * 3600) * 1000
-"""What ends later than this by the server's clock was asked for by date, and that is the run's."""
 
 
 class ServerSide:
@@ -54,7 +43,11 @@ class ServerSide:
         self._loaded: set[str] = set()
         """SHA-1s of scripts that this run's server knows: it starts without any."""
         self.used_functions = False
+        self.lives = Lives(probe, clock)
         self.pending = Pending(probe, clock)
+        self.watched: set[str] = set()
+        """Keys of which a change makes some pod's transaction fail."""
+        self._has_listeners = False
 
     def names(self, command: tuple[Any, ...]) -> set[str]:
         """The names of a command, or of a transaction's, and of those that its scripts send in this run."""
@@ -73,7 +66,7 @@ class ServerSide:
         if name == "TIME":
             now_us = self.clock.now_us
             return ([str(now_us // US_PER_S).encode(), str(now_us % US_PER_S).encode()],)
-        if name in _ASKS_TIME and len(words) == 2:
+        if name in ASKS_LIFE and len(words) == 2:
             return (self._life(name, self.table.footprint(step.args).reads[0]),)
         if name in ("EVALSHA", "EVALSHA_RO") and plain(words[1]).lower() not in self._loaded:
             return (_no_script(),)
@@ -108,13 +101,13 @@ class ServerSide:
             raise TargetError(f"the target sends {name}: lives of hash fields cannot be led; no verdict can be given")
         if name in ("EVALSHA", "EVALSHA_RO") and plain(words[1]).lower() not in self._loaded:
             self._forget_scripts()  # inside a transaction: alone it is answered by the harness
-        if CHANNELS in touches.writes or EVERYTHING in touches.writes:
+        self._has_listeners |= "SUBSCRIBE" in name
+        if self._has_listeners and (CHANNELS in touches.writes or EVERYTHING in touches.writes):
             self.probe.settle()  # the server knows by then of subscribers whose connections have been closed
         self.pending.before(words, touches.touched())
-        if self.clock.deadlines and name in _SETS_LIFE:
-            keys = self.clock.deadlines if EVERYTHING in touches.touched() else touches.touched()
-            lives = [(key, left_ms) for key in keys if (left_ms := self.clock.left_ms(key)) is not None]
-            self.probe.let_live(lives)
+        if self.clock.deadlines and name in SETS_LIFE:
+            keys = list(self.clock.deadlines) if EVERYTHING in touches.touched() else touches.touched()
+            self.lives.before(words, keys, text, self.watched)
 
     def _forget_scripts(self) -> None:
         known = [("SCRIPT", "LOAD", self.table.texts[sha]) for sha in sorted(self._loaded) if sha in self.table.texts]
@@ -137,7 +130,7 @@ class ServerSide:
             asked.update(dict.fromkeys([*self.clock.deadlines, *self.probe.under(self.prefix)]))
             self.touched.update(asked)
         if asked:
-            self._measure([key for key in asked if not key.startswith(" ")], began_s, hints)
+            self.lives.after([key for key in asked if not key.startswith(" ")], hints, began_s)
 
     def _after(
         self,
@@ -154,17 +147,15 @@ class ServerSide:
         deadlines = self.clock.deadlines
         if certain and name == "SET" and (plainly := self._set_plainly(words)) is not None:
             if reply is not None:
-                deadlines.pop(touches.writes[0], None)
-                if plainly:
-                    deadlines[touches.writes[0]] = self.clock.now_us + plainly
+                self.lives.set_plainly(touches.writes[0], plainly)
             return
         if name in ("EVAL", "EVAL_RO", "SCRIPT"):
             self._learn_script(name, words)
         if certain and name in _ENDS_KEYS:
             for key in touches.writes:
                 deadlines.pop(key, None)
-        elif name not in _SETS_LIFE:
-            self._forget_ended([key for key in touches.writes if key in deadlines])
+        elif name not in SETS_LIFE:
+            self.lives.forget_ended([key for key in touches.writes if key in deadlines])
             if EVERYTHING in touches.writes:
                 asked[EVERYTHING] = None
         elif touches.writes:
@@ -173,12 +164,6 @@ class ServerSide:
                 hints += [number, number * 1000]
             if any(plain(word).startswith("-") for word in words[1:] if isinstance(word, int | str | bytes)):
                 hints.append(0)  # a time to live that is over at once
-
-    def _forget_ended(self, keys: list[str]) -> None:
-        """Forget the deadlines of keys that are gone; the command has changed none."""
-        for key, (left_ms, _) in zip(keys, self.probe.lives(keys), strict=True):
-            if left_ms < 0:
-                del self.clock.deadlines[key]
 
     @staticmethod
     def _set_plainly(words: tuple[Any, ...]) -> int | None:
@@ -201,22 +186,6 @@ class ServerSide:
             self._loaded.add(sha_of(words[2]))
         elif plain(words[1]).upper() == "FLUSH":
             self._loaded.clear()
-
-    def _measure(self, keys: list[str], began_s: float, hints: list[int]) -> None:
-        """Ask the server how long the keys have to live, and put that onto the run's clock."""
-        found = self.probe.lives(keys)
-        passed_ms = int((time.monotonic() - began_s) * 1000) + 1
-        for key, (left_ms, ends_ms) in zip(keys, found, strict=True):
-            if left_ms < 0:
-                self.clock.deadlines.pop(key, None)
-            elif ends_ms > _LONG_MS or ends_ms < 1_600_000_000_000:
-                self.clock.deadlines[key] = ends_ms * 1000
-            else:
-                known = self.clock.left_ms(key)
-                given = [*hints, *([known] if known else [])]
-                over = left_ms == 0 and (0 in hints or not any(given))
-                lives_ms = 0 if over else roundest(left_ms, left_ms + passed_ms, given)
-                self.clock.deadlines[key] = self.clock.now_us + 1000 * lives_ms
 
     def _life(self, name: str, key: str) -> int:
         due_us = self.clock.deadlines.get(key)

@@ -6,7 +6,7 @@ Keys are named as `footprints.key_text` has them, so that any bytes can be a key
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -31,6 +31,12 @@ def _text(value: Any) -> Any:
     if isinstance(value, bytes):
         return value.decode("utf-8", "surrogateescape")
     return [_text(item) for item in value] if isinstance(value, list) else value
+
+
+def _held(kind: bytes, value: Any) -> Any:
+    if kind == b"hash":
+        return dict(sorted(zip(value[::2], value[1::2], strict=True)))
+    return sorted(value) if kind == b"set" else value
 
 
 class Probe:
@@ -86,17 +92,22 @@ class Probe:
         pattern = "".join(f"\\{letter}" if letter in "*?[]^\\" else letter for letter in prefix) + "*"
         return sorted(_text(key) for key in self.ask(("KEYS", key_bytes(pattern)))[0])
 
-    def lives(self, keys: Sequence[str]) -> list[tuple[int, int]]:
-        """How long keys have to live, and when that is over by the server's clock, in milliseconds.
+    def ends(self, keys: Sequence[str]) -> tuple[list[int], int]:
+        """When keys end by the server's clock, and how late that is now, in milliseconds since the epoch.
 
-        Both are -1 for a key that lives for ever, and -2 for one that is not there.
+        -1 stands for a key that lives for ever, -2 for one that is not there.
         """
-        replies = self.ask(*((name, key_bytes(key)) for key in keys for name in ("PTTL", "PEXPIRETIME")))
-        return [(int(left_ms), int(ends_ms)) for left_ms, ends_ms in zip(replies[::2], replies[1::2], strict=True)]
+        *ends_ms, (seconds, us) = self.ask(*(("PEXPIRETIME", key_bytes(key)) for key in keys), ("TIME",))
+        return [int(one) for one in ends_ms], int(seconds) * 1000 + int(us) // 1000
 
-    def let_live(self, lives: Iterable[tuple[str, int]]) -> None:
-        """Set how many milliseconds keys have to live."""
-        self.ask(*(("PEXPIRE", key_bytes(key), ms) for key, ms in lives))
+    def let_live(self, lives: Sequence[tuple[str, int]]) -> list[int]:
+        """Set how many milliseconds keys have to live. Returns when they end by the server's clock."""
+        names = [key_bytes(key) for key, _ in lives]
+        replies = self.ask(
+            *(("PEXPIRE", name, ms) for name, (_, ms) in zip(names, lives, strict=True)),
+            *(("PEXPIRETIME", name) for name in names),
+        )
+        return [int(ends_ms) for ends_ms in replies[len(names) :]]
 
     def delete(self, keys: Sequence[str]) -> None:
         if keys:
@@ -114,17 +125,14 @@ class Probe:
     def exists(self, key: str) -> bool:
         return bool(self.ask(("EXISTS", key_bytes(key)))[0])
 
-    def value(self, key: str) -> Any:
-        """What a key holds: text, a list, a sorted list for a set, a dict for a hash; None for nothing."""
-        kind = self.ask(("TYPE", key_bytes(key)))[0]
-        kind = kind.encode() if isinstance(kind, str) else kind
-        if kind not in _READS:
-            return None
-        command = _READS[kind]
-        value = _text(self.ask((command[0], key_bytes(key), *command[1:]))[0])
-        if kind == b"hash":
-            return dict(sorted(zip(value[::2], value[1::2], strict=True)))
-        return sorted(value) if kind == b"set" else value
+    def values(self, keys: Sequence[str]) -> list[Any]:
+        """What keys hold: text, a list, a sorted list for a set, a dict for a hash; None for nothing."""
+        kinds = [kind.encode() if isinstance(kind, str) else kind
+                 for kind in self.ask(*(("TYPE", key_bytes(key)) for key in keys))]  # fmt: skip
+        reads = [(key, kind) for key, kind in zip(keys, kinds, strict=True) if kind in _READS]
+        replies = self.ask(*((_READS[kind][0], key_bytes(key), *_READS[kind][1:]) for key, kind in reads))
+        found = {key: _held(kind, _text(reply)) for (key, kind), reply in zip(reads, replies, strict=True)}
+        return [found.get(key) for key in keys]
 
     def damage(self, key: str, *, only_ask: bool = False) -> bool:
         """Cut in half what a key holds: a string, the first item, or the longest field of a hash. Its life stays.
@@ -133,7 +141,7 @@ class Probe:
         """
         name = key_bytes(key)
         kind = self.ask(("TYPE", name))[0]
-        value = self.value(key)
+        (value,) = self.values([key])
         held = max(value, key=lambda part: (len(value[part]), part)) if isinstance(value, dict) else value
         first = value[held] if isinstance(value, dict) else value[0] if isinstance(value, list) and value else value
         if not isinstance(first, str) or not first:

@@ -48,6 +48,12 @@ def publishes(text: str) -> bool:
 
 
 @lru_cache(maxsize=1000)
+def compares(text: str) -> bool:
+    """Whether the script may set a time to live only where it is longer, or shorter, than the one before."""
+    return any(token[0] in "\"'[" and _content(token).upper() in ("GT", "LT") for token in _tokens(text))
+
+
+@lru_cache(maxsize=1000)
 def commands(text: str) -> frozenset[str]:
     """The names of the commands that the script may send, in upper case: those that are written out."""
     tokens = _tokens(text)

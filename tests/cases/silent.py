@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import ClassVar
 
+import redis
+
 from cases.common import Effects, Pod, all_done, entries, never_twice
 from podrace import Call, Finding, LoseConnection, Run, Scenario, TimePasses
 
@@ -318,6 +320,49 @@ CLOSED = Scenario(
     "subscribed for a while",
     {"A": [Call("subscribe", "subscribe_and_close")], "B": [Call("publish", "nobody", after=("subscribe",))]},
     checks=[says_one],
+)
+
+
+class Watches(Pod):
+    """A transaction on a watched key that has a time to live: nobody but the pod itself touches it."""
+
+    def extend(self, how: str) -> str:
+        key = self.key("lease")
+        if how != "again":
+            self.redis.set(key, "mine", ex=100)
+        with self.redis.pipeline() as pipe:
+            pipe.watch(key)
+            pipe.get(key)
+            pipe.multi()
+            if how == "set":
+                pipe.set(key, "mine", ex=50)
+            else:
+                pipe.expire(key, 100)
+            try:
+                pipe.execute()
+            except redis.WatchError:
+                return "aborted"
+        return "1"
+
+    def wait(self) -> str:
+        self.env.runtime.sleep(30)
+        return "1"
+
+
+def lives_for_what_it_was_given(run: Run) -> Iterator[Finding]:
+    for one in run.left:
+        if one.left_s not in (50 - 60, 100 - 60, None):
+            yield Finding("misreported", one.key, f"{one.key} lives for {one.left_s} s more")
+
+
+EXTENDS = Scenario(
+    "EXPIRE of a watched key, and once more later",
+    {"A": [Call("first", "extend", ("expire",)), Call("wait", "wait"), Call("then", "extend", ("again",))]},
+    checks=[says_one, lives_for_what_it_was_given],
+    keeps=["lease"],
+)
+SETS_ANEW = Scenario(
+    "SET EX of a watched key", {"A": [Call("set", "extend", ("set",))]}, checks=[says_one], keeps=["lease"]
 )
 
 

@@ -108,6 +108,8 @@ SILENT = (
     Row("silent", "Fresh", "", "DATABASE"),
     Row("silent", "Fresh", "", "SUBSCRIBED"),
     Row("silent", "Fresh", "", "CLOSED"),
+    Row("silent", "Watches", "", "EXTENDS"),
+    Row("silent", "Watches", "", "SETS_ANEW"),
     Row("silent", "Picks", "", "PICKS"),
     Row("silent", "CountsTheRefused", "", "TWO_A_WINDOW", preemptions=0),
 )
