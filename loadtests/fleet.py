@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import io
 import itertools
-import json
 import os
 import random
 import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import gevent
 
-from podrace.loadtests.judging import Journal, image_name
+from podrace.loadtests.judging import TEXT, Journal, image_name
 from podrace.loadtests.targets import LoadTarget, Plan
 from podrace.reference.gemini import GeminiFiles
 from podrace.simulator.errors import HarnessError
 from podrace.simulator.servers.connection import connect
+from podrace.simulator.servers.probe import Probe
 from podrace.simulator.target import PodEnv, make_pod
 
 MARK = b"podrace image %010d"
@@ -65,31 +65,35 @@ class MarkedFiles:
         self._inner = inner
         self._journal = journal
 
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
     def upload(self, *, file: Any) -> Any:
         number = _image_number(file)  # before: the file may be gone afterwards
-        stored = self._inner.upload(file=file)
-        if number is not None:
-            self._journal.uploaded(stored.uri, number)
+        try:
+            stored = self._inner.upload(file=file)
+        except Exception:
+            self._journal.refused(number)
+            raise
+        self._journal.uploaded(stored.uri, number)
         return stored
 
-    def get(self, *, name: str) -> Any:
-        return self._inner.get(name=name)
 
-    def delete(self, *, name: str) -> None:
-        self._inner.delete(name=name)
-
-
-def _image_number(file: Any) -> int | None:
-    """Which of our images this is, from its last bytes: pods do not compress here, so they arrive as they are."""
+def _image_number(file: Any) -> int:
+    """Which of our images this is, -1 for none. Pods do not compress here, so that its last bytes tell."""
+    size = len(MARK % 0)
     try:
-        with nullcontext(file) if isinstance(file, io.IOBase) else open(file, "rb") as stream:
-            began = stream.tell()
-            stream.seek(-len(MARK % 0), os.SEEK_END)
-            last = stream.read()
-            stream.seek(began)
+        if isinstance(file, io.BytesIO):  # without a read, of which its pod may take note
+            last = bytes(file.getbuffer()[-size:])
+        else:
+            with nullcontext(file) if isinstance(file, io.IOBase) else open(file, "rb") as stream:
+                began = stream.tell()
+                stream.seek(-size, os.SEEK_END)
+                last = stream.read()
+                stream.seek(began)
         return int(last.removeprefix(MARK.partition(b"%")[0]))
     except (OSError, ValueError, TypeError):
-        return None
+        return -1
 
 
 class Fleet:
@@ -153,31 +157,32 @@ class Fleet:
 
     def drain(self, within_s: float = DRAIN_S) -> None:
         """Once the load is over: absorb what is left, by every pod in turn, then judge what became of the rest."""
-        deadline_s = time.monotonic() + within_s
         try:
-            while (users := self.journal.waiting()) and time.monotonic() < deadline_s:
-                for user_id in users:
-                    self.pods[next(self._turns)].absorb(user_id)
-                gevent.sleep(0.02)
-            held = [text for user_id in self.journal.waiting() for text in self._queued(user_id)]
+            with gevent.Timeout(within_s, False):  # a pod may wait in the middle of an absorption, and for ever
+                while users := self.journal.waiting():
+                    for user_id in users:
+                        self.pods[next(self._turns)].absorb(user_id)
+                    gevent.sleep(0.02)
+            held = self._held() if self.journal.waiting() else set()
         except Exception as error:
             self.inconclusive = f"{type(error).__name__} while the queues were emptied: nobody knows what they held"
             return
         self.journal.finish(held)
 
     def close(self) -> None:
+        """End what the pods do beside their calls: nothing may be written once their keys are deleted."""
         for pod in self.pods:
-            pod.close()
-        for client in self._clients:
+            getattr(pod, "close", lambda: None)()
+        closing: list[Any] = [*self._clients, *self._gemini]
+        for client in closing:
             client.close()
-        for gemini in self._gemini:
-            gemini.close()
         self._folder.cleanup()
 
-    def _queued(self, user_id: str) -> Iterator[str]:
-        """The texts of the messages that still stand in a user's list (specification, section 2)."""
-        for item in self._clients[0].lrange(f"{self.plan.prefix}temp_messages:{user_id}", 0, -1):
-            try:
-                yield str(json.loads(item)["text"])
-            except (ValueError, LookupError, TypeError):
-                continue  # not as the specification has it: then it is no message of ours
+    def _held(self) -> set[str]:
+        """The texts of our messages that still stand in any key of this run."""
+        probe = Probe(connect(self.plan.redis_url, max_connections=1), own=False)
+        try:
+            values = [str(probe.value(key)) for key in probe.under(self.plan.prefix)]
+        finally:
+            probe.close()
+        return {text for value in values for text in TEXT.findall(value)}

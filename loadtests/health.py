@@ -19,6 +19,8 @@ from podrace.loadtests.latency import HIGHEST_US, SUMMARY, new_histogram, percen
 PROBE_S = 0.01
 BUSY_SHARE = 0.9
 """Of one core: a generator that uses so much of it, or waits for it, has no time left to be punctual."""
+WAITED_SHARE = 0.25
+"""For so much of the time it wanted to run, and others did: the servers beside it fared no better."""
 STOLEN_SHARE = 0.05
 
 Interval = dict[str, Any]
@@ -124,7 +126,7 @@ class GeneratorHealth:
     def busy(self) -> str:
         """Why the processes could not be punctual at all; empty where they could."""
         used, waited = self.core_shares
-        if used + waited >= BUSY_SHARE:
+        if used + waited >= BUSY_SHARE or waited >= WAITED_SHARE:
             said = f"it used {used:.0%} of a core, and waited for one for {waited:.0%} of the time"
             return f"the generator is the limit: {said}; add cores and processes, or lower --rate"
         if self.stolen_share >= STOLEN_SHARE:

@@ -8,9 +8,11 @@ byte, by which a second delivery of it is known: a run of hours needs no more me
 from __future__ import annotations
 
 import math
+import re
+import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
@@ -23,6 +25,10 @@ from podrace.simulator.world.steps import Step
 MOMENTS = 10_000
 AT_ONCE = 64
 """Messages judged together: they share what a judgement costs by itself."""
+PATIENCE_S = 5.0
+"""Of a message that took longer a pod may have given up the upload, though it was this process that was slow."""
+BATCHES_KNOWN = 1000
+"""Of each user: a batch is sent again while its pod, or the next, has not acknowledged it."""
 GONE_UNDELIVERED, GONE_REFUSED, GONE_DELIVERED = 1, 2, 3
 
 Parts = Sequence[Mapping[str, Any]]
@@ -37,11 +43,14 @@ class Message:
     number: int
     image: bool
     begun: int
+    begun_s: float = field(default_factory=time.monotonic)
     answered: int = 0
     ended: str = ""
     """How the pod answered: `ok`, `fail` (definitely not taken) or `info` (nobody can know)."""
     over: bool = False
     """Whether its user has nothing more to do with it."""
+    refused: bool = False
+    """Whether the Files API has not taken its image, which may then be named as missing."""
     reads: tuple[Mapping[str, Any], ...] = ()
     uris: tuple[str, ...] = ()
     deliveries: tuple[tuple[int, str, Parts], ...] = ()
@@ -58,8 +67,10 @@ class Journal:
         self._images: dict[str, str] = {}
         self._last_begun: dict[str, int] = {}
         self._moment = 0
-        self._batches: dict[str, tuple[int, str | None]] = {}
-        """By user, the highest fence and the batch that came with it: no earlier one can come with as high a fence."""
+        self._batches: dict[str, dict[str, None]] = defaultdict(dict)
+        self._fences: dict[str, int] = {}
+        self.failed = False
+        """Whether an operation has failed: then something else may have gone wrong, too."""
 
     def begin(self, scenario: str, user_id: str, *, image: bool) -> int:
         """The number of a new message that is about to be handed in, as `text_of(number)`."""
@@ -91,18 +102,27 @@ class Journal:
             self._images[uri] = image_name(number)
             self._open[number].uris += (uri,)
 
+    def refused(self, number: int) -> None:
+        """The Files API has not taken the image of this message."""
+        if number in self._open:
+            self._open[number].refused = True
+
     def send(self, user_id: str, parts: Parts, batch_id: str | None = None, fence: int | None = None) -> None:
         """The memory agent of all pods: what arrives here has been delivered. An image belongs to the text before.
 
-        A batch id that came last of its user has no second effect. Raises OlderFenceError as the agent does.
+        A batch that it has already has no second effect. OlderFenceError as the agent's.
         """
         if fence is not None:
-            highest, last = self._batches.get(user_id, (fence, None))
-            if fence < highest:
-                raise OlderFenceError(fence, highest)
-            self._batches[user_id] = (fence, batch_id)
-            if batch_id == last:
+            if fence < self._fences.get(user_id, fence):
+                raise OlderFenceError(fence, self._fences[user_id])
+            self._fences[user_id] = fence
+        if batch_id is not None:
+            known = self._batches[user_id]
+            if batch_id in known:
                 return
+            known[batch_id] = None
+            if len(known) > BATCHES_KNOWN:
+                del known[next(iter(known))]
         began = 0
         for end in range(1, len(parts) + 1):
             if end == len(parts) or parts[end].get("type") == "text":
@@ -144,8 +164,8 @@ class Journal:
             before = [delivery] * (self._gone[number] - GONE_REFUSED)
             ended = "ok" if before else "fail"
             scenario = str(parts[0]["text"]).partition(" ")[0]
-            again = Message(scenario, user_id, number, False, 0, 1, ended, True, deliveries=(*before, delivery))
-            self._note(scenario, _judged([again], {}, frozenset())[1])
+            again = Message(scenario, user_id, number, False, 0, 0.0, 1, ended, True, deliveries=(*before, delivery))
+            self._note(scenario, _judged([again], {}, frozenset(), False)[1])
 
     def _judge(self, messages: Iterable[Message], held: Set[str]) -> None:
         by_scenario: dict[str, list[Message]] = {}
@@ -155,7 +175,7 @@ class Journal:
             found.sort(key=lambda message: message.deliveries[0][0] if message.deliveries else 0)
             for first in range(0, len(found), AT_ONCE):
                 chunk = found[first : first + AT_ONCE]
-                counts, findings = _judged(chunk, self._images, held)
+                counts, findings = _judged(chunk, self._images, held, self.failed)
                 self.counts[scenario].update(counts)
                 self._note(scenario, [*findings, *_out_of_order(chunk, self._last_begun)])
                 for message in chunk:
@@ -177,6 +197,9 @@ class Journal:
             self._images.pop(uri, None)
 
 
+TEXT = re.compile(r"load-[a-z]+ message [0-9]+")
+
+
 def text_of(scenario: str, number: int) -> str:
     """The text of a message: by it a delivery is known."""
     return f"{scenario} message {number}"
@@ -194,21 +217,23 @@ def image_name(number: int) -> str:
 
 
 def _judged(
-    messages: Sequence[Message], images: Mapping[str, str], held: Set[str]
+    messages: Sequence[Message], images: Mapping[str, str], held: Set[str], failed: bool
 ) -> tuple[dict[str, int], list[Finding]]:
     """What the simulator's checks say of these messages: how many were accepted and delivered, and what is wrong."""
-    run = _as_run(messages, images, held)
+    run = _as_run(messages, images, held, failed)
     counted = UPLOADS.counted(run)
     return {name: counted[name] for name in ("accepted", "delivered")}, list(check(run))
 
 
-def _as_run(messages: Sequence[Message], images: Mapping[str, str], held: Set[str]) -> Run:
+def _as_run(messages: Sequence[Message], images: Mapping[str, str], held: Set[str], failed: bool) -> Run:
     """The messages as a finished run: uploads first, then what their users called, and what was delivered."""
-    uploaded = [image_name(message.number) for message in messages for _ in message.uris]
+    uploads = [(image_name(message.number), False) for message in messages for _ in message.uris]
+    late_s = time.monotonic() - PATIENCE_S
+    uploads += [(image_name(one.number), True) for one in messages if one.refused or one.begun_s < late_s]
     history = [
-        {"type": "step", "step": Step("", "service", ("gemini", "upload", (), {})), "failed": False, "action": "go",
-         "says": f"upload {image}"}
-        for image in uploaded
+        {"type": "step", "step": Step("", "service", ("gemini", "upload", (), {})), "failed": refused, "action": "go",
+         "reply": "", "says": f"upload {image}"}
+        for image, refused in uploads
     ]  # fmt: skip
     calls: list[CallRecord] = []
     first = len(history)
@@ -234,8 +259,7 @@ def _as_run(messages: Sequence[Message], images: Mapping[str, str], held: Set[st
     def left() -> list[Left]:
         return [Left("held", text, None) for text in held & {call.args[1] for call in calls if call.name}]
 
-    # under load, something may always have gone wrong; and it never comes to rest
-    return Run(history, calls, services, 1, math.inf, {}, left)
+    return Run(history, calls, services, int(failed), math.inf, {}, left)  # under load it never comes to rest
 
 
 def _out_of_order(messages: Sequence[Message], last_begun: dict[str, int]) -> Iterator[Finding]:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import podrace
 from podrace.simulator.errors import HarnessError, PodraceError, UsageError
+from podrace.simulator.scenarios.uploads import LEASE_S
 from podrace.simulator.servers.connection import Server, connect, delete_prefix, open_server
 from podrace.simulator.servers.embedded import ServerInfo
 
@@ -79,15 +80,21 @@ def run_id(server: Server) -> str:
 
 
 def leftovers(server: Server, run_id_before: str, keeps: Sequence[str]) -> tuple[int, str]:
-    """How many of the pods' keys are left, and how the server was lost, if it was; then deletes them all.
+    """How many of the pods' keys outlive their use, and how the server was lost, if it was; then deletes them all.
 
-    `keeps` are the patterns of keys that the target leaves on purpose.
+    As in the simulator: those that will not be gone within LEASE_S and that no pattern of `keeps` names.
     """
     try:
         with connect(server.url, max_connections=1) as client:
-            kept = [server.prefix + pattern for pattern in ("store:*", *keeps)]
-            keys = (key.decode(errors="replace") for key in client.scan_iter(match=f"{server.prefix}*", count=1000))
-            left = sum(not any(fnmatchcase(key, pattern) for pattern in kept) for key in keys)
+            keys = list(client.scan_iter(match=f"{server.prefix}*", count=1000))
+            with client.pipeline(transaction=False) as pipeline:
+                for key in keys:
+                    pipeline.pttl(key)
+                stay = [
+                    key for key, ms in zip(keys, pipeline.execute(), strict=True) if ms == -1 or ms > LEASE_S * 1000
+                ]
+            names = [key.decode(errors="surrogateescape").removeprefix(server.prefix) for key in stay]
+            left = sum(not any(fnmatchcase(name, pattern) for pattern in ("store:*", *keeps)) for name in names)
             delete_prefix(client, server.prefix)
         again = run_id(server) != run_id_before
         return left, "the server was started again during the run, and may have forgotten" if again else ""

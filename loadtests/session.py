@@ -74,8 +74,6 @@ class Worker:
         """All that the users need, then the last pause before the load."""
         if self._own_url:
             plan = replace(plan, redis_url=self._own_url)
-        if self.fleet is not None:
-            self.fleet.close()
         self.plan, self.fleet, self.rate_per_s, self.users = plan, None, plan.rate_per_s, None
         if self.scenarios:
             target: LoadTarget = find_target(plan.target)
@@ -120,6 +118,7 @@ class Worker:
         self.health.stop()
         if self.fleet is not None:
             self.fleet.drain()
+            self.fleet.close()
 
     def tell_failure(self, failure: dict[str, Any]) -> None:
         """The master ends the run."""

@@ -36,6 +36,13 @@ class FleetUser(RedisUser):
         self.fleet = environment.podrace.fleet
         super().__init__(environment)
 
+    def measure(self, *args: Any, **named: Any) -> Any:
+        try:
+            return super().measure(*args, **named)
+        except OperationFailedError:
+            self.fleet.journal.failed = True
+            raise
+
     def expect(self, name: str, answer: Any, wanted: Any) -> None:
         """Count an answer, and note one that is not what alone is right."""
         right = answer == wanted

@@ -66,6 +66,7 @@ def test_a_lag_explains_no_more_than_itself() -> None:
     [
         ({"cpu_s": BUSY_SHARE}, "the generator is the limit"),
         ({"cpu_s": 0.5, "waited_s": 0.45}, "waited for one for 45%"),
+        ({"waited_s": 0.3}, "waited for one for 30%"),
         ({"stolen": 0.2}, "stolen"),
         ({}, ""),
     ],

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import time
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -65,11 +67,22 @@ def test_a_message_without_its_image_has_lost_it(journal: Journal) -> None:
     assert wrong(journal) == {"lost": 1}
 
 
-def test_an_image_named_as_missing_is_not_lost(journal: Journal) -> None:
-    number = hand_in(journal)
+@pytest.mark.parametrize(("why", "found"), [("", {"lost": 1}), ("refused", {}), ("failed", {}), ("late", {})])
+def test_an_image_may_be_named_as_missing_where_something_went_wrong(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch, why: str, found: dict[str, int]
+) -> None:
+    number = journal.begin(UPLOAD, "u", image=True)
+    if why == "refused":
+        journal.refused(number)
+    journal.failed = why == "failed"
+    journal.end(number, "ok")
+    journal.close(number)
     missing = {"type": "missing_image", "filename": f"/tmp/{image_name(number)}.png", "reason": "gone"}
     journal.send("u", [text(number), missing])
-    assert wrong(journal) == {}
+    if why == "late":
+        now_s = time.monotonic()
+        monkeypatch.setattr("podrace.loadtests.judging.time", SimpleNamespace(monotonic=lambda: now_s + 6))
+    assert wrong(journal) == found
 
 
 def test_a_second_delivery_is_a_duplicate_however_late(journal: Journal) -> None:
