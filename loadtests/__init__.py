@@ -4,7 +4,7 @@ locustfile of one's own, which brings it all that follows. Nothing outside this 
 Read in this order: `redis_user` (one event an operation), `latency` (microseconds, corrected), `health` (how well
 the generator was doing), `targets` (what is driven), `users` (what drives it, and compares each answer), `fleet`
 (the pods in this process), `judging` (what became of each message), `shapes`, `slo` (the limits), `session` (a
-worker's part of a run), `lead` (the master's; `arguments`, `servers`, `embedded` are what it starts with),
+worker's part of a run), `lead` (the master's; `arguments` and `servers` are what it starts with),
 `verdict` (a run's end), `page` (the tab).
 """
 

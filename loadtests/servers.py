@@ -1,4 +1,7 @@
-"""The servers of a run, as processes of their own: the embedded one, or a foreign one, and the Files API."""
+"""The servers of a run, as processes of their own: the embedded one, or a foreign one, and the Files API.
+
+Run as a program, it is the embedded server: not inside Locust, whose process gevent has patched.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ import podrace
 from podrace.simulator.errors import HarnessError, PodraceError, UsageError
 from podrace.simulator.scenarios.uploads import LEASE_S
 from podrace.simulator.servers.connection import Server, connect, delete_prefix, open_server
-from podrace.simulator.servers.embedded import ServerInfo
+from podrace.simulator.servers.embedded import EmbeddedServer, ServerInfo
 
 
 def check_files_api(url: str) -> None:
@@ -60,7 +63,7 @@ def serve(url: str | None) -> Iterator[Server]:
         with open_server(url) as server:
             yield server
         return
-    with child("podrace.loadtests.embedded") as line:
+    with child("podrace.loadtests.servers") as line:
         url, kind, version = line.split()
         yield Server(url=url, info=ServerInfo(kind, version, embedded=True), prefix="mirix:")
 
@@ -100,3 +103,20 @@ def leftovers(server: Server, run_id_before: str, keeps: Sequence[str]) -> tuple
         return left, "the server was started again during the run, and may have forgotten" if again else ""
     except Exception as error:
         return 0, f"the server is gone ({type(error).__name__}): nobody knows what it still held"
+
+
+def main() -> int:
+    """Say on one line URL, kind and version of an embedded server, and serve until standard input ends."""
+    try:
+        with EmbeddedServer() as server:
+            info = server.info()
+            print(server.url, info.kind, info.version, flush=True)
+            sys.stdin.read()
+    except PodraceError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -4,6 +4,7 @@ imports locust, which patches the process.
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import statistics
@@ -135,7 +136,7 @@ def through_users(url: str, seconds: float = ROUND_S) -> float:
 
 def serve() -> tuple[Any, str]:
     server = subprocess.Popen(
-        [sys.executable, "-m", "podrace.loadtests.embedded"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-m", "podrace.loadtests.servers"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     assert server.stdout is not None
     return server, server.stdout.readline().split()[0]
@@ -232,6 +233,8 @@ def main(what: str, argument: str) -> None:
     server, url = serve()
     try:
         make_store(url).set_upload_status(UPLOAD_ID, "completed", {"uri": "https://x", "name": "x"}, "image.png")
+        gc.collect()
+        gc.freeze()  # as a run does before its load
         found = {"ratio": ratio, "processes": processes, "cost": cost}[what](url)
         print(json.dumps({name: [measure() for _ in range(int(argument))] for name, measure in found.items()}))
     finally:
