@@ -76,7 +76,7 @@ WRONG = (
     ({"rate": "nan"}, "--rate: expected a number of at least 0, got nan"),
     ({"rate": "fast"}, "--rate: expected a number, got 'fast'"),
     ({"stop_timeout": "x"}, "--stop-timeout: expected a number, got 'x'"),
-    ({"target": "nope"}, "target 'nope': expected one of local, shared, or module:factory"),
+    ({"target": "nope"}, "target 'nope': expected one of local, shared, durable, or module:factory"),
     ({"target": "broken:plain"}, "--target broken:plain: has no store"),
     ({"slo": "/etc/passwd"}, "slo: is settled when Locust starts"),
     ({"host": "redis://:hunter2@127.0.0.1:1"}, "Connection refused"),

@@ -318,7 +318,7 @@ def test_a_worker_that_dies_leaves_the_run_unknown(
     [
         (["--host", "redis://127.0.0.1:1"], "Connection refused"),
         (["--host", "http://127.0.0.1"], "another form"),
-        (["--target", "nope"], "target 'nope': expected one of local, shared, or module:factory"),
+        (["--target", "nope"], "target 'nope': expected one of local, shared, durable, or module:factory"),
         (["--target", "nowhere:nope"], "cannot import nowhere"),
         (["NoSuchUser"], "NoSuchUser: expected one of Absorber, StoreReader, StoreWriter, UploadLife"),
         (["--target", "broken:plain", "StoreReader"], "has no store"),
