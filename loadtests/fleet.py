@@ -11,7 +11,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from podrace.simulator.errors import HarnessError
 from podrace.simulator.servers.connection import connect
 from podrace.simulator.servers.probe import Probe
 from podrace.simulator.target import PodEnv, make_pod
+from podrace.simulator.world.footprints import key_text
 
 MARK = b"podrace image %010d"
 UPLOAD_TIMEOUT_S = 10.0
@@ -181,8 +182,8 @@ class Fleet:
     def _held(self) -> set[str]:
         """The texts of our messages that still stand in any key of this run."""
         probe = Probe(connect(self.plan.redis_url, max_connections=1), own=False)
-        try:
-            values = [str(probe.value(key)) for key in probe.under(self.plan.prefix)]
-        finally:
-            probe.close()
-        return {text for value in values for text in TEXT.findall(value)}
+        with closing(probe):
+            keys = self._clients[0].scan_iter(
+                match=f"{self.plan.prefix}*", count=1000
+            )  # KEYS would stop everybody else
+            return {text for key in keys for text in TEXT.findall(str(probe.value(key_text(key))))}

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import gevent
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -20,6 +21,7 @@ from podrace.loadtests.health import Health
 from podrace.loadtests.redis_user import OperationFailedError
 from podrace.loadtests.targets import QUEUE, STORE, TARGETS, UPLOAD, LoadTarget, Plan
 from podrace.loadtests.users import Absorber, FleetUser, StoreReader, StoreWriter, UploadLife
+from podrace.reference import targets
 from podrace.simulator.servers.embedded import EmbeddedServer
 
 Make = Callable[[LoadTarget, type[FleetUser]], Any]
@@ -111,6 +113,15 @@ def test_a_pod_that_answers_nothing_is_at_fault_itself(make_user: Make, method: 
     with pytest.raises(OperationFailedError) if method == "add_message" else nullcontext():
         user.live()
     assert run(user, 0)["misreported"] >= 1
+
+
+@pytest.mark.parametrize("factory", [targets.shared, targets.durable])
+def test_a_pod_that_waits_for_ever_holds_up_no_end_and_its_messages_are_stuck(make_user: Make, factory: Any) -> None:
+    user = make_user(LoadTarget(factory=factory), Absorber)
+    user.accept()
+    for pod in user.fleet.pods:
+        pod.absorb = lambda _: gevent.sleep(1000)
+    assert run(user, 0) == {"stuck": 1}
 
 
 @pytest.mark.parametrize("scenario", [STORE, UPLOAD])
