@@ -172,18 +172,14 @@ class DurableStore:
         self,
         user_id: str,
         upload_id: str,
-        owner: str,
         status: Status,
         *,
         drop_bytes: bool,
-        last: bool = False,
         replaces: str = "",
     ) -> Status | None:
         """Write how an upload ended. Returns what stands: this status, another's, or None where nobody needs it."""
-        keys = self._keys(user_id, "uploads", "bytes", "state", f"lease:{_quoted(owner)}", "finished")
-        only_as_holder = status["status"] == FAILED
-        flags = [str(int(flag)) for flag in (only_as_holder, drop_bytes, last)]
-        reply = self._run("finish", keys, [upload_id, orjson.dumps(status), self.holder, *flags, replaces])
+        keys = self._keys(user_id, "uploads", "bytes", "state", "finished")
+        reply = self._run("finish", keys, [upload_id, orjson.dumps(status), str(int(drop_bytes)), replaces])
         if reply[0]:
             return status
         return decoded_status(reply[1]) if reply[1] else None
@@ -241,7 +237,7 @@ class DurableStore:
         """Take the delivered batch out. False where its claim has become another's, who offers it again."""
         done = [f"done:{_quoted(item.message_id)}" for item in batch.items]
         keys = self._keys(user_id, "queue", "messages", "uploads", "bytes", "state", "claim", *done)
-        args: list[Any] = [batch.fence, batch.claimer, self._remember_ms]
+        args: list[Any] = [batch.fence, self._remember_ms]
         for item in batch.items:
             args += [item.message_id, _done(item)]
         return bool(self._run("ack", keys, args))
@@ -249,7 +245,7 @@ class DurableStore:
     def dead_letter(self, user_id: str, batch: Batch, *, refusals: int, reason: str, missing: bytes) -> str:
         """Count a refusal: `again`, `apart`, `dead`, `counted` (sent twice), or `stale` (no longer ours)."""
         keys = self._keys(user_id, "queue", "messages", "state", "claim", "dead", "reasons", "uploads")
-        args: list[Any] = [batch.batch_id, batch.fence, batch.claimer, refusals, reason, missing]
+        args: list[Any] = [batch.batch_id, batch.fence, refusals, reason, missing]
         verdict: bytes = self._run("dead_letter", keys, args)
         return verdict.decode()
 

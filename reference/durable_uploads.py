@@ -71,7 +71,6 @@ class Upload:
     moved_at: float | None = None
     told_at: float = 0.0
     progress: int = 0
-    ending: bool = False
     given_up: bool = False
 
     @property
@@ -292,18 +291,13 @@ class Uploader:
     def _finish(self, upload: Upload, status: Status, *, replaces: str = "") -> Status | None:
         """Write how an upload ended. Returns what stands; None where nobody needs it any more."""
         keep = self._settings.keep_bytes == "acked" and status["status"] == COMPLETED
-        with self._lock:
-            upload.ending = True
-            last = all(other.ending for other in self._mine.values() if other.lease == upload.lease)
         placeholder = upload.placeholder
         stands = self._insist(
             lambda: self._store.finish(
                 placeholder["user_id"],
                 upload.upload_id,
-                placeholder["message_id"],
                 status,
                 drop_bytes=not keep,
-                last=last,
                 replaces=replaces,
             )
         )

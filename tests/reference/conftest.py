@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +13,8 @@ import redis
 
 from podrace.reference.durable import DurablePod
 from podrace.simulator.target import PodEnv
+
+sys.path.insert(0, str(Path(__file__).parent))  # for crippled, which explorers load by name
 
 TAG = "mirix:durable:{ann}:"
 

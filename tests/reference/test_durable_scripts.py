@@ -230,16 +230,6 @@ def late_completion(s: Scene) -> object:
     return s.b.upload_status(placeholder)["status"]
 
 
-def failure_without_the_lease(s: Scene) -> object:
-    (placeholder,) = s.a.add_message("ann", "1", [s.png], "m1")
-    s.lapse("lease:m1")
-    s.b.absorb("ann")
-    s.gemini.errors = [RefusedError()]
-    s.slow.run()
-    s.runtime.run()
-    return s.b.upload_status(placeholder)["status"]
-
-
 def take_over_of_the_living(s: Scene) -> object:
     s.a.add_message("ann", "1", [s.png], "m1")
     s.b.absorb("ann")
@@ -253,13 +243,6 @@ def take_over_of_the_dead(s: Scene) -> object:
     s.b.absorb("ann")
     s.runtime.run()
     return len(s.gemini.contents)
-
-
-def release_of_a_foreign_lease(s: Scene) -> object:
-    s.b.add_message("ann", "1", [s.png], "m1")
-    s.redis.set(TAG + "lease:m1", "another's")
-    s.runtime.run()
-    return s.redis.get(TAG + "lease:m1")
 
 
 def renewal_of_a_foreign_lease(s: Scene) -> object:
@@ -294,14 +277,6 @@ def acknowledgement_twice(s: Scene) -> object:
     first = s.claim(s.b).batch
     s.b.add_message("ann", "2", [], "m2")
     return s.store.ack("ann", first), s.store.ack("ann", first), s.redis.lrange(TAG + "queue", 0, -1)
-
-
-def release_of_a_foreign_claim(s: Scene) -> object:
-    s.b.add_message("ann", "1", [], "m1")
-    batch = s.claim(s.b).batch
-    s.redis.set(TAG + "claim", "another's")
-    s.store.ack("ann", batch)
-    return s.redis.get(TAG + "claim")
 
 
 def refusal_twice(s: Scene) -> object:
@@ -396,13 +371,11 @@ SAFEGUARDS: list[tuple[Callable[[Scene], object], object, str, str, str]] = [
         accept_again_when_absorbed,
         ["1"],
         "ack",
-        "redis.call('SET', KEYS[number], ARGV[2 * number - 9], 'PX', ARGV[3])",
+        "redis.call('SET', KEYS[number], ARGV[2 * number - 10], 'PX', ARGV[2])",
         "",
     ),
     (limit_of_kept_bytes, ["m2"], "accept", "if added > 0 and kept", "if false and kept"),
     (late_completion, "failed", "finish", "if ended and not", "if false and not"),
-    (failure_without_the_lease, "completed", "finish", "if ARGV[4] == '1' and", "if false and"),
-    (release_of_a_foreign_lease, b"another's", "finish", "if ARGV[6] == '1' and redis", "if true or redis"),
     (take_over_of_the_living, 0, "take", "if holder and holder ~= ARGV[2]", "if false"),
     (take_over_of_the_dead, 1, "claim", "pending[#pending + 1] = now.message_id", "pending = {}"),
     (attempt_twice, [2, 2], "take", "~= ARGV[4] then", "~= '' then"),
@@ -416,7 +389,6 @@ SAFEGUARDS: list[tuple[Callable[[Scene], object], object, str, str, str]] = [
     (image_still_pending, 0, "claim", "if #pending > 0 then break end", ""),
     (acknowledgement_of_the_late, (False, 1, 1), "ack", "if state[2] ~= ARGV[1]", "if false"),
     (acknowledgement_twice, (True, True, [b"m2"]), "ack", "== ARGV[1] then return 1", "== 0 then return 1"),
-    (release_of_a_foreign_claim, b"another's", "ack", "if redis.call('GET', KEYS[6]) == ARGV[2] then", "if true then"),
     (shared_image, "completed", "ack", "'/refs', -1) <= 0", "'/refs', -1) <= 9"),
     (
         shared_image,

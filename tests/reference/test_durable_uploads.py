@@ -123,26 +123,6 @@ def test_without_kept_bytes_nobody_can_take_over(
     assert images_of(ledger) == ["the pod that had it is gone, and no bytes were kept"]
 
 
-def test_failure_of_who_lost_the_lease_says_nothing(
-    make_durable: MakePod,
-    runtime: VirtualRuntime,
-    png: Path,
-    gemini: Gemini,
-    ledger: MemoryLedger,
-    lapse: Callable[[str], None],
-) -> None:
-    slow_runtime = type(runtime)()
-    slow, pod = make_durable("slow", runtime=slow_runtime), make_durable("B")
-    (placeholder,) = slow.add_message("ann", "1", [png], "m1")
-    lapse("lease:m1")
-    pod.absorb("ann")
-    gemini.errors = [RefusalError(400)]
-    slow_runtime.run()
-    assert pod.upload_status(placeholder)["status"] == "pending"
-    runtime.run()
-    assert pod.upload_status(placeholder)["status"] == "completed"
-
-
 def test_file_is_used_once_it_is_active(
     pod: DurablePod, runtime: VirtualRuntime, png: Path, gemini: Gemini, ledger: MemoryLedger
 ) -> None:
