@@ -1,0 +1,99 @@
+"""Each safeguard of `durable` is taken away, and a search through all schedules finds what that loses.
+
+Safeguards that spare work, or time, or shorten a wait, lose nothing when they are gone: a search cannot miss them, so
+test_durable_scripts looks at them directly.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from crippled import PODS_WITHOUT, SCRIPTS_WITHOUT
+from crippled.scenes import SCENES
+
+from podrace.reference.targets import durable
+from podrace.simulator.errors import TargetError
+from podrace.simulator.scenarios.catalogue import find
+from podrace.simulator.search.explorer import Exploration, Explorer
+from podrace.simulator.search.frontier import Bounds
+from podrace.simulator.search.lab import InlineLab
+from podrace.simulator.servers.connection import Server
+from podrace.simulator.servers.embedded import EmbeddedServer
+
+pytestmark = pytest.mark.wide
+
+ENDLESS = "endless"
+"""A call goes on for ever, and not even the steps of its run come to an end."""
+
+WITHOUT = (
+    ("one_accept_while_queued", "same-id-twice", "duplicated"),
+    ("one_accept_once_absorbed", "absorbed-before-the-retry", "duplicated"),
+    ("done_records", "absorbed-before-the-retry", "duplicated"),
+    ("atomic_accept", "crash-between-status-and-push", "leaked"),
+    ("references_that_count", "same-placeholder-twice", "lost"),
+    ("last_reference_alone_deletes", "same-placeholder-twice", "lost"),
+    ("first_end_stays", "late-completion-told", "misreported"),
+    ("take_over", "pod-killed-mid-upload", "stuck"),
+    ("take_over_of_the_dead_alone", "absorbed-while-uploading", "lost"),
+    ("attempt_counted_once", "attempt-sent-twice", "lost"),
+    ("end_of_what_hangs", "gemini-refuses", "stuck"),
+    ("waiting_for_pending_images", "foreign-pod", "lost"),
+    ("batch_ids", "crash-after-send", "duplicated"),
+    ("one_batch_id_for_one_batch", "crash-after-send", "duplicated"),
+    ("same_messages_under_one_batch_id", "lock-expires-mid-send", "lost"),
+    ("rising_fence", "two-absorbers", "leaked"),
+    ("fence_at_the_acknowledgement", "paused-pod", "stuck"),
+    ("fence_at_the_agent", "late-batch", "duplicated"),
+    ("one_acknowledgement", "trim-applied-twice", "stuck"),
+    ("limit_of_refusals", "poison-message", "stuck"),
+    ("taking_a_refused_batch_apart", "poison-in-company", "stuck"),
+    ("sending_alone_what_was_taken_apart", "poison-in-company", ENDLESS),
+    ("damaged_records_set_aside", "corrupt-value", "leaked"),
+    ("damaged_statuses_named", "corrupt-value", "stuck"),
+    ("damaged_ids_found_again", "corrupt-value", "stuck"),
+    ("usable_until", "expired-gemini-file", "lost"),
+    ("look_at_anothers_key", "foreign-gemini-file", "lost"),
+    ("wait_for_active_files", "unready-gemini-file", "lost"),
+    ("wait_for_active_files", "failed-gemini-file", "lost"),
+    ("subscribing_before_the_look", "waited-for", "stuck"),
+)
+FAULTS = {"attempt-sent-twice": 2}
+TOO_MANY = {"late-completion-told"}
+"""Scenes with so many schedules that only their first minute is played."""
+
+
+@pytest.fixture
+def run_server(server: EmbeddedServer) -> Server:
+    return Server(url=server.url, info=server.info(), prefix="mirix:", embedded=server)
+
+
+def explore(server: Server, target: str, name: str, word: str) -> Exploration:
+    """Until something as bad as the word is found, or all schedules with one preemption are played."""
+    scenario = replace(SCENES.get(name) or find(name), keeps=durable.keeps)  # type: ignore[attr-defined]
+    bounds = Bounds(preemptions=1, faults=FAULTS.get(name, 1), budget_s=60 if name in TOO_MANY else 600)
+    with InlineLab(server, target, scenario, seed=7) as lab:
+        return Explorer(lab.scenario, lab.play, lab.finish, bounds, worst=word).explore()
+
+
+def test_every_safeguard_that_can_be_taken_away_is() -> None:
+    assert {name for name, _, _ in WITHOUT} == {*SCRIPTS_WITHOUT, *PODS_WITHOUT}
+
+
+@pytest.mark.parametrize(("name", "scenario", "word"), WITHOUT, ids=[f"{name}-{row}" for name, row, _ in WITHOUT])
+def test_without_it_something_is_lost(run_server: Server, name: str, scenario: str, word: str) -> None:
+    if word == ENDLESS:
+        with pytest.raises(TargetError, match="did not finish within"):
+            explore(run_server, f"crippled:{name}", scenario, "lost")
+        return
+    found = explore(run_server, f"crippled:{name}", scenario, word)
+    assert found.verdict == "violated", found.outcomes
+    assert word in found.judgement.kinds, found.judgement.findings
+
+
+@pytest.mark.parametrize("scenario", SCENES)
+def test_with_all_of_them_nothing_is(run_server: Server, scenario: str) -> None:
+    """Of the catalogue's rows the matrix says it."""
+    found = explore(run_server, "podrace.reference.targets:durable", scenario, "lost")
+    verdict = ("inconclusive", False) if scenario in TOO_MANY and not found.complete else ("holds", True)
+    assert (found.verdict, found.complete) == verdict, found.judgement.findings
