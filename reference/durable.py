@@ -31,7 +31,6 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from podrace.reference import durable_dead_letters
 from podrace.reference.accumulator import MemoryAgent
 from podrace.reference.durable_input import (
     NewMessage,
@@ -288,16 +287,6 @@ class DurablePod:
         # A file that was lost later: readers are not told `failed` of what was `completed`, the agent is told why.
         reason: str = status.get("reason", "")
         return _missing_image(image["filename"], reason)
-
-    # -- dead letters
-
-    def dead_letters(self, user_id: str) -> list[dict[str, Any]]:
-        """As in `durable_dead_letters`, which needs no pod."""
-        return durable_dead_letters.dead_letters(self._store, user_id)
-
-    def requeue(self, user_id: str, message_id: str) -> bool:
-        """As in `durable_dead_letters`, which needs no pod."""
-        return durable_dead_letters.requeue(self._store, user_id, message_id)
 
     def close(self) -> None:
         """Start nothing more. What this pod has leases on, other pods go on with once those have lapsed."""

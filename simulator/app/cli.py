@@ -8,13 +8,14 @@ from typing import Any
 
 import click
 
+from podrace.simulator.app.commands.dead_letters import dead_letters
 from podrace.simulator.app.commands.explore import explore, matrix, scenarios
 from podrace.simulator.app.commands.replay import replay
 from podrace.simulator.app.commands.report import bench_compare, report
 from podrace.simulator.app.commands.reproduce import reproduce
 from podrace.simulator.errors import PodraceError
 
-COMMANDS = (reproduce, explore, matrix, replay, report, bench_compare, scenarios)
+COMMANDS = (reproduce, explore, matrix, replay, report, bench_compare, scenarios, dead_letters)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

@@ -93,6 +93,21 @@ def open_server(url: str | None) -> Iterator[Server]:
 
 
 @contextmanager
+def visiting(url: str) -> Iterator[redis.Redis]:
+    """A client of a server on which nothing is probed, swept or deleted: an operator's.
+
+    Raises UsageError where the URL cannot be used, HarnessError where the server is lost later.
+    """
+    try:
+        client = connect(url, max_connections=1)
+        client.ping()
+    except Exception as error:
+        raise _unusable(url, _reason(error, url)) from None
+    with client, _losing_it_told(url):
+        yield client
+
+
+@contextmanager
 def _losing_it_told(url: str) -> Iterator[None]:
     """What the harness itself hears of a lost server, as one line. A pod's calls end in an outcome of their own."""
     from redis.exceptions import RedisError

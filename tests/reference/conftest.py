@@ -12,6 +12,7 @@ import pytest
 import redis
 
 from podrace.reference.durable import DurablePod
+from podrace.reference.durable_dead_letters import DeadLetters
 from podrace.simulator.target import PodEnv
 
 sys.path.insert(0, str(Path(__file__).parent))  # for crippled, which explorers load by name
@@ -92,6 +93,11 @@ def make_durable(make_env: Callable[..., PodEnv], gemini: Gemini) -> Callable[..
 @pytest.fixture
 def pod(make_durable: Callable[..., DurablePod]) -> DurablePod:
     return make_durable("A")
+
+
+@pytest.fixture
+def letters(redis_client: redis.Redis) -> DeadLetters:
+    return DeadLetters(redis_client, prefix="mirix:")
 
 
 @pytest.fixture

@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import redis
 
-from podrace.reference import durable_dead_letters
 from podrace.reference.durable import DurablePod
+from podrace.reference.durable_dead_letters import DeadLetters
 from podrace.reference.durable_scripts import NotReplicatedError
 from podrace.reference.durable_server import NotDurableError
-from podrace.reference.durable_store import DurableStore
 from podrace.reference.memory import MemoryLedger
 from podrace.simulator.target import PodEnv, load_target
 
@@ -498,6 +497,7 @@ def test_poison_does_not_take_others_along(
     runtime: VirtualRuntime,
     left: Callable[[], list[str]],
     redis_client: redis.Redis,
+    letters: DeadLetters,
 ) -> None:
     pod = make_durable(memory=Agent(ledger))
     pod.add_message("ann", "1", [], "m1")
@@ -510,7 +510,7 @@ def test_poison_does_not_take_others_along(
     assert missing_of(ledger) == [
         {"type": "missing_message", "message_id": "m2", "reason": reason, "filenames": [str(png)]}
     ]
-    assert pod.dead_letters("ann") == [{"message_id": "m2", "reason": reason, "text": "poison"}]
+    assert letters.find("ann") == [{"user_id": "ann", "message_id": "m2", "reason": reason, "text": "poison"}]
     assert pod.upload_status(placeholder)["status"] == "completed"
     assert left() == [TAG + what for what in ("bytes", "dead", "reasons", "state", "uploads")]
     pod.add_message("ann", "poison", [png], "m2")
@@ -521,22 +521,27 @@ def test_poison_does_not_take_others_along(
 
 
 def test_dead_letter_is_queued_again_with_its_images(
-    make_durable: MakePod, ledger: MemoryLedger, png: Path, runtime: VirtualRuntime, left: Callable[[], list[str]]
+    make_durable: MakePod,
+    ledger: MemoryLedger,
+    png: Path,
+    runtime: VirtualRuntime,
+    left: Callable[[], list[str]],
+    letters: DeadLetters,
 ) -> None:
     cured = make_durable("B")
     pod = make_durable("A", memory=Agent(ledger))
     pod.add_message("ann", "poison", [png], "m1")
     runtime.run()
-    assert pod.requeue("ann", "m1")  # it waits already
-    assert not pod.requeue("ann", "m0")
+    assert letters.requeue("ann", "m1")  # it waits already
+    assert not letters.requeue("ann", "m0")
     assert pod.absorb("ann") == 1
-    assert pod.requeue("ann", "m1")
-    assert pod.requeue("ann", "m1")
-    assert pod.dead_letters("ann") == []
+    assert letters.requeue("ann", "m1")
+    assert letters.requeue("ann", "m1")
+    assert letters.find("ann") == []
     assert cured.absorb("ann") == 1
     assert texts_of(ledger) == ["poison"]
     assert images_of(ledger) == ["https://files.test/1"]
-    assert not pod.requeue("ann", "m1")
+    assert not letters.requeue("ann", "m1")
     assert left() == []
 
 
@@ -548,37 +553,41 @@ def test_dead_letters_without_a_pod(
     for user in ("ann", "b{o}:b*"):
         pod.add_message(user, "poison", [], "m1")
         assert pod.absorb(user) == 1
-    store = DurableStore(open_client(), prefix="a[*]:")
-    assert durable_dead_letters.users(store) == ["ann", "b{o}:b*"]
-    assert [letter["text"] for letter in durable_dead_letters.dead_letters(store, "b{o}:b*")] == ["poison"]
-    assert durable_dead_letters.requeue(store, "ann", "m1")
-    assert durable_dead_letters.users(store) == ["b{o}:b*"]
+    elsewhere = DeadLetters(open_client(), prefix="a[*]:")
+    assert [(letter["user_id"], letter["text"]) for letter in elsewhere.find()] == [
+        ("ann", "poison"),
+        ("b{o}:b*", "poison"),
+    ]
+    assert elsewhere.requeue("ann", "m1")
+    assert [letter["user_id"] for letter in elsewhere.find()] == ["b{o}:b*"]
 
 
-def test_dead_letter_waits_until_its_queue_has_told_of_it(make_durable: MakePod, ledger: MemoryLedger) -> None:
+def test_dead_letter_waits_until_its_queue_has_told_of_it(
+    make_durable: MakePod, ledger: MemoryLedger, letters: DeadLetters
+) -> None:
     pod = make_durable(memory=Agent(ledger, *[raises(ValueError("no"))] * 3, raises(ConnectionError())))
     pod.add_message("ann", "1", [], "m1")
     with pytest.raises(ConnectionError):
         pod.absorb("ann")
     with pytest.raises(ValueError, match="absorb first"):
-        pod.requeue("ann", "m1")
+        letters.requeue("ann", "m1")
 
 
 def test_even_that_it_is_missing_is_refused(
-    make_durable: MakePod, ledger: MemoryLedger, left: Callable[[], list[str]]
+    make_durable: MakePod, ledger: MemoryLedger, left: Callable[[], list[str]], letters: DeadLetters
 ) -> None:
     pod = make_durable(memory=Agent(ledger, *[raises(ValueError("no"))] * 6))
     pod.add_message("ann", "1", [], "m1")
     pod.add_message("bob", "2", [], "m2")
     assert pod.absorb("ann") == 0
-    assert [letter["text"] for letter in pod.dead_letters("ann")] == ["1"]
+    assert [letter["text"] for letter in letters.find("ann")] == ["1"]
     pod.add_message("ann", "3", [], "m3")
     assert pod.absorb("ann") == 1
     assert texts_of(ledger) == ["3"]
 
 
 def test_agent_that_cannot_be_reached_is_no_refusal(
-    make_durable: MakePod, ledger: MemoryLedger, lapse: Callable[[str], None]
+    make_durable: MakePod, ledger: MemoryLedger, lapse: Callable[[str], None], letters: DeadLetters
 ) -> None:
     wrapped = RuntimeError("cannot send")
     wrapped.__cause__ = ConnectionResetError()
@@ -592,7 +601,7 @@ def test_agent_that_cannot_be_reached_is_no_refusal(
         lapse("claim")
     assert pod.absorb("ann") == 1
     assert len({batch for batch, _ in agent.sent}) == 1
-    assert pod.dead_letters("ann") == []
+    assert letters.find("ann") == []
 
 
 def test_refusals_are_counted_and_forgotten(
@@ -620,6 +629,7 @@ def test_damaged_record_is_set_aside_and_reported(
     png: Path,
     redis_client: redis.Redis,
     left: Callable[[], list[str]],
+    letters: DeadLetters,
 ) -> None:
     pod.add_message("ann", "1", [png], "m1")
     pod.add_message("ann", "2", [], "m2")
@@ -628,7 +638,9 @@ def test_damaged_record_is_set_aside_and_reported(
     assert pod.absorb("ann") == 2
     missing = {"message_id": "m1", "reason": "its record was damaged", "filenames": [str(png)]}
     assert parts_of(ledger) == [{"type": "missing_message", **missing}, {"type": "text", "text": "2"}]
-    assert pod.dead_letters("ann") == [{"message_id": "m1", "reason": "its record was damaged", "text": None}]
+    assert letters.find("ann") == [
+        {"user_id": "ann", "message_id": "m1", "reason": "its record was damaged", "text": None}
+    ]
     assert left() == [TAG + "dead", TAG + "reasons"]
 
 

@@ -11,6 +11,7 @@ import redis
 
 from podrace.reference import durable_input
 from podrace.reference.durable import DurablePod
+from podrace.reference.durable_dead_letters import DeadLetters
 from podrace.reference.durable_input import mime_type
 from podrace.reference.memory import MemoryLedger
 
@@ -69,13 +70,13 @@ def test_hostile_ids_mean_nothing(
 
 
 @pytest.mark.parametrize("bad", BAD_IDS, ids=lambda bad: repr(bad)[:12])
-def test_bad_ids(pod: DurablePod, redis_client: redis.Redis, png: Path, bad: Any) -> None:
+def test_bad_ids(pod: DurablePod, redis_client: redis.Redis, letters: DeadLetters, png: Path, bad: Any) -> None:
     calls: list[tuple[type[ValueError], Callable[[], Any]]] = [
         (durable_input.InvalidUserIdError, lambda: pod.add_message(bad, "1", [png], "m1")),
         (durable_input.InvalidMessageIdError, lambda: pod.add_message("ann", "1", [png], bad)),
         (durable_input.InvalidUserIdError, lambda: pod.absorb(bad)),
-        (durable_input.InvalidUserIdError, lambda: pod.dead_letters(bad)),
-        (durable_input.InvalidMessageIdError, lambda: pod.requeue("ann", bad)),
+        (durable_input.InvalidUserIdError, lambda: letters.requeue(bad, "m1")),
+        (durable_input.InvalidMessageIdError, lambda: letters.requeue("ann", bad)),
     ]
     for error, call in calls:
         with pytest.raises(error) as refused:
