@@ -79,6 +79,8 @@ class DurablePod:
             scripts=scripts,
             lease_ms=int(settings.lease_s * 1000),
             remember_ms=int(settings.remember_s * 1000),
+            replicas=settings.wait_replicas,
+            wait_ms=int(settings.replica_timeout_s * 1000),
         )
         self._uploader = Uploader(self._store, env.gemini, env.runtime, settings)
         self._check_server()
@@ -134,8 +136,6 @@ class DurablePod:
             messages,
             keep_bytes=self._settings.keep_bytes != "no",
             max_kept_bytes=self._settings.max_kept_bytes,
-            replicas=self._settings.wait_replicas,
-            wait_ms=int(self._settings.replica_timeout_s * 1000),
         )
         for message, outcome in zip(messages, outcomes, strict=True):
             if isinstance(outcome, Accepted) and outcome.new:

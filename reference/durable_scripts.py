@@ -20,7 +20,11 @@ Call = tuple[str, list[str], list[Any]]
 
 
 class NotReplicatedError(RedisTimeoutError):
-    """Indefinite: the message is on the primary, but fewer replicas have it than `wait_replicas`. Hand it in again."""
+    """Indefinite: the primary has it, but fewer replicas than `wait_replicas`. Call again, with the same ids."""
+
+    def __init__(self, copies: int, replicas: int, replies: list[Any]) -> None:
+        super().__init__(f"{copies} of {replicas} replicas have it in time; call again")
+        self.replies = replies
 
 
 @dataclass(frozen=True)
@@ -75,7 +79,7 @@ class ScriptRunner:
                 self._redis.script_load(self._texts[name])
             replies, copies = self._pipelined(calls, replicas, wait_ms)
         if copies < replicas:
-            raise NotReplicatedError(f"{copies} of {replicas} replicas have it in time; hand it in again")
+            raise NotReplicatedError(copies, replicas, replies)
         return replies
 
     def _pipelined(self, calls: list[Call], replicas: int, wait_ms: int) -> tuple[list[Any], int]:

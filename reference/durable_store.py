@@ -29,7 +29,7 @@ from urllib.parse import quote, unquote
 import orjson
 
 from podrace.reference.durable_input import InvalidPlaceholderError, KeptBytesError, NewMessage
-from podrace.reference.durable_scripts import SCRIPTS, Call, ScriptRunner, Scripts
+from podrace.reference.durable_scripts import SCRIPTS, Call, NotReplicatedError, ScriptRunner, Scripts
 from podrace.reference.status import COMPLETED, FAILED, PENDING, Placeholder, Status, unknown
 
 if TYPE_CHECKING:
@@ -98,6 +98,8 @@ class DurableStore:
         scripts: Scripts = SCRIPTS,
         lease_ms: int = 15_000,
         remember_ms: int = 3_600_000,
+        replicas: int = 0,
+        wait_ms: int = 1000,
     ) -> None:
         self.redis = client
         self.holder = holder
@@ -106,6 +108,8 @@ class DurableStore:
         self._run = self._runner.run
         self._lease_ms = lease_ms
         self._remember_ms = remember_ms
+        self._replicas = replicas
+        self._wait_ms = wait_ms
 
     def key(self, user_id: str, what: str, message_id: str | None = None) -> str:
         """Ids are percent-encoded: braces, stars, colons and newlines in them mean nothing."""
@@ -119,21 +123,24 @@ class DurableStore:
     # -- accepting
 
     def accept(
-        self, messages: Sequence[NewMessage], *, keep_bytes: bool, max_kept_bytes: int, replicas: int, wait_ms: int
+        self, messages: Sequence[NewMessage], *, keep_bytes: bool, max_kept_bytes: int
     ) -> list[Accepted | Exception]:
         """Accept each message, or say why not, in one round trip.
 
         A placeholder of a message that was acknowledged takes one more: its status is then in the done record.
         """
         calls = [self._accept_call(message, {}, keep_bytes, max_kept_bytes) for message in messages]
-        replies = self._runner.run_all(calls, replicas=replicas, wait_ms=wait_ms)
+        replies = self._replicated(calls)
         for number, (message, reply) in enumerate(zip(messages, replies, strict=True)):
             if isinstance(reply, list) and reply[0] == b"unknown":
                 wanted = {upload.decode() for upload in reply[1:]}
                 known = {p["upload_uuid"]: self._remembered(p) for p in message.again if p["upload_uuid"] in wanted}
                 call = self._accept_call(message, known, keep_bytes, max_kept_bytes)
-                replies[number] = self._runner.run_all([call], replicas=replicas, wait_ms=wait_ms)[0]
+                replies[number] = self._replicated([call])[0]
         return [_accepted(message, reply) for message, reply in zip(messages, replies, strict=True)]
+
+    def _replicated(self, calls: list[Call]) -> list[Any]:
+        return self._runner.run_all(calls, replicas=self._replicas, wait_ms=self._wait_ms)
 
     def _accept_call(
         self, message: NewMessage, known: Mapping[str, Status | None], keep_bytes: bool, max_kept_bytes: int
@@ -222,8 +229,17 @@ class DurableStore:
     # -- absorbing
 
     def claim(self, user_id: str, claimer: str, *, lowest_fence: int, fewest: int, most: int) -> Claim:
+        """Claim what is ready. Which messages its batch has must outlive the primary: else they go twice."""
         keys = self._keys(user_id, "queue", "messages", "uploads", "state", "claim", "dead", "reasons")
-        reply = self._run("claim", keys, [claimer, self._lease_ms, lowest_fence, fewest, most, _DAMAGED_STATUS])
+        args = [claimer, self._lease_ms, lowest_fence, fewest, most, _DAMAGED_STATUS]
+        try:
+            (reply,) = self._replicated([("claim", keys, args)])
+        except NotReplicatedError as error:
+            (reply,) = error.replies
+            if not isinstance(reply, Exception) and reply[0] == b"batch":
+                raise
+        if isinstance(reply, Exception):
+            raise reply
         if reply[0] == b"busy":
             return Claim(None, [])
         names = [name.decode() for name in reply[1]]

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
+from redis.exceptions import ClusterDownError, OutOfMemoryError, ReadOnlyError, RedisError, SlotNotCoveredError
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import OutOfMemoryError, ReadOnlyError, RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from podrace.reference.durable_heartbeat import Heartbeat
@@ -29,7 +29,10 @@ from podrace.reference.upload_manager import FilesService
 _log = logging.getLogger("podrace.durable")
 _T = TypeVar("_T")
 
-PASSING = (RedisConnectionError, RedisTimeoutError, OutOfMemoryError, ReadOnlyError)
+PASSING = (
+    *(RedisConnectionError, RedisTimeoutError, OutOfMemoryError, ReadOnlyError),
+    *(ClusterDownError, SlotNotCoveredError),
+)
 """Of the server: what may be over in a while. The command may have been applied, and may be sent again."""
 
 PASSING_CODES = frozenset({408, 409, 425, 429})

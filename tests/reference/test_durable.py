@@ -263,13 +263,18 @@ def test_unknown_scripts_are_sent_again(
     assert texts_of(ledger) == ["1", "2", "3"]
 
 
-def test_too_few_replicas(make_durable: MakePod, ledger: MemoryLedger) -> None:
+def test_too_few_replicas(make_durable: MakePod, ledger: MemoryLedger, lapse: Callable[[str], None]) -> None:
     """Indefinite: the message may be there, and is when it is handed in again."""
     options = {"wait_replicas": 1, "replica_timeout_s": 0.001}
     waiting = make_durable("A", options=options)
     with pytest.raises(NotReplicatedError):
         waiting.add_message("ann", "1", [], "m1")
-    assert isinstance(NotReplicatedError(), redis.TimeoutError)
+    assert issubclass(NotReplicatedError, redis.TimeoutError)
+    with pytest.raises(NotReplicatedError):
+        waiting.absorb("ann")
+    assert ledger.batches() == [], "a batch is sent only once its messages cannot be forgotten"
+    assert waiting.absorb("nobody") == 0
+    lapse("claim")
     pod = make_durable("B")
     pod.add_message("ann", "1", [], "m1")
     assert pod.absorb("ann") == 1
