@@ -94,15 +94,20 @@ def open_server(url: str | None) -> Iterator[Server]:
 
 @contextmanager
 def visiting(url: str) -> Iterator[redis.Redis]:
-    """A client of a server on which nothing is probed, swept or deleted: an operator's.
+    """An operator's client of one node, of what Sentinels watch, or of a Cluster: nothing is probed, swept or deleted.
 
     Raises UsageError where the URL cannot be used, HarnessError where the server is lost later.
     """
+    from podrace.simulator.servers.topologies import connect_to
+
     try:
-        client = connect(url, max_connections=1)
+        client = connect_to(url)
         client.ping()
+    except UsageError:
+        raise
     except Exception as error:
-        raise _unusable(url, _reason(error, url)) from None
+        reason = _reason(error, url)
+        raise UsageError(f"server {redact(url)!r}: cannot be used: {reason}; correct --redis-url") from None
     with client, _losing_it_told(url):
         yield client
 

@@ -22,7 +22,7 @@ OF_DURABLE = "podrace.reference.durable_dead_letters:DeadLetters"
     envvar="PODRACE_REDIS_URL",
     required=True,
     metavar="URL",
-    help="The pods' server (redis://, rediss://, unix://).",
+    help="The pods' server: redis://, rediss://, unix://, redis+sentinel://host:port,…/NAME or redis+cluster://host:port.",
 )
 @click.option("--prefix", default="mirix:", show_default=True, help="What the pods' keys begin with.")
 @click.option("--user", metavar="ID", help="Only of this user.  [default: of all; looks at every key]")
