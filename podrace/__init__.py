@@ -9,7 +9,7 @@
 - `Call`, `Ref`, `Scenario`, `Workload`: what clients call, and what is promised
 - `Kill`, `TimePasses`, `LoseConnection`, `CorruptKey`, `FailService`: what the harness does to a fleet on purpose
 - `Run`, `Finding`: what a check gets, and what it returns
-- `PodEnv`: what a target gets
+- `PodEnv`: what a target gets; `own`: marks a factory of pods whose code knows of no harness
 - `explore`, `replay`: search all schedules within bounds; run a counterexample again
 - `Cell`: what became of a target in a scenario
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from podrace.simulator.judge.run import Run
     from podrace.simulator.scenarios.faults import CorruptKey, FailService, Kill, LoseConnection, TimePasses
     from podrace.simulator.scenarios.model import Call, Ref, Scenario, Workload
-    from podrace.simulator.target import PodEnv
+    from podrace.simulator.target import PodEnv, own
 
 __all__ = [
     "Call",
@@ -44,6 +44,7 @@ __all__ = [
     "TimePasses",
     "Workload",
     "explore",
+    "own",
     "replay",
 ]
 
@@ -54,7 +55,7 @@ _PLACES = {
     "judge.run": ("Run",),
     "scenarios.faults": ("CorruptKey", "FailService", "Kill", "LoseConnection", "TimePasses"),
     "scenarios.model": ("Call", "Ref", "Scenario", "Workload"),
-    "target": ("PodEnv",),
+    "target": ("PodEnv", "own"),
 }
 
 

@@ -63,6 +63,31 @@ class PodEnv:
 Target = Callable[[PodEnv], Any]
 
 
+def own(*packages: str) -> Callable[[Target], Target]:
+    """Marks a factory of pods that are plain code: nothing in it knows of a harness.
+
+    The packages and modules named, the factory's module, and what else lies beside that, are each pod's own: threads,
+    time, chance, and clients of Redis and Gemini, are there what the harness leads. All other modules are shared as
+    they are. Raises UsageError for what is no name of a module.
+    """
+    for package in packages:
+        if not isinstance(package, str) or not all(part.isidentifier() for part in package.split(".")):
+            raise UsageError(
+                f"@podrace.own({package!r}): expected names of modules, for example @podrace.own('mirix.agent')"
+            )
+
+    def mark(factory: Target) -> Target:
+        factory.own_packages = packages  # type: ignore[attr-defined]
+        return factory
+
+    return mark
+
+
+def is_plain(target: Target) -> bool:
+    """Whether `own` has marked it."""
+    return hasattr(target, "own_packages")
+
+
 def make_pod(target: Target, env: PodEnv) -> Any:
     """What the factory makes; TargetError where it raises or makes nothing."""
     try:

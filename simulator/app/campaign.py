@@ -158,7 +158,7 @@ def _about(lab: Lab, taken: tuple[Any, ...]) -> str:
     _, kind, args = taken
     if kind == "redis":
         names = " ".join(sorted(names_of(args)))
-        keys = [key.removeprefix(lab.server.prefix) for key in lab.table.footprint(args).touched()]
+        keys = [key.removeprefix(lab.prefix) for key in lab.table.footprint(args).touched()]
         return shorten(" ".join([names, *(key for key in keys if not key.startswith(" "))]))
     if kind == "service":
         return f"{args[0]}.{args[1]}"
@@ -180,7 +180,7 @@ def lab_for(
 
 
 def _words(lab: Lab) -> Words:
-    return Words(lab.server.prefix, f"{lab.folder}/", lab.table.texts)
+    return Words(lab.prefix, f"{lab.folder}/", lab.table.texts)
 
 
 def _readable(lab: Lab, events: Sequence[Event]) -> list[Event]:

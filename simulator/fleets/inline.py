@@ -19,6 +19,7 @@ from podrace.simulator.target import PodEnv, Target, make_pod, method_of
 from podrace.simulator.world.client import broken
 from podrace.simulator.world.clock import EPOCH_US, US_PER_S
 from podrace.simulator.world.locks import VirtualLock
+from podrace.simulator.world.plain.inside import Inside, inside_of
 from podrace.simulator.world.steps import (
     GO,
     Gate,
@@ -55,6 +56,18 @@ def current_env() -> PodEnv | None:
     """The environment of the pod whose actor is running; None where none is."""
     actor = greenlet.getcurrent()
     return actor.gate.env if isinstance(actor, _Actor) and actor.gate else None
+
+
+def current_inside() -> Inside:
+    """What belongs to the pod of plain code whose actor is running. Raises PodKilledError where none is."""
+    return inside_of(getattr(greenlet.getcurrent(), "gate", None))
+
+
+def refuse_current(error: Callable[[], Exception]) -> None:
+    """End the run of the pod whose actor is running; nothing where none is, or the pod is dead."""
+    actor = greenlet.getcurrent()
+    if isinstance(actor, _Actor) and actor.gate is not None and not actor.gate.dead:
+        actor.gate.refuse(error())
 
 
 class InlineFleet:
@@ -186,6 +199,8 @@ class _InlineGate:
         self.env: PodEnv | None = None
         self.pod: Any = None
         self.answer: tuple[Any] | None = None
+        self.inside: Any = None
+        """What belongs to a pod of plain code."""
         self.dead = False
 
     def before(self, kind: str, args: tuple[Any, ...]) -> str:
@@ -249,6 +264,21 @@ class _InlineGate:
         ready = connection.is_readable()
         actor.connection = None
         return bool(ready)
+
+    def wait(self, lock: Any, seconds: float | None) -> bool:
+        if seconds is None:
+            self.before("lock", (lock,))
+        else:
+            self.before("timer", (self._fleet.now_us + round(seconds * US_PER_S), seconds, lock))
+        self.after("free" if lock.free else None)
+        return bool(lock.free)
+
+    def me(self) -> str:
+        return greenlet.getcurrent().name  # type: ignore[attr-defined, no-any-return]
+
+    def refuse(self, error: Exception) -> NoReturn:
+        self._fleet.broken = self._fleet.broken or error
+        raise PodKilledError
 
     def lost(self, error: BaseException) -> None:
         if not self.dead:

@@ -9,7 +9,6 @@ is spared it: then what they hold is compared after each schedule, and from the 
 from __future__ import annotations
 
 import ast
-import builtins
 import contextlib
 import dis
 import enum
@@ -23,8 +22,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from podrace.simulator.errors import TargetError
-from podrace.simulator.target import Target, load_target
+from podrace.simulator.fleets.inline import current_inside
+from podrace.simulator.target import Target, is_plain, load_target
+from podrace.simulator.world.plain.inside import Here
+from podrace.simulator.world.plain.pod import target_in
+from podrace.simulator.world.view import Code, View, found, packages_of
 
 _OURS = Path(__file__).resolve().parents[1]
 _ATOMS = (
@@ -36,13 +38,21 @@ _ATOMS = (
 
 
 class OwnModules:
-    """The modules of one target, and factories out of them. Raises UsageError where the target cannot be loaded."""
+    """The modules of one target, and factories out of them. Raises UsageError where the target cannot be loaded.
 
-    def __init__(self, path: str) -> None:
+    `here` finds the pod of whoever runs, for a target of plain code (see world.plain): its pods always have modules
+    of their own.
+    """
+
+    def __init__(self, path: str, here: Here = current_inside) -> None:
         self._path = path
         self._target = load_target(path)
+        self._plain = _plain_factory(path, self._target, here) if is_plain(self._target) else None
+        if self._plain is not None:
+            self.afresh = True
+            return
         self._names = _own_modules(path.partition(":")[0])
-        self._code: dict[str, tuple[types.CodeType, Any]] = {}
+        self._code: Code = {}
         self.afresh = not all(_is_constant(module, self._names) for module in self._modules())
         """Whether every pod gets modules of its own."""
         self._before = [] if self.afresh else self._held()
@@ -50,14 +60,19 @@ class OwnModules:
 
     def factory(self, pod: str) -> Target:
         """A factory for one pod: the target's own, or one that shares nothing with any other pod's."""
+        if self._plain is not None:
+            return self._plain
         if not self.afresh:
             return self._target
         module_name, _, attribute = self._path.partition(":")
-        found: Target = getattr(_View(self._names, self._code).load(module_name), attribute)
+        view = View(frozenset(self._names).__contains__, packages_of(self._names), self._code)
+        found: Target = getattr(view.load(module_name), attribute)
         return found
 
     def has_changed(self) -> bool:
         """Whether pods that shared the modules have changed what these hold. From then on they share them no longer."""
+        if self._plain is not None:
+            return False
         if len(sys.modules) != self._imported:
             self._imported = len(sys.modules)
             names = _own_modules(self._path.partition(":")[0])
@@ -81,6 +96,40 @@ class OwnModules:
         for module in self._modules():
             _hold(module.__dict__, module.__name__, found)
         return found
+
+
+def _plain_factory(path: str, target: Any, here: Here) -> Target:
+    """A factory of pods of plain code, which own the packages named, the target's module, and what lies near that."""
+    from podrace.simulator.world.plain.standard import standard  # all that it replaces is loaded only here
+
+    module = path.partition(":")[0]
+    roots = (module, *target.own_packages)
+    folder = _folder_of(module)
+    above = packages_of(roots)
+    code: Code = {}
+    known: dict[str, bool] = {}
+
+    def is_own(name: str) -> bool:
+        if name not in known:
+            known[name] = any(name == root or name.startswith(f"{root}.") for root in roots) or _lies_in(folder, name)
+        return known[name]
+
+    base = standard(here)
+    return target_in(lambda: View(is_own, above, code, base), path)
+
+
+def _lies_in(folder: Path | None, name: str) -> bool:
+    """Whether a module lies below a folder, its packages too; found without an import of any."""
+    path: Any = None
+    parts = name.split(".")
+    for number in range(1, len(parts) + 1):
+        spec = found(".".join(parts[:number]), path)
+        if spec is None:
+            return False
+        path = spec.submodule_search_locations
+    if spec.origin is None:  # a folder without code of its own
+        return bool(path) and _is_near(f"{next(iter(path))}/__init__.py", folder)
+    return _is_near(spec.origin, folder)
 
 
 class _Names:
@@ -143,24 +192,36 @@ def _own_modules(target: str) -> tuple[str, ...]:
 
 def _modules_near(target: str) -> frozenset[str]:
     """The modules that were imported from below the folder of the target, outside site-packages."""
+    root = _folder_of(target)
+    return frozenset(
+        name
+        for name, module in list(sys.modules.items())
+        if name != "__main__" and module.__name__ == name and _is_near(getattr(module, "__file__", None), root)
+    )
+
+
+def _folder_of(target: str) -> Path | None:
+    """The folder from which the target was imported."""
     file = getattr(sys.modules[target], "__file__", None)
     if file is None:
-        return frozenset()
+        return None
     root = Path(file).resolve().parent
     for _ in target.split(".")[1:]:
         root = root.parent
     if _OURS.is_relative_to(root):  # a target of this project: its own package
         root = Path(file).resolve().parent
-    near = set()
-    for name, module in list(sys.modules.items()):
-        where = getattr(module, "__file__", None)
-        if where is None or not where.endswith(".py") or name == "__main__" or module.__name__ != name:
-            continue
-        path = Path(where).resolve()
-        if path.is_relative_to(root) and "site-packages" not in path.relative_to(root).parts:
-            near.add(name)
-    return frozenset(
-        name for name in near if not Path(sys.modules[name].__file__ or "").resolve().is_relative_to(_OURS)
+    return root
+
+
+def _is_near(file: str | None, root: Path | None) -> bool:
+    """Whether a module's file lies below that folder, outside site-packages, and is none of ours."""
+    if root is None or file is None or not file.endswith(".py"):
+        return False
+    path = Path(file).resolve()
+    return (
+        path.is_relative_to(root)
+        and "site-packages" not in path.relative_to(root).parts
+        and not path.is_relative_to(_OURS)
     )
 
 
@@ -253,92 +314,3 @@ def _filled(cell: Any) -> bool:
 def _is_of_the_language(key: str) -> bool:
     """Attributes that Python itself gives a class, mutable in kind but not a program's state."""
     return (key.startswith(("_abc_", "__")) and key != "__call__") or key in ("_is_protocol", "_is_runtime_protocol")
-
-
-class _View:
-    """One pod's own modules: run afresh, their imports led to each other. `sys.modules` stays as it is."""
-
-    def __init__(self, own: tuple[str, ...], code: dict[str, tuple[types.CodeType, Any]]) -> None:
-        self._own = frozenset(own)
-        self._code = code
-        self._modules: dict[str, ModuleType] = {}
-        self._builtins = {**vars(builtins), "__import__": self._import}
-
-    def load(self, name: str) -> ModuleType:
-        found = self._modules.get(name)
-        if found is not None:
-            return found
-        if name not in self._own:
-            return importlib.import_module(name)
-        if name not in self._code:
-            self._code[name] = _compiled(name)
-        code, spec = self._code[name]
-        module = self._modules[name] = ModuleType(name)
-        module.__dict__.update(
-            __builtins__=self._builtins, __spec__=spec, __file__=spec.origin, __package__=spec.parent, __loader__=None
-        )
-        if spec.submodule_search_locations is not None:
-            module.__path__ = list(spec.submodule_search_locations)
-        try:
-            exec(code, module.__dict__)
-        except BaseException:
-            del self._modules[name]
-            raise
-        above, _, last = name.rpartition(".")
-        if above in self._own:
-            setattr(self.load(above), last, module)
-        return module
-
-    def _import(
-        self,
-        name: str,
-        globals: Any = None,  # noqa: A002 - as __import__ calls it
-        locals: Any = None,  # noqa: A002
-        fromlist: Any = (),
-        level: int = 0,
-    ) -> ModuleType:
-        full = name
-        if level:
-            full = importlib.util.resolve_name("." * level + name, (globals or {})["__package__"])
-        parts = [f"{full}.{part}" for part in fromlist or ()]
-        if not any(one in self._own for one in (full, *parts)) and not self._is_above(full):
-            return builtins.__import__(name, globals, locals, fromlist or (), level)
-        module = self._shown(full)
-        for part, path in zip(fromlist or (), parts, strict=True):
-            if path in self._own and not isinstance(module.__dict__.get(part), ModuleType):
-                setattr(module, part, self.load(path))
-        if fromlist or level:
-            return module
-        return self._chain(full)
-
-    def _is_above(self, name: str) -> bool:
-        return any(one.startswith(f"{name}.") for one in self._own)
-
-    def _shown(self, name: str) -> ModuleType:
-        """A module as this pod sees it: its own, or a copy of a package in which some modules are its own."""
-        if name in self._own or not self._is_above(name):
-            return self.load(name)
-        shown = self._modules.get(name)
-        if shown is None:
-            real = importlib.import_module(name)
-            shown = self._modules[name] = ModuleType(name)
-            shown.__dict__.update(vars(real))
-        return shown
-
-    def _chain(self, full: str) -> ModuleType:
-        """`import a.b.c` binds `a`, through which `b` and `c` are reached."""
-        names = full.split(".")
-        first = module = self._shown(names[0])
-        for number in range(2, len(names) + 1):
-            below = self._shown(".".join(names[:number]))
-            setattr(module, names[number - 1], below)
-            module = below
-        return first
-
-
-def _compiled(name: str) -> tuple[types.CodeType, Any]:
-    spec = importlib.util.find_spec(name)
-    code: Any = getattr(spec and spec.loader, "get_code", lambda name: None)(name)
-    if spec is None or code is None:
-        raise TargetError(f"module {name} has no source that can be run for each pod; no verdict can be given")
-    return code, spec

@@ -12,19 +12,21 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cache, partial
 from itertools import count
-from typing import Any
+from typing import Any, NoReturn
 
 from podrace.simulator.errors import HarnessError, PodraceError, TargetError
 from podrace.simulator.fleets import guarded
 from podrace.simulator.fleets.inline import left
+from podrace.simulator.fleets.own_modules import OwnModules
 from podrace.simulator.fleets.processes import PodSpec
 from podrace.simulator.history.events import describe, shorten
 from podrace.simulator.history.outcome import outcome
-from podrace.simulator.target import PodEnv, load_object, load_target, make_pod, method_of
+from podrace.simulator.target import PodEnv, Target, is_plain, load_object, load_target, make_pod, method_of
 from podrace.simulator.world import libraries
 from podrace.simulator.world.client import broken, gated_client
 from podrace.simulator.world.clock import EPOCH_US, US_PER_S
 from podrace.simulator.world.locks import LockState, VirtualLock
+from podrace.simulator.world.plain.inside import inside_of
 from podrace.simulator.world.pods import make_env
 from podrace.simulator.world.steps import GO, Failed, foreign_thread, plain_reply
 
@@ -124,7 +126,14 @@ def build_pod(spec: PodSpec, gate: Any, pipe: Pipe) -> Any:
         failures=spec.failures,
     )
     gate.env = env
-    return make_pod(load_target(spec.target), env)
+    return make_pod(_target_of(spec, gate), env)
+
+
+def _target_of(spec: PodSpec, gate: Any) -> Target:
+    target = load_target(spec.target)
+    if not is_plain(target):
+        return target
+    return OwnModules(spec.target, lambda: inside_of(gate)).factory(spec.name)
 
 
 def serve(pipe: Pipe, make: Callable[[], Any], gate: Any) -> None:
@@ -262,6 +271,8 @@ class StepGate:
         self._numbers = _numbers()
         self.answer: tuple[Any] | None = None
         self.env: PodEnv | None = None
+        self.inside: Any = None
+        """What belongs to a pod of plain code."""
 
     def run(self, actor: str, function: Callable[[], None]) -> None:
         with self._lock:
@@ -323,6 +334,21 @@ class StepGate:
             self.after(error)
             raise error
         return bool(connection.is_readable())
+
+    def wait(self, lock: Any, seconds: float | None) -> bool:
+        if seconds is None:
+            self.before("lock", (lock,))
+        else:
+            self.before("timer", (self._now_us + round(seconds * US_PER_S), seconds, lock))
+        self.after("free" if lock.free else None)
+        return bool(lock.free)
+
+    def me(self) -> str:
+        return getattr(self._current, "actor", "nobody")
+
+    def refuse(self, error: Exception) -> NoReturn:
+        self._pipe.send("broken", error)
+        raise SystemExit
 
     def lost(self, error: BaseException) -> None:
         self._pipe.send("broken", _loss(self._pod, error))

@@ -183,7 +183,8 @@ def _step(step: Any, reply: Any, raw: Event, words: Words) -> Event:
             "says": words.text(raw["says"]) + failed,
         }
     if step.kind == "timer":
-        return told | {"what": "timer", "reply": "", "says": f"wakes after {step.args[1]:g} s"}
+        woken = "is woken" if reply == "free" else f"wakes after {step.args[1]:g} s"
+        return told | {"what": "timer", "reply": "", "says": woken}
     if step.kind == "receive":
         broken = "✗ its connection is lost" if action != "go" else ""
         got = "nothing came" if reply is None else f"gets {brief(shorten(words.text(reply), 120))}"

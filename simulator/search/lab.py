@@ -13,8 +13,8 @@ from typing import Any, Self
 
 import greenlet
 
-from podrace.simulator.errors import TargetError
-from podrace.simulator.fleets.inline import InlineFleet, current_env
+from podrace.simulator.errors import TargetError, UsageError
+from podrace.simulator.fleets.inline import InlineFleet, current_env, refuse_current
 from podrace.simulator.fleets.own_modules import OwnModules
 from podrace.simulator.fleets.processes import PodSpec
 from podrace.simulator.fleets.stepped import SteppedFleet
@@ -24,12 +24,13 @@ from podrace.simulator.search.play import Play
 from podrace.simulator.search.server_side import ServerSide
 from podrace.simulator.servers.connection import Server, connect
 from podrace.simulator.servers.probe import Probe
-from podrace.simulator.target import PodEnv, load_target
+from podrace.simulator.target import PodEnv, is_plain, load_target
 from podrace.simulator.world import libraries
-from podrace.simulator.world.client import gated_client, is_as_new, set_gate
+from podrace.simulator.world.client import disconnect, gated_client, is_as_new, set_gate
 from podrace.simulator.world.clock import US_PER_S, Clock
 from podrace.simulator.world.footprints import CommandTable
 from podrace.simulator.world.foreign import Guard
+from podrace.simulator.world.plain.watch import watched
 from podrace.simulator.world.pods import make_env
 from podrace.simulator.world.steps import Gate
 
@@ -62,8 +63,18 @@ class Lab:
 
     def __init__(self, server: Server, target_path: str, scenario: Scenario, *, seed: int) -> None:
         self.server = server
-        keeps = getattr(load_target(target_path), "keeps", ())  # what this target leaves on purpose, for a while
+        target = load_target(target_path)
+        keeps = getattr(target, "keeps", ())  # what this target leaves on purpose, for a while
         self.scenario = replace(scenario, keeps=(*scenario.keeps, *keeps))
+        self.prefix = server.prefix
+        """Of every key of the run; plain code knows of none."""
+        if is_plain(target):
+            self.prefix = ""
+            if server.embedded is None:
+                raise UsageError(
+                    f"target {target_path}: code that @podrace.own marks writes keys without a prefix, which podrace "
+                    "does not let onto a server that it has not started; leave --redis-url and PODRACE_REDIS_URL out"
+                )
         self.seed = seed
         self.options = {**OPTIONS, **scenario.options}
         self._stack = ExitStack()
@@ -81,7 +92,7 @@ class Lab:
         self.probe = Probe(connect(self.server.url, **self._patience), own=own)
         self._stack.callback(self.probe.close)
         self.table = CommandTable(self.probe.command_rows(), self.probe.keys_of)
-        self._guard = None if own else Guard(self.table, self.server.prefix)
+        self._guard = None if own else Guard(self.table, self.prefix)
         return self
 
     def __exit__(
@@ -109,7 +120,7 @@ class Lab:
 
     def _play(self, fleet: Any, clock: Clock, services: Mapping[str, Any]) -> Play:
         self._plays += 1
-        side = ServerSide(self.probe, self.table, clock, self.server.prefix)
+        side = ServerSide(self.probe, self.table, clock, self.prefix)
         self._current = Play(self.scenario, fleet, side, services)
         return self._current
 
@@ -127,6 +138,7 @@ class InlineLab(Lab):
         super().__enter__()
         self._connections = self.probe.connections()
         self._stack.enter_context(libraries.led(current_env, greenlet.getcurrent))
+        self._stack.enter_context(watched(refuse_current))
         self._stack.callback(self._close_clients)
         return self
 
@@ -143,7 +155,7 @@ class InlineLab(Lab):
                 name=name,
                 gate=gate,
                 client=client,
-                prefix=self.server.prefix,
+                prefix=self.prefix,
                 services={key: workload.service_for(name, key, inner) for key, inner in services.items()},
                 seed=self.seed,
                 incarnation=incarnation,
@@ -160,7 +172,7 @@ class InlineLab(Lab):
         for key, client in list(self._clients.items()):
             if not is_as_new(client):
                 del self._clients[key]
-                client.connection_pool.disconnect()
+                disconnect(client)
         play.side.clear()
         if self._modules.has_changed():
             raise Restart
@@ -195,7 +207,7 @@ class InlineLab(Lab):
 
     def _close_clients(self) -> None:
         for client in self._clients.values():
-            client.connection_pool.disconnect()
+            disconnect(client)
 
 
 class ProcessLab(Lab):
@@ -223,7 +235,7 @@ class ProcessLab(Lab):
             name="",
             target=self._target_path,
             redis_url=self.server.url,
-            prefix=self.server.prefix,
+            prefix=self.prefix,
             services={name: self._parts[name] if name in servers else "" for name in services},
             seed=self.seed,
             retries=retries,

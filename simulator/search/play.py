@@ -33,6 +33,7 @@ from podrace.simulator.world.steps import (
     Step,
     as_sent,
     could_go_on,
+    is_woken,
     plain_reply,
     pod_of,
 )
@@ -184,7 +185,7 @@ class Play:
         for step in self._fleet.steps():
             kind = step.kind
             if kind == "timer":
-                if step.args[0] > now_us:
+                if step.args[0] > now_us and not is_woken(step):
                     continue
             elif kind == "lock":
                 if not step.args[0].free:
@@ -235,7 +236,7 @@ class Play:
             self.last = None
         timer = call = None
         for step in steps:
-            if step.kind == "timer":
+            if step.kind == "timer" and not is_woken(step):
                 timer = step if timer is None or step.args[0] < timer.args[0] else timer
             elif step.kind == "call":
                 call = call or step

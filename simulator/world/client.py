@@ -77,10 +77,38 @@ def set_gate(client: redis.Redis, gate: Gate) -> None:
     pool.connection_class.gate = gate
 
 
+def another(client: redis.Redis, options: dict[str, Any]) -> redis.Redis:
+    """A client behind the same gate with these options besides: one for each set of them, kept while the first is."""
+    others: dict[Any, redis.Redis] = vars(client).setdefault("others", {})
+    key = tuple(sorted(options.items()))
+    if key not in others:
+        from redis import ConnectionPool, Redis
+
+        pool: Any = client.connection_pool
+        own = ConnectionPool(
+            connection_class=pool.connection_class,
+            max_connections=pool.max_connections,
+            **{**pool.connection_kwargs, **options},
+        )
+        one_connection = isinstance(client, _DirectRedis)
+        made: Any = type(client)(connection_pool=own, single_connection_client=one_connection)
+        if one_connection:
+            made.pooled = Redis(connection_pool=own)
+        others[key] = made
+    return others[key]
+
+
 def is_as_new(client: redis.Redis) -> bool:
     """Whether the client of one run can serve the next: it has one connection, which nothing has left a mark on."""
     pool: Any = client.connection_pool
-    return pool._created_connections <= 1 and not any(one.marked for one in pool._in_use_connections)
+    unmarked = pool._created_connections <= 1 and not any(one.marked for one in pool._in_use_connections)
+    return unmarked and all(map(is_as_new, vars(client).get("others", {}).values()))
+
+
+def disconnect(client: redis.Redis) -> None:
+    """Close all connections of the client, and of those that `another` has made of it."""
+    for one in (client, *vars(client).get("others", {}).values()):
+        one.connection_pool.disconnect()
 
 
 def broken(what: str) -> Exception:
@@ -135,6 +163,9 @@ class _DirectRedis:
 
     connection: Any
     pooled: redis.Redis
+
+    def close(self) -> None:
+        """Leave the connection open: a client that is used after it was closed makes a new one, which is the same."""
 
     def execute_command(self, *args: Any, **options: Any) -> Any:
         name = args[0]

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from copy import deepcopy
 from functools import lru_cache
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, NoReturn, Protocol
 
 from podrace.simulator.errors import TargetError
 from podrace.simulator.history.events import plain
@@ -37,7 +37,8 @@ class Step(NamedTuple):
     - `redis`: the command, or `TRANSACTION` and its commands
     - `service`: the service's name, the method, a tuple of arguments, a dict of named arguments
     - `call`: the name of the call that a client is about to make
-    - `timer`: deadline in microseconds of the clock, seconds that were asked for
+    - `timer`: deadline in microseconds of the clock, seconds that were asked for, and the lock that ends the wait
+      where one does
     - `lock`: the lock
     - `reply`: none; it is about to hear what its last step has brought
     - `receive`: a number that names the wait, deadline in microseconds or None, a text that says for what
@@ -62,8 +63,13 @@ WAITING = frozenset({"timer", "call", "lock", "receive"})
 def could_go_on(step: Step, now_us: int) -> bool:
     """Whether an actor that stands before this step may be let go without time passing."""
     if step.kind == "timer":
-        return bool(step.args[0] <= now_us)
+        return bool(step.args[0] <= now_us) or is_woken(step)
     return bool(step.args[0].free) if step.kind == "lock" else True
+
+
+def is_woken(step: Step) -> bool:
+    """Whether what a timer waits for besides its deadline is there."""
+    return len(step.args) == 3 and bool(step.args[2].free)
 
 
 class PodKilledError(BaseException):
@@ -95,6 +101,18 @@ class Gate(Protocol):
 
         Raises the redis-py error of a lost connection where that fault strikes the wait.
         """
+        ...
+
+    def wait(self, lock: Any, seconds: float | None) -> bool:
+        """Wait until the lock is free (True), or so many seconds have passed (False)."""
+        ...
+
+    def me(self) -> str:
+        """The name of the actor that is running."""
+        ...
+
+    def refuse(self, error: TargetError) -> NoReturn:
+        """End the run with this error: the pod does what cannot be led."""
         ...
 
     def lost(self, error: BaseException) -> None:

@@ -1,0 +1,104 @@
+"""Clients that plain code makes for itself: whatever address they name, they lead to the run's server and services."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import redis as real_redis
+
+from podrace.simulator.world.client import another
+from podrace.simulator.world.plain.inside import Here, Inside
+
+_KEPT = ("decode_responses", "encoding", "encoding_errors")
+"""What of a client's options changes how it behaves towards whoever uses it."""
+
+
+def redis_names(here: Here) -> dict[str, Any]:
+    """`Redis`, `from_url` and pools. A client is the pod's own, whichever class it is asked of."""
+
+    class Pool:
+        """Keeps what a client will be made with."""
+
+        def __init__(self, **options: Any) -> None:
+            self.connection_kwargs = options
+
+        @classmethod
+        def from_url(cls, url: str, **options: Any) -> Any:
+            return cls(**options_of(url, options))
+
+        def disconnect(self, *_: Any, **__: Any) -> None:
+            """There is nothing to disconnect."""
+
+        close = reset = disconnect
+
+    class Facade(type(real_redis.Redis)):  # type: ignore[misc]
+        def __instancecheck__(cls, thing: Any) -> bool:
+            return isinstance(thing, real_redis.Redis) if cls is Redis else super().__instancecheck__(thing)
+
+    class Redis(real_redis.Redis, metaclass=Facade):
+        def __new__(cls, *args: Any, **options: Any) -> Any:
+            made = client_of(here(), named(args, options))
+            if cls is Redis:
+                return made
+            own = type(cls.__name__, (cls, type(made)), {"__init__": lambda self, *_, **__: None})
+            thing: Any = object.__new__(own)
+            vars(thing).update(vars(made))
+            return thing
+
+        @classmethod
+        def from_url(cls, url: str, **options: Any) -> Any:
+            return cls(**options_of(url, options))
+
+        @classmethod
+        def from_pool(cls, connection_pool: Any) -> Any:
+            return cls(connection_pool=connection_pool)
+
+    def cannot(*_: Any, **__: Any) -> Any:
+        here().refuse("talks to a cluster or a sentinel", "use redis.Redis: one node is what can be led")
+
+    return {
+        "Redis": Redis, "StrictRedis": Redis, "from_url": Redis.from_url, "ConnectionPool": Pool,
+        "BlockingConnectionPool": Pool, "RedisCluster": cannot, "Sentinel": cannot,
+    }  # fmt: skip
+
+
+_PLACES = ("host", "port", "db", "password")
+"""The first arguments of redis.Redis, by place."""
+
+
+def named(args: tuple[Any, ...], options: dict[str, Any]) -> dict[str, Any]:
+    """A client's options by name, those of its pool among them."""
+    found = dict(zip(_PLACES, args, strict=False)) | options
+    if found.get("unix_socket_path") is not None:
+        found["path"] = found.pop("unix_socket_path")
+    pool = found.pop("connection_pool", None)
+    return found | (pool.connection_kwargs if pool is not None else {})
+
+
+def options_of(url: str, options: dict[str, Any]) -> dict[str, Any]:
+    from redis.connection import parse_url
+
+    return {**options, **parse_url(url)}  # type: ignore[no-untyped-call]
+
+
+def client_of(inside: Inside, options: dict[str, Any]) -> Any:
+    """The pod's client with these options. Refuses a second server or database: there is one."""
+    path = options.get("path")
+    place = path or f"{options.get('host') or 'localhost'}:{options.get('port') or 6379}"
+    address = f"{place}, database {options.get('db') or 0}"
+    first = inside.addresses.setdefault("redis", address)
+    if first != address:
+        inside.refuse(f"talks to two Redis servers or databases ({first}; {address})", "let it use one of them")
+    kept = {name: options[name] for name in _KEPT if options.get(name) is not None}
+    return another(inside.env.redis, kept) if kept else inside.env.redis
+
+
+def genai_names(here: Here) -> dict[str, Any]:
+    def client(*_: Any, **__: Any) -> Any:
+        inside = here()
+        if "gemini" not in inside.env.services:
+            inside.refuse("makes a client of Gemini", "give the scenario a workload with a service named gemini")
+        return SimpleNamespace(files=inside.env.services["gemini"])
+
+    return {"Client": client}

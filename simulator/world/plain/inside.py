@@ -1,0 +1,89 @@
+"""What belongs to one pod of plain code, and how whoever runs finds the pod that it is in."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+from podrace.simulator.errors import TargetError
+from podrace.simulator.target import PodEnv
+from podrace.simulator.world.steps import PodKilledError
+
+MOST_READS = 100_000
+"""So often one pod may read the clock in a run: who reads it more often waits for it in a loop."""
+_OURS = str(Path(__file__).resolve().parents[3])
+
+
+class Inside:
+    """One pod: its environment, and what modules that all pods share would keep for all of them alike."""
+
+    def __init__(self, env: PodEnv) -> None:
+        self.env = env
+        self.gate: Any = env.runtime
+        self.view: Any = None
+        self.threads: dict[int, Any] = {}
+        """By identity, the threads that run, as `threading` keeps them."""
+        self.addresses: dict[str, str] = {}
+        """By kind of server, the one that its clients name."""
+        self.loop: Any = None
+        """Where its coroutines run."""
+        self._idents: dict[str, int] = {}
+        self._counts: dict[str, int] = {}
+        self._reads = 0
+
+    def count(self, what: str) -> int:
+        """1, 2, …: for names and hashes, which must not depend on what other pods and schedules did."""
+        number = self._counts[what] = self._counts.get(what, 0) + 1
+        return number
+
+    def ident(self) -> int:
+        """What tells the actor that runs from the others of the pod."""
+        return self._idents.setdefault(self.gate.me(), len(self._idents) + 1)
+
+    def now(self) -> float:
+        self._reads += 1
+        if self._reads > MOST_READS:
+            self.refuse(f"reads the clock {MOST_READS:,} times in one run", "sleep between two looks at it")
+        return self.gate.now()  # type: ignore[no-any-return]
+
+    def refuse(self, what: str, instead: str) -> NoReturn:
+        """End the run: what the pod wants to do cannot be led. The message names the place."""
+        self.gate.refuse(unled(what, place_of(sys._getframe(1)), instead))
+        raise AssertionError("a gate that refuses does not return")
+
+
+Here = Callable[[], Inside]
+"""The pod whose actor is running. Raises PodKilledError where none is."""
+
+
+def inside_of(gate: Any) -> Inside:
+    """The inside of the gate's pod; raises PodKilledError where that is no pod of plain code, or none yet."""
+    if gate is None or gate.inside is None:
+        raise PodKilledError
+    return gate.inside  # type: ignore[no-any-return]
+
+
+def unled(what: str, place: str, instead: str) -> TargetError:
+    """The error of a target that does what cannot be led."""
+    return TargetError(f"the target {what}, at {place}: that cannot be led; {instead}; no verdict can be given")
+
+
+def place_of(frame: Any) -> str:
+    """The innermost place that is neither the harness's nor the standard library's, as `file:line in function`."""
+    innermost = frame
+    while frame is not None and _is_beside_the_point(frame):
+        frame = frame.f_back
+    frame = frame or innermost
+    path = Path(frame.f_code.co_filename)
+    shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+    return f"{shown}:{frame.f_lineno} in {frame.f_code.co_name}"
+
+
+def _is_beside_the_point(frame: Any) -> bool:
+    name = frame.f_code.co_filename
+    return name.startswith(("<frozen", _OURS, str(_STANDARD))) and "site-packages" not in name
+
+
+_STANDARD = Path(sys.modules["pathlib"].__file__ or "").parent

@@ -1,0 +1,155 @@
+"""Time, dates, chance, and what of the operating system tells pods apart: all of it the pod's own."""
+
+from __future__ import annotations
+
+import datetime as real_datetime
+import random as real_random
+import secrets as real_secrets
+import time as real_time
+import uuid as real_uuid
+from collections.abc import Callable
+from typing import Any
+
+from podrace.simulator.world.plain.inside import Here
+
+
+def time_names(here: Here) -> dict[str, Any]:
+    def now() -> float:
+        return here().now()
+
+    def shown(function: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda *given: function(*given or (now(),))
+
+    def in_ns(clock: Callable[[], float]) -> Callable[[], int]:
+        return lambda: round(clock() * 1_000_000) * 1000
+
+    def strftime(form: str, *given: Any) -> str:
+        return real_time.strftime(form, *given or (real_time.localtime(now()),))
+
+    def sleep(seconds: float) -> None:
+        if seconds < 0:
+            raise ValueError("sleep length must be non-negative")
+        here().gate.sleep(seconds)
+
+    clocks = ("time", "monotonic", "perf_counter", "process_time", "thread_time")
+    names: dict[str, Any] = dict.fromkeys(clocks, now)
+    names |= {f"{name}_ns": in_ns(now) for name in clocks}
+    names |= {name: shown(getattr(real_time, name)) for name in ("gmtime", "localtime", "ctime")}
+    asctime = shown(lambda when: real_time.asctime(real_time.localtime(when) if isinstance(when, float) else when))
+    return names | {"sleep": sleep, "strftime": strftime, "asctime": asctime}
+
+
+def datetime_names(here: Here) -> dict[str, Any]:
+    """`datetime` and `date`: to `isinstance` they are the real classes, and what they make is real."""
+
+    class Facade(type):
+        def __instancecheck__(cls, thing: Any) -> bool:
+            return isinstance(thing, cls.__bases__[0])
+
+        def __subclasscheck__(cls, other: type) -> bool:
+            return issubclass(other, cls.__bases__[0])
+
+    class datetime(real_datetime.datetime, metaclass=Facade):  # noqa: N801 - as it is called
+        def __new__(cls, *args: Any, **options: Any) -> Any:
+            return _made(real_datetime.datetime, datetime, cls, args, options)
+
+        @classmethod
+        def now(cls, tz: Any = None) -> Any:
+            return real_datetime.datetime.fromtimestamp(here().now(), tz)
+
+        @classmethod
+        def utcnow(cls) -> Any:
+            return real_datetime.datetime.fromtimestamp(here().now(), real_datetime.UTC).replace(tzinfo=None)
+
+        @classmethod
+        def today(cls) -> Any:
+            return real_datetime.datetime.fromtimestamp(here().now())
+
+    class date(real_datetime.date, metaclass=Facade):  # noqa: N801
+        def __new__(cls, *args: Any, **options: Any) -> Any:
+            return _made(real_datetime.date, date, cls, args, options)
+
+        @classmethod
+        def today(cls) -> Any:
+            return real_datetime.date.fromtimestamp(here().now())
+
+    for facade, real in ((datetime, real_datetime.datetime), (date, real_datetime.date)):
+        for name in ("min", "max"):
+            setattr(facade, name, getattr(real, name))
+    return {"datetime": datetime, "date": date}
+
+
+def _made(real: Any, facade: Any, cls: Any, args: Any, options: Any) -> Any:
+    return real(*args, **options) if cls is facade else real.__new__(cls, *args, **options)
+
+
+def uuid_names(here: Here) -> dict[str, Any]:
+    def drawn(version: int) -> real_uuid.UUID:
+        return real_uuid.UUID(int=here().env.rng.getrandbits(128), version=version)
+
+    names = {"uuid4": lambda: drawn(4), "uuid1": lambda *_, **__: drawn(1)}
+    return names | {name: lambda *_, **__: drawn(4) for name in ("uuid6", "uuid7") if hasattr(real_uuid, name)}
+
+
+def random_names(here: Here) -> dict[str, Any]:
+    class Random(real_random.Random):
+        def seed(self, a: Any = None, version: int = 2) -> None:
+            super().seed(here().env.rng.getrandbits(64) if a is None else a, version)
+
+    class SystemRandom(Random):
+        def seed(self, *_: Any, **__: Any) -> None:
+            super().seed()
+
+    def of_the_pod(name: str) -> Callable[..., Any]:
+        return lambda *args, **options: getattr(here().env.rng, name)(*args, **options)
+
+    hidden = real_random._inst
+    bound = {name for name, value in vars(real_random).items() if getattr(value, "__self__", None) is hidden}
+    return {name: of_the_pod(name) for name in bound} | {"Random": Random, "SystemRandom": SystemRandom}
+
+
+def secrets_names(here: Here) -> dict[str, Any]:
+    def token_bytes(nbytes: int | None = None) -> bytes:
+        return here().env.rng.randbytes(real_secrets.DEFAULT_ENTROPY if nbytes is None else nbytes)
+
+    def token_urlsafe(nbytes: int | None = None) -> str:
+        import base64
+
+        return base64.urlsafe_b64encode(token_bytes(nbytes)).rstrip(b"=").decode("ascii")
+
+    def randbelow(exclusive_upper_bound: int) -> int:
+        if exclusive_upper_bound <= 0:
+            raise ValueError("Upper bound must be positive.")
+        return here().env.rng.randrange(exclusive_upper_bound)
+
+    return {
+        "token_bytes": token_bytes, "token_hex": lambda nbytes=None: token_bytes(nbytes).hex(),
+        "token_urlsafe": token_urlsafe, "randbelow": randbelow, "choice": lambda seq: here().env.rng.choice(seq),
+        "randbits": lambda k: here().env.rng.getrandbits(k), "SystemRandom": random_names(here)["SystemRandom"],
+    }  # fmt: skip
+
+
+def os_names(here: Here) -> dict[str, Any]:
+    return {
+        "urandom": lambda size: here().env.rng.randbytes(size),
+        "getpid": lambda: 1000 + sum(here().env.name.encode()),
+        "register_at_fork": lambda **_: None,
+    }
+
+
+def socket_names(here: Here) -> dict[str, Any]:
+    return {"gethostname": lambda: f"pod-{here().env.name.lower()}"}
+
+
+def importlib_names(here: Here) -> dict[str, Any]:
+    """`import_module`, which does not ask its caller's builtins."""
+
+    def import_module(name: str, package: str | None = None) -> Any:
+        import importlib.util
+
+        view = here().view
+        full = importlib.util.resolve_name(name, package) if name.startswith(".") else name
+        view.builtins["__import__"](full)
+        return view.load(full)
+
+    return {"import_module": import_module}

@@ -1,0 +1,56 @@
+"""Which modules plain code gets in another form, and what is put in their place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+from podrace.simulator.world.plain import clients, small, threads
+from podrace.simulator.world.plain.inside import Here
+from podrace.simulator.world.view import Standard
+
+COPIED = frozenset(
+    {
+        *("threading", "_threading_local", "queue", "sched"),
+        *("concurrent.futures", "concurrent.futures._base", "concurrent.futures.thread"),
+    }
+)
+HIDDEN = frozenset({"_queue"})
+"""Written in C with nothing below it that could be replaced."""
+
+FACADES: Mapping[str, Callable[[Here], Mapping[str, Any]]] = {
+    "_thread": threads.thread_names,
+    "time": small.time_names,
+    "datetime": small.datetime_names,
+    "uuid": small.uuid_names,
+    "random": small.random_names,
+    "secrets": small.secrets_names,
+    "os": small.os_names,
+    "socket": small.socket_names,
+    "importlib": small.importlib_names,
+    "atexit": lambda here: {"register": lambda function, *_, **__: function},
+    "redis": clients.redis_names,
+    "redis.client": clients.redis_names,
+    "google.genai": clients.genai_names,
+    "google.genai.client": clients.genai_names,
+}
+
+
+def standard(here: Here) -> Standard:
+    """What all pods of this process share. `here` finds the pod of whoever runs."""
+    base: Standard
+    base = Standard(
+        copied=COPIED,
+        hidden=HIDDEN,
+        facades={name: partial(make, here) for name, make in FACADES.items()},
+        after={
+            "threading": lambda module: threads.adapt_threading(
+                module, here, lambda: base.load("_threading_local").local
+            ),
+            "concurrent.futures._base": lambda module: threads.adapt_futures(module, here),
+            "concurrent.futures.thread": lambda module: threads.adapt_executor(module, here),
+        },
+    )
+    base.load("threading")  # now, outside of any pod: who loads it is its main thread
+    return base

@@ -1,0 +1,226 @@
+"""A private view of what can be imported: some modules are run afresh in it, others are replaced, all else is shared.
+
+Modules of a view have builtins of their own, whose `__import__` asks the view: so an import within a function that
+runs later finds it too. `sys.modules` stays as it is.
+"""
+
+from __future__ import annotations
+
+import builtins
+import importlib
+import importlib.util
+import sys
+from collections.abc import Callable, Mapping
+from types import CodeType, ModuleType
+from typing import Any
+
+from podrace.simulator.errors import TargetError
+
+Code = dict[str, tuple[CodeType | None, Any]]
+"""By module, its compiled code and its spec: what views of the same modules share."""
+
+
+class View:
+    """`is_own` tells which modules are run afresh; `above` are the packages in which some of them lie.
+
+    `code` is filled as modules are compiled. `base` replaces what it has: the same for every view over it.
+    """
+
+    def __init__(
+        self, is_own: Callable[[str], bool], above: frozenset[str], code: Code, base: Standard | None = None
+    ) -> None:
+        self.is_own = is_own
+        self._above = above
+        self._code = code
+        self._base = base
+        self.modules: dict[str, ModuleType] = {}
+        self.builtins = {**vars(builtins), "__import__": self._import}
+
+    def load(self, name: str) -> ModuleType:
+        """The module of that name, as whoever is inside the view gets it."""
+        found = self.modules.get(name)
+        if found is not None:
+            return found
+        if self.is_own(name):
+            return self._run(name)
+        return self._base.load(name) if self._base is not None else importlib.import_module(name)
+
+    def has(self, name: str) -> bool:
+        """Whether the module is another one here than elsewhere."""
+        return self.is_own(name) or (self._base is not None and self._base.has(name))
+
+    def _run(self, name: str) -> ModuleType:
+        above, _, last = name.rpartition(".")
+        parent = self._shown(above) if above else None
+        if name in self.modules:  # its package's code has imported it
+            return self.modules[name]
+        if name not in self._code:
+            self._code[name] = compiled(name, getattr(parent, "__path__", None))
+        code, spec = self._code[name]
+        module = self.modules[name] = ModuleType(name)
+        module.__dict__.update(
+            __builtins__=self.builtins, __spec__=spec, __file__=spec.origin, __package__=spec.parent, __loader__=None
+        )
+        if spec.submodule_search_locations is not None:
+            module.__path__ = list(spec.submodule_search_locations)
+        absent = name not in sys.modules
+        if absent:  # for as long as it runs: `dataclasses` looks there for what annotations mean
+            sys.modules[name] = module
+        try:
+            if code is not None:
+                exec(code, module.__dict__)
+        except BaseException:
+            del self.modules[name]
+            raise
+        finally:
+            if absent and sys.modules.get(name) is module:
+                del sys.modules[name]
+        if parent is not None and self.has(above):
+            setattr(parent, last, module)
+        return module
+
+    def _import(
+        self,
+        name: str,
+        globals: Any = None,  # noqa: A002 - as __import__ calls it
+        locals: Any = None,  # noqa: A002
+        fromlist: Any = (),
+        level: int = 0,
+    ) -> ModuleType:
+        full = name
+        if level:
+            full = importlib.util.resolve_name("." * level + name, (globals or {})["__package__"])
+        parts = [f"{full}.{part}" for part in fromlist or ()]
+        if not any(map(self.has, (full, *parts))) and not self._is_above(full) and not self.has(full.partition(".")[0]):
+            return builtins.__import__(name, globals, locals, fromlist or (), level)
+        if not fromlist and not level:
+            return self._chain(full)
+        module = self._shown(full)
+        for part, path in zip(fromlist or (), parts, strict=True):
+            if self.has(path):
+                self._load_part(module, part, path)
+        return module
+
+    def _load_part(self, module: ModuleType, part: str, path: str) -> None:
+        """`from module import part`, where a part may be a module, or a name that the module has itself."""
+        if part in module.__dict__ and not isinstance(module.__dict__[part], ModuleType):
+            return
+        try:
+            setattr(module, part, self.load(path))
+        except ModuleNotFoundError as error:
+            if error.name != path:
+                raise  # else the import itself says that there is no such name
+
+    def _is_above(self, name: str) -> bool:
+        return name in self._above or (self._base is not None and self._base._is_above(name))
+
+    def _shown(self, name: str) -> ModuleType:
+        """A module as seen here: run afresh, replaced, or a copy of a package in which some modules are."""
+        if self.has(name) or not self._is_above(name):
+            return self.load(name)
+        shown = self.modules.get(name)
+        if shown is None:
+            real = importlib.import_module(name)
+            shown = self.modules[name] = ModuleType(name)
+            shown.__dict__.update(vars(real))
+        return shown
+
+    def _chain(self, full: str) -> ModuleType:
+        """`import a.b.c` binds `a`, through which `b` and `c` are reached."""
+        names = full.split(".")
+        first = module = self._shown(names[0])
+        for number in range(2, len(names) + 1):
+            below = self._shown(".".join(names[:number]))
+            setattr(module, names[number - 1], below)
+            module = below
+        return first
+
+
+class Standard(View):
+    """The part of the standard library, and of clients, that is replaced: the same for all pods of a process.
+
+    - `copied`: written in Python, run afresh over what is replaced below it
+    - `hidden`: not there; whoever asks for it falls back to what is written in Python
+    - `facades`: by module, what makes the names that are put in the place of its own
+    - `after`: by copied module, what is done to it once it has run
+    """
+
+    def __init__(
+        self,
+        *,
+        copied: frozenset[str],
+        hidden: frozenset[str],
+        facades: Mapping[str, Callable[[], Mapping[str, Any]]],
+        after: Mapping[str, Callable[[ModuleType], None]],
+    ) -> None:
+        names = {*copied, *hidden, *facades}
+        super().__init__(copied.__contains__, packages_of(names), {})
+        self._names = frozenset(names)
+        self._hidden = hidden
+        self._facades = facades
+        self._after = after
+
+    def has(self, name: str) -> bool:
+        return name in self._names
+
+    def load(self, name: str) -> ModuleType:
+        found = self.modules.get(name)
+        if found is not None:
+            return found
+        if name in self._hidden:
+            raise ModuleNotFoundError(f"no {name} here", name=name)
+        if name in self._facades:
+            return self._facade(name)
+        return super().load(name)
+
+    def _run(self, name: str) -> ModuleType:
+        module = super()._run(name)
+        if name in self._after:
+            self._after[name](module)
+        return module
+
+    def _facade(self, name: str) -> ModuleType:
+        real = importlib.import_module(name)
+        above, _, last = name.rpartition(".")
+        parent = self._shown(above) if above else None
+        module = self.modules[name] = ModuleType(name)
+        module.__dict__.update(vars(real))
+        module.__dict__["__getattr__"] = lambda attribute: getattr(real, attribute)  # of what is loaded later
+        module.__dict__.update(self._facades[name]())
+        if parent is not None:
+            setattr(parent, last, module)
+        return module
+
+
+def packages_of(names: Any) -> frozenset[str]:
+    """Every package above one of the modules."""
+    parts = [name.split(".") for name in names]
+    return frozenset(".".join(part[:number]) for part in parts for number in range(1, len(part)))
+
+
+def found(name: str, path: Any) -> Any:
+    """The spec of a module, no package above it imported; `path` is that of its package. None where there is none."""
+    loaded = getattr(sys.modules.get(name), "__spec__", None)
+    if loaded is not None:
+        return loaded
+    for finder in sys.meta_path:
+        spec = finder.find_spec(name, path)
+        if spec is not None:
+            return spec
+    return None
+
+
+def compiled(name: str, path: Any = None) -> tuple[CodeType | None, Any]:
+    """A module's code and spec; no code for a folder without one. Raises what an import would raise, or TargetError."""
+    spec = found(name, path)
+    if spec is None:
+        raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+    if spec.origin is None and spec.submodule_search_locations is not None:
+        return None, spec
+    code: Any = getattr(spec.loader, "get_code", lambda name: None)(name)
+    if code is None and str(spec.origin).endswith(".py"):  # a loader that changes the source, as a test runner's does
+        with open(spec.origin, "rb") as file:
+            code = compile(file.read(), spec.origin, "exec", dont_inherit=True)
+    if code is None:
+        raise TargetError(f"module {name} has no source that can be run for each pod; no verdict can be given")
+    return code, spec

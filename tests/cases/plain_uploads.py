@@ -1,0 +1,20 @@
+"""What a user writes: how a pod of plain code is put together, and what its verbs are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import podrace
+
+
+@podrace.own("cases.plain_upload_manager", "cases.plain_accumulator")
+def threaded(env: podrace.PodEnv) -> Any:
+    from google import genai
+
+    from cases.plain_accumulator import Accumulator
+    from cases.plain_upload_manager import UploadManager
+
+    uploads = UploadManager(genai.Client(api_key="no secret"))
+    accumulator = Accumulator(uploads, env.memory.send, env.options["absorb_limit"])
+    accumulator.upload_status = uploads.get_upload_status
+    return accumulator
