@@ -29,7 +29,7 @@ class Runtime(Protocol):
 
     def sleep(self, seconds: float) -> None: ...
 
-    def spawn(self, name: str, function: Callable[[], None]) -> None:
+    def spawn(self, name: str, function: Callable[[], None]) -> Any:
         """Run `function` as an actor of this pod."""
         ...
 

@@ -22,6 +22,7 @@ from podrace.simulator.world.locks import VirtualLock
 from podrace.simulator.world.plain.inside import Inside, inside_of
 from podrace.simulator.world.steps import (
     GO,
+    PAST_US,
     Gate,
     PodKilledError,
     Step,
@@ -48,6 +49,8 @@ class _Actor(greenlet.greenlet):
     """Where it waits for something to read."""
     hears_later = False
     """Whether it stops before its pod hears what the step that it is taking has brought."""
+    aside: Callable[[Callable[[], Any]], Any] | None = None
+    """What lets others go on meanwhile, where something is kept by thread that is the actor's."""
     survived = 0
     """How often it was told that its pod is dead, and went on."""
 
@@ -215,7 +218,8 @@ class _InlineGate:
         if self.dead:
             self._end(actor)
         step = actor.step = Step(actor.name, kind, args)
-        action: str = self._fleet._hub.switch()
+        hub = self._fleet._hub
+        action: str = hub.switch() if actor.aside is None else actor.aside(hub.switch)
         if self.dead:
             raise PodKilledError
         actor.taken.append((step, action))
@@ -269,9 +273,34 @@ class _InlineGate:
         if seconds is None:
             self.before("lock", (lock,))
         else:
-            self.before("timer", (self._fleet.now_us + round(seconds * US_PER_S), seconds, lock))
+            self.before("timer", (self._fleet.now_us + round(seconds * US_PER_S) + PAST_US, seconds, lock))
         self.after("free" if lock.free else None)
         return bool(lock.free)
+
+    def park(self, seconds: float | None) -> bool:
+        actor = greenlet.getcurrent()
+        assert isinstance(actor, _Actor)
+        if self.dead:
+            self._end(actor)
+        if seconds is not None:
+            deadline_us = self._fleet.now_us + round(seconds * US_PER_S) + PAST_US
+            actor.step = Step(actor.name, "timer", (deadline_us, seconds))
+        step, hub = actor.step, self._fleet._hub
+        action: str = hub.switch() if actor.aside is None else actor.aside(hub.switch)
+        if self.dead:
+            raise PodKilledError
+        if action and step is not None:
+            self._fleet.done.append((step, action, None))
+        return not action
+
+    def unpark(self, actor: str) -> None:
+        if not self.dead:
+            found = self._fleet._actors[actor]
+            found.step = None
+            self._fleet._starting.append(found)
+
+    def set_aside(self, function: Callable[[Callable[[], Any]], Any] | None) -> None:
+        greenlet.getcurrent().aside = function  # type: ignore[attr-defined]
 
     def me(self) -> str:
         return greenlet.getcurrent().name  # type: ignore[attr-defined, no-any-return]
@@ -296,15 +325,17 @@ class _InlineGate:
     def now(self) -> float:
         return self._fleet.now_us / US_PER_S
 
-    def sleep(self, seconds: float) -> None:
-        self.before("timer", (self._fleet.now_us + max(0, round(seconds * US_PER_S)), seconds))
+    def sleep(self, seconds: float, past_us: int = 0) -> None:
+        self.before("timer", (self._fleet.now_us + max(0, round(seconds * US_PER_S)) + past_us, seconds))
         self.after(None)
 
-    def spawn(self, name: str, function: Callable[[], None]) -> None:
+    def spawn(self, name: str, function: Callable[[], None]) -> str:
         if threading.get_ident() != self._fleet.thread:
             self._expel()
         number = self._spawned[name] = self._spawned.get(name, 0) + 1
-        self._fleet._begin(f"{self._name}.{name}-{number}", self, function)
+        actor = f"{self._name}.{name}-{number}"
+        self._fleet._begin(actor, self, function)
+        return actor
 
     def lock(self) -> AbstractContextManager[Any]:
         return VirtualLock(self, greenlet.getcurrent, lambda owner: str(owner.name))

@@ -47,8 +47,9 @@ class OwnModules:
     def __init__(self, path: str, here: Here = current_inside) -> None:
         self._path = path
         self._target = load_target(path)
-        self._plain = _plain_factory(path, self._target, here) if is_plain(self._target) else None
-        if self._plain is not None:
+        self.plain = _plain_factory(path, self._target, here) if is_plain(self._target) else None
+        """Makes pods of plain code; None where the target is none."""
+        if self.plain is not None:
             self.afresh = True
             return
         self._names = _own_modules(path.partition(":")[0])
@@ -60,8 +61,8 @@ class OwnModules:
 
     def factory(self, pod: str) -> Target:
         """A factory for one pod: the target's own, or one that shares nothing with any other pod's."""
-        if self._plain is not None:
-            return self._plain
+        if self.plain is not None:
+            return self.plain
         if not self.afresh:
             return self._target
         module_name, _, attribute = self._path.partition(":")
@@ -71,7 +72,7 @@ class OwnModules:
 
     def has_changed(self) -> bool:
         """Whether pods that shared the modules have changed what these hold. From then on they share them no longer."""
-        if self._plain is not None:
+        if self.plain is not None:
             return False
         if len(sys.modules) != self._imported:
             self._imported = len(sys.modules)

@@ -28,7 +28,7 @@ from podrace.simulator.world.clock import EPOCH_US, US_PER_S
 from podrace.simulator.world.locks import LockState, VirtualLock
 from podrace.simulator.world.plain.inside import inside_of
 from podrace.simulator.world.pods import make_env
-from podrace.simulator.world.steps import GO, Failed, foreign_thread, plain_reply
+from podrace.simulator.world.steps import GO, PAST_US, Failed, foreign_thread, plain_reply
 
 
 def main(connection: Any, spec: PodSpec) -> None:
@@ -220,11 +220,13 @@ class RecordingGate:
     def now(self) -> float:
         return time.time()
 
-    def sleep(self, seconds: float) -> None:
+    def sleep(self, seconds: float, past_us: int = 0) -> None:
         time.sleep(seconds)
 
-    def spawn(self, name: str, function: Callable[[], None]) -> None:
-        self.run(f"{self._spec.name}.{name}-{next(self._numbers[name])}", function)
+    def spawn(self, name: str, function: Callable[[], None]) -> str:
+        actor = f"{self._spec.name}.{name}-{next(self._numbers[name])}"
+        self.run(actor, function)
+        return actor
 
     def lock(self) -> AbstractContextManager[Any]:
         return threading.RLock()
@@ -265,8 +267,11 @@ class StepGate:
         self._current = threading.local()
         self._lock = threading.Lock()
         self._running = 0
-        self._starting: list[tuple[str, Callable[[], None]]] = []
+        self._starting: list[Callable[[], None]] = []
+        """What lets the actors begin, or go on, that are next once the one that runs has stopped."""
         self._waiting: dict[str, _Slot] = {}
+        self._parked: dict[str, _Slot] = {}
+        """Actors that stand aside until another of the pod wakes them."""
         self._names: dict[int, str] = {}
         self._numbers = _numbers()
         self.answer: tuple[Any] | None = None
@@ -339,9 +344,32 @@ class StepGate:
         if seconds is None:
             self.before("lock", (lock,))
         else:
-            self.before("timer", (self._now_us + round(seconds * US_PER_S), seconds, lock))
+            self.before("timer", (self._now_us + round(seconds * US_PER_S) + PAST_US, seconds, lock))
         self.after("free" if lock.free else None)
         return bool(lock.free)
+
+    def park(self, seconds: float | None) -> bool:
+        actor, slot = self.me(), _Slot("timer", ())
+        with self._lock:
+            self._parked[actor] = slot
+            if seconds is not None:
+                slot.args = (self._now_us + round(seconds * US_PER_S) + PAST_US, seconds)
+                self._waiting[actor] = slot
+            self._stopped()
+        slot.released.wait()
+        if self._parked.pop(actor, None) is None:
+            return True
+        _pushed(self._current, (actor, slot.kind, slot.args, slot.action))
+        self.after(None)
+        return False
+
+    def unpark(self, actor: str) -> None:
+        slot = self._parked.pop(actor)
+        self._waiting.pop(actor, None)
+        self._starting.append(slot.released.set)
+
+    def set_aside(self, function: Callable[[Callable[[], Any]], Any] | None) -> None:
+        """Every actor is a thread: what is kept by thread is its own."""
 
     def me(self) -> str:
         return getattr(self._current, "actor", "nobody")
@@ -362,12 +390,14 @@ class StepGate:
     def now(self) -> float:
         return self._now_us / US_PER_S
 
-    def sleep(self, seconds: float) -> None:
-        self.before("timer", (self._now_us + max(0, round(seconds * US_PER_S)), seconds))
+    def sleep(self, seconds: float, past_us: int = 0) -> None:
+        self.before("timer", (self._now_us + max(0, round(seconds * US_PER_S)) + past_us, seconds))
         self.after(None)
 
-    def spawn(self, name: str, function: Callable[[], None]) -> None:
-        self._starting.append((f"{self._pod}.{name}-{next(self._numbers[name])}", function))
+    def spawn(self, name: str, function: Callable[[], None]) -> str:
+        actor = f"{self._pod}.{name}-{next(self._numbers[name])}"
+        self._starting.append(partial(self._start, actor, function))
+        return actor
 
     def lock(self) -> AbstractContextManager[Any]:
         return VirtualLock(self, threading.get_ident, lambda owner: self._names.get(owner, str(owner)))
@@ -396,7 +426,7 @@ class StepGate:
             return
         if self._starting:
             self._running += 1
-            self._start(*self._starting.pop(0))
+            self._starting.pop(0)()
             return
         stands = [(actor, slot.kind, _sendable(slot.args)) for actor, slot in self._waiting.items()]
         self._pipe.send("quiet", stands)

@@ -20,6 +20,7 @@ from podrace.simulator.target import PodEnv
 @contextmanager
 def led(current: Callable[[], PodEnv | None], actor: Callable[[], Any]) -> Iterator[None]:
     """Meanwhile redis-py's locks ask the environment of the pod that is running, where `current` knows one."""
+    import redis.asyncio.lock
     import redis.lock
 
     def now() -> float:
@@ -54,11 +55,12 @@ def led(current: Callable[[], PodEnv | None], actor: Callable[[], Any]) -> Itera
             self._own()[name] = value
 
     module: Any = redis.lock
-    before = module.mod_time, module.uuid, module.threading
+    asynchronous: Any = redis.asyncio.lock
+    before = module.mod_time, module.uuid, module.threading, asynchronous.uuid
     module.mod_time = SimpleNamespace(monotonic=now, sleep=sleep, time=now)
-    module.uuid = SimpleNamespace(uuid1=uuid1)
+    module.uuid = asynchronous.uuid = SimpleNamespace(uuid1=uuid1)
     module.threading = SimpleNamespace(local=lambda: Local() if current() else threading.local())
     try:
         yield
     finally:
-        module.mod_time, module.uuid, module.threading = before
+        module.mod_time, module.uuid, module.threading, asynchronous.uuid = before

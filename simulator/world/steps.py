@@ -56,6 +56,9 @@ class Step(NamedTuple):
 SENT = frozenset({"redis", "service"})
 """Kinds that act outside the pod: it may hear of them later than they are done, and others may go in between."""
 
+PAST_US = 1
+"""So much later than asked plain code wakes: never too early by what a float leaves out, as under a real clock."""
+
 WAITING = frozenset({"timer", "call", "lock", "receive"})
 """Kinds before which an actor waits of its own accord: to switch away there is no preemption."""
 
@@ -107,6 +110,18 @@ class Gate(Protocol):
         """Wait until the lock is free (True), or so many seconds have passed (False)."""
         ...
 
+    def park(self, seconds: float | None) -> bool:
+        """Stand aside until `unpark` (True), which is no step, or until so many seconds have passed (False)."""
+        ...
+
+    def unpark(self, actor: str) -> None:
+        """Let an actor go on that stands aside, as soon as the one that is running has stopped."""
+        ...
+
+    def set_aside(self, function: Callable[[Callable[[], Any]], Any] | None) -> None:
+        """Have the current actor stop through this function, which is given what lets others go on."""
+        ...
+
     def me(self) -> str:
         """The name of the actor that is running."""
         ...
@@ -125,9 +140,11 @@ class Gate(Protocol):
 
     def now(self) -> float: ...
 
-    def sleep(self, seconds: float) -> None: ...
+    def sleep(self, seconds: float, past_us: int = 0) -> None: ...
 
-    def spawn(self, name: str, function: Callable[[], None]) -> None: ...
+    def spawn(self, name: str, function: Callable[[], None]) -> str:
+        """Run the function as an actor of this pod. Returns the actor's name."""
+        ...
 
     def lock(self) -> AbstractContextManager[Any]: ...
 

@@ -18,3 +18,10 @@ def threaded(env: podrace.PodEnv) -> Any:
     accumulator = Accumulator(uploads, env.memory.send, env.options["absorb_limit"])
     accumulator.upload_status = uploads.get_upload_status
     return accumulator
+
+
+@podrace.own("cases.plain_async_uploads")
+def asynchronous(env: podrace.PodEnv) -> Any:
+    from cases.plain_async_uploads import Service
+
+    return Service(env.memory.send)

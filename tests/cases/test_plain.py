@@ -31,7 +31,11 @@ def explored(server: Server, target: str, row: str, folder: Path) -> Cell:
 def test_a_plain_upload_manager_loses_its_image_and_does_so_again_on_processes(
     run_server: Server, tmp_path: Path
 ) -> None:
-    target = "cases.plain_uploads:threaded"
+    check_loses(run_server, "cases.plain_uploads:threaded", tmp_path)
+
+
+def check_loses(run_server: Server, target: str, tmp_path: Path) -> None:
+    """The statuses stand in a dict of one pod: another does not know of the upload."""
     cell = explored(run_server, target, "foreign-pod", tmp_path)
     assert (cell.verdict, cell.words) == ("violated", "lost"), cell.note
     saved = load(Path(str(cell.counterexample)))
@@ -48,3 +52,9 @@ def test_plain_code_is_not_let_onto_a_server_of_somebody_else(run_server: Server
         lab_for(
             "inline", foreign, named_target("cases.plain_uploads:threaded"), find("foreign-pod"), seed=7, parts=PARTS
         )
+
+
+def test_a_plain_asyncio_service_loses_its_image_and_does_so_again_on_processes(
+    run_server: Server, tmp_path: Path
+) -> None:
+    check_loses(run_server, "cases.plain_uploads:asynchronous", tmp_path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import redis as real_redis
@@ -14,23 +13,30 @@ _KEPT = ("decode_responses", "encoding", "encoding_errors")
 """What of a client's options changes how it behaves towards whoever uses it."""
 
 
+class Pool:
+    """Stands for a pool of connections: keeps what a client will be made with."""
+
+    def __init__(self, **options: Any) -> None:
+        self.connection_kwargs = options
+
+    @classmethod
+    def from_url(cls, url: str, **options: Any) -> Any:
+        return cls(**options_of(url, options))
+
+    def disconnect(self, *_: Any, **__: Any) -> Any:
+        """There is nothing to disconnect; it can be awaited, as asynchronous code does."""
+        return _Done()
+
+    close = reset = aclose = disconnect
+
+
+class _Done:
+    def __await__(self) -> Any:
+        return iter(())
+
+
 def redis_names(here: Here) -> dict[str, Any]:
     """`Redis`, `from_url` and pools. A client is the pod's own, whichever class it is asked of."""
-
-    class Pool:
-        """Keeps what a client will be made with."""
-
-        def __init__(self, **options: Any) -> None:
-            self.connection_kwargs = options
-
-        @classmethod
-        def from_url(cls, url: str, **options: Any) -> Any:
-            return cls(**options_of(url, options))
-
-        def disconnect(self, *_: Any, **__: Any) -> None:
-            """There is nothing to disconnect."""
-
-        close = reset = disconnect
 
     class Facade(type(real_redis.Redis)):  # type: ignore[misc]
         def __instancecheck__(cls, thing: Any) -> bool:
@@ -95,10 +101,39 @@ def client_of(inside: Inside, options: dict[str, Any]) -> Any:
 
 
 def genai_names(here: Here) -> dict[str, Any]:
+    class Part:
+        """A part of the client that is there; of any other the pod is told that it cannot be led."""
+
+        def __init__(self, **parts: Any) -> None:
+            vars(self).update(parts)
+
+        def __getattr__(self, name: str) -> Any:
+            if name.startswith("__"):
+                raise AttributeError(name)
+            here().refuse(f"uses .{name} of Gemini's client", "the Files API is there; make the rest a service")
+
+    class Awaited:
+        """The Files API for coroutines."""
+
+        def __init__(self, files: Any) -> None:
+            self._files = files
+
+        def __getattr__(self, name: str) -> Any:
+            from podrace.simulator.world.plain.loop import request
+
+            method = getattr(self._files, name)
+
+            async def call(*args: Any, **options: Any) -> Any:
+                return await request(here, lambda: method(*args, **options))
+
+            call.__name__ = name
+            return call
+
     def client(*_: Any, **__: Any) -> Any:
         inside = here()
         if "gemini" not in inside.env.services:
             inside.refuse("makes a client of Gemini", "give the scenario a workload with a service named gemini")
-        return SimpleNamespace(files=inside.env.services["gemini"])
+        files = inside.env.services["gemini"]
+        return Part(files=files, aio=Part(files=Awaited(files)), close=lambda: None)
 
     return {"Client": client}

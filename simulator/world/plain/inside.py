@@ -28,7 +28,9 @@ class Inside:
         self.addresses: dict[str, str] = {}
         """By kind of server, the one that its clients name."""
         self.loop: Any = None
-        """Where its coroutines run."""
+        """Where the coroutines of its methods run."""
+        self.set_loop: Any = None
+        """What `asyncio.set_event_loop` was given."""
         self._idents: dict[str, int] = {}
         self._counts: dict[str, int] = {}
         self._reads = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +19,29 @@ def target_in(make_view: Callable[[], View], path: str) -> Target:
         inside = Inside(env)
         inside.gate.inside = inside
         inside.view = make_view()
-        return getattr(inside.view.load(module_name), attribute)(env)
+        pod = called(inside, getattr(inside.view.load(module_name), attribute), (env,))
+        return None if pod is None else type(type(pod).__name__, (PlainPod,), {})(inside, pod)
 
     return make
+
+
+class PlainPod:
+    """The pod that a factory has made; its methods may be coroutine functions."""
+
+    def __init__(self, inside: Inside, pod: Any) -> None:
+        self._inside = inside
+        self._pod = pod
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._pod, name)
+        return (lambda *args: called(self._inside, found, args)) if callable(found) else found
+
+
+def called(inside: Inside, method: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+    """What it returns, or what the coroutine does that it returns."""
+    result = method(*args)
+    if not inspect.isawaitable(result):
+        return result
+    from podrace.simulator.world.plain.loop import awaited  # only where there is something to await
+
+    return awaited(inside, result)

@@ -10,18 +10,26 @@ import uuid as real_uuid
 from collections.abc import Callable
 from typing import Any
 
+from podrace.simulator.world.clock import EPOCH_S, US_PER_S
 from podrace.simulator.world.plain.inside import Here
+from podrace.simulator.world.steps import PAST_US
+
+UPTIME_S = 100_000
+"""What the clocks that count from no certain moment show when a run begins."""
 
 
 def time_names(here: Here) -> dict[str, Any]:
     def now() -> float:
         return here().now()
 
+    def since_start() -> float:
+        return here().now() - EPOCH_S + UPTIME_S
+
     def shown(function: Callable[..., Any]) -> Callable[..., Any]:
         return lambda *given: function(*given or (now(),))
 
     def in_ns(clock: Callable[[], float]) -> Callable[[], int]:
-        return lambda: round(clock() * 1_000_000) * 1000
+        return lambda: round(clock() * US_PER_S) * 1000
 
     def strftime(form: str, *given: Any) -> str:
         return real_time.strftime(form, *given or (real_time.localtime(now()),))
@@ -29,11 +37,11 @@ def time_names(here: Here) -> dict[str, Any]:
     def sleep(seconds: float) -> None:
         if seconds < 0:
             raise ValueError("sleep length must be non-negative")
-        here().gate.sleep(seconds)
+        here().gate.sleep(seconds, PAST_US if seconds else 0)
 
-    clocks = ("time", "monotonic", "perf_counter", "process_time", "thread_time")
-    names: dict[str, Any] = dict.fromkeys(clocks, now)
-    names |= {f"{name}_ns": in_ns(now) for name in clocks}
+    clocks = ("monotonic", "perf_counter", "process_time", "thread_time")
+    names: dict[str, Any] = {"time": now} | dict.fromkeys(clocks, since_start)
+    names |= {f"{name}_ns": in_ns(clock) for name, clock in names.items()}
     names |= {name: shown(getattr(real_time, name)) for name in ("gmtime", "localtime", "ctime")}
     asctime = shown(lambda when: real_time.asctime(real_time.localtime(when) if isinstance(when, float) else when))
     return names | {"sleep": sleep, "strftime": strftime, "asctime": asctime}

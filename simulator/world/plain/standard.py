@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
+from importlib import import_module
 from typing import Any
 
 from podrace.simulator.world.plain import clients, small, threads
@@ -19,6 +20,12 @@ COPIED = frozenset(
 HIDDEN = frozenset({"_queue"})
 """Written in C with nothing below it that could be replaced."""
 
+
+def _lazily(module: str, function: str) -> Callable[[Here], Mapping[str, Any]]:
+    """What takes long to import, and is not for everybody."""
+    return lambda here: getattr(import_module(f"podrace.simulator.world.plain.{module}"), function)(here)
+
+
 FACADES: Mapping[str, Callable[[Here], Mapping[str, Any]]] = {
     "_thread": threads.thread_names,
     "time": small.time_names,
@@ -32,6 +39,11 @@ FACADES: Mapping[str, Callable[[Here], Mapping[str, Any]]] = {
     "atexit": lambda here: {"register": lambda function, *_, **__: function},
     "redis": clients.redis_names,
     "redis.client": clients.redis_names,
+    "redis.asyncio": _lazily("aclients", "aioredis_names"),
+    "redis.asyncio.client": _lazily("aclients", "aioredis_names"),
+    "asyncio": _lazily("loop", "asyncio_names"),
+    "asyncio.runners": _lazily("loop", "asyncio_names"),
+    "asyncio.events": _lazily("loop", "asyncio_names"),
     "google.genai": clients.genai_names,
     "google.genai.client": clients.genai_names,
 }

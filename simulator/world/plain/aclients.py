@@ -1,0 +1,159 @@
+"""Asynchronous clients of plain code: each request is made by the synchronous one, in an actor."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import redis.asyncio as real_redis
+
+from podrace.simulator.world.plain.clients import Pool, client_of, named, options_of
+from podrace.simulator.world.plain.inside import Here
+from podrace.simulator.world.plain.loop import request
+
+Request = Callable[[Callable[[], Any]], Any]
+
+
+def aioredis_names(here: Here) -> dict[str, Any]:
+    def ask(function: Callable[[], Any]) -> Any:
+        return request(here, function)
+
+    class Redis(real_redis.Redis):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            self._sync = client_of(here(), named(args, options))
+            self.response_callbacks: Any = {}
+            self.connection: Any = None
+            self.single_connection_client = False
+            self.auto_close_connection_pool = False
+
+        @classmethod
+        def from_url(cls, url: str, **options: Any) -> Any:  # type: ignore[override]
+            return cls(**options_of(url, options))
+
+        @classmethod
+        def from_pool(cls, connection_pool: Any) -> Any:
+            return cls(connection_pool=connection_pool)
+
+        async def execute_command(self, *args: Any, **options: Any) -> Any:
+            return await ask(lambda: self._sync.execute_command(*args, **options))
+
+        async def initialize(self) -> Any:
+            return self
+
+        async def __aenter__(self) -> Any:
+            return self
+
+        async def __aexit__(self, *_: object) -> None:
+            """There is nothing to close."""
+
+        def client(self) -> Any:
+            return self
+
+        def get_encoder(self) -> Any:
+            return self._sync.get_encoder()
+
+        def pipeline(self, transaction: bool = True, shard_hint: Any = None) -> Any:
+            return Pipeline(self._sync.pipeline(transaction, shard_hint), ask)
+
+        def pubsub(self, **options: Any) -> Any:
+            return PubSub(self._sync.pubsub(**options), ask)
+
+        async def aclose(self, close_connection_pool: bool | None = None) -> None:
+            """There is nothing to close."""
+
+        close = aclose
+
+        def __del__(self, *_: Any, **__: Any) -> None:
+            """There is nothing to close."""
+
+    def cannot(*_: Any, **__: Any) -> Any:
+        here().refuse("talks to a cluster or a sentinel", "use redis.asyncio.Redis: one node is what can be led")
+
+    return {
+        "Redis": Redis, "StrictRedis": Redis, "from_url": Redis.from_url, "ConnectionPool": Pool,
+        "BlockingConnectionPool": Pool, "RedisCluster": cannot, "Sentinel": cannot,
+    }  # fmt: skip
+
+
+class Pipeline:
+    """Commands are gathered at once; what talks to the server is awaited."""
+
+    def __init__(self, sync: Any, ask: Request) -> None:
+        self._sync = sync
+        self._ask = ask
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._sync, name)
+        if name in ("execute", "watch", "unwatch", "discard"):
+            return self._awaited(found)
+        if not callable(found):
+            return found
+
+        def gather(*args: Any, **options: Any) -> Any:
+            if self._sync.watching and not self._sync.explicit_transaction and name != "multi":
+                return self._awaited(found)(*args, **options)
+            result = found(*args, **options)
+            return self if result is self._sync else result
+
+        return gather
+
+    def _awaited(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        async def awaited(*args: Any, **options: Any) -> Any:
+            return await self._ask(lambda: function(*args, **options))
+
+        return awaited
+
+    async def reset(self) -> None:
+        await self._ask(self._sync.reset)
+
+    aclose = reset
+
+    def __len__(self) -> int:
+        return len(self._sync)
+
+    def __bool__(self) -> bool:
+        return True
+
+    async def __aenter__(self) -> Any:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._sync.watching:
+            await self.reset()
+        else:
+            self._sync.reset()
+
+
+class PubSub:
+    """A subscriber; its handlers are plain functions."""
+
+    def __init__(self, sync: Any, ask: Request) -> None:
+        self._sync = sync
+        self._ask = ask
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._sync, name)
+        if not callable(found):
+            return found
+
+        async def awaited(*args: Any, **options: Any) -> Any:
+            return await self._ask(lambda: found(*args, **options))
+
+        return awaited
+
+    async def listen(self) -> AsyncIterator[Any]:
+        while self._sync.subscribed:
+            message = await self._ask(lambda: self._sync.get_message(timeout=None))
+            if message is not None:
+                yield message
+
+    async def aclose(self) -> None:
+        self._sync.close()
+
+    close = reset = aclose
+
+    async def __aenter__(self) -> Any:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._sync.close()

@@ -1,0 +1,176 @@
+"""Small programs over time, dates and chance, which say of what they get only what is the same each time."""
+
+from __future__ import annotations
+
+import datetime as dates
+import os
+import pickle
+import random
+import secrets
+import socket
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, timedelta
+from time import monotonic, sleep
+from typing import Any
+
+import podrace
+
+SHORT_S = 0.002
+
+
+@dataclass
+class Job:
+    """What it holds is made where the class was."""
+
+    name: str = field(default_factory=lambda: str(uuid.uuid4()))
+    made: float = field(default_factory=time.time)
+    day: date = field(default_factory=date.today)
+
+
+def clocks() -> Any:
+    told = []
+    for name in ("time", "monotonic", "perf_counter"):
+        first, first_ns = getattr(time, name)(), getattr(time, f"{name}_ns")()
+        sleep(SHORT_S)
+        told.append((type(first).__name__, type(first_ns).__name__, getattr(time, name)() - first >= SHORT_S))
+        told.append(-1e-6 <= first_ns / 1e9 - first < 100 and getattr(time, f"{name}_ns")() - first_ns >= 1_900_000)
+    return told, isinstance(time.process_time(), float), abs(time.time() - time.time_ns() / 1e9) < 100
+
+
+def clocks_that_show() -> Any:
+    now = time.time()
+    return (
+        time.gmtime(0).tm_year,
+        time.gmtime().tm_year == time.gmtime(now).tm_year,
+        time.strftime("%Y") == time.strftime("%Y", time.localtime(now)),
+        time.asctime().split()[-1] == time.ctime().split()[-1] == time.ctime(now).split()[-1],
+        time.mktime(time.localtime(86400 * 365)),
+    )
+
+
+def sleeps() -> Any:
+    before = monotonic()
+    told = [sleep(0), sleep(SHORT_S), time.sleep(0.001)]
+    return told, monotonic() - before >= 0.003
+
+
+def datetimes() -> Any:
+    now, utc = datetime.now(), datetime.now(UTC)
+    later = now + timedelta(hours=1)
+    return (
+        isinstance(now, datetime), isinstance(now, date), issubclass(datetime, date), type(later) is type(now),
+        utc.tzinfo is UTC, abs(utc.timestamp() - time.time()) < 100, abs(now.timestamp() - time.time()) < 100,
+        isinstance(dates.datetime(2020, 1, 2), datetime), str(datetime(2020, 1, 2, 3, 4)),
+        datetime.max == dates.datetime.max,
+        datetime.fromisoformat("2024-05-06T07:08:09").isoformat(), datetime.strptime("2020", "%Y").year,
+        date.today() == datetime.today().date(), str(date(2020, 2, 3)),
+        datetime.combine(date(2020, 1, 1), dates.time(4)),
+        datetime.fromtimestamp(0, UTC).year, pickle.loads(pickle.dumps(datetime(2020, 1, 2))) == datetime(2020, 1, 2),
+        repr(datetime(2020, 1, 2)), isinstance("text", datetime), datetime(2020, 1, 2).replace(year=2021).year,
+    )  # fmt: skip
+
+
+class Stamp(datetime):
+    """A subclass of one's own."""
+
+    def shown(self) -> str:
+        return self.strftime("%Y/%m")
+
+
+def datetime_subclass() -> Any:
+    stamp = Stamp(2020, 5, 6)
+    return stamp.shown(), isinstance(stamp, datetime), type(stamp).__name__
+
+
+def uuids() -> Any:
+    made = [uuid.uuid4() for _ in range(3)]
+    named = uuid.uuid5(uuid.NAMESPACE_DNS, "example.com")
+    return (
+        [one.version for one in made],
+        len(set(made)),
+        uuid.uuid1().version,
+        str(named),
+        isinstance(made[0], uuid.UUID),
+    )
+
+
+def chance() -> Any:
+    random.seed(5)
+    told: list[Any] = [random.random(), random.randint(1, 6), random.choice("abc"), random.uniform(1, 2)]
+    items = list(range(9))
+    random.shuffle(items)
+    told += [items, random.sample(range(99), 3), random.gauss(0, 1), random.choices("ab", k=4), random.randbytes(3)]
+    own = random.Random(7)
+    state = own.getstate()
+    told += [own.random(), own.randrange(99), (own.setstate(state), own.random())[1], random.Random("x").random()]
+    free = random.Random()
+    return (
+        told,
+        0 <= free.random() < 1,
+        0 <= random.SystemRandom().random() < 1,
+        random.Random().random() != free.random(),
+    )
+
+
+def secret_things() -> Any:
+    return (
+        len(secrets.token_bytes(5)), len(secrets.token_hex(5)), len(secrets.token_bytes()),
+        len(secrets.token_urlsafe(6)),
+        secrets.choice("a"), 0 <= secrets.randbelow(3) < 3, secrets.randbits(4) < 16, secrets.compare_digest("a", "a"),
+        len(os.urandom(7)), secrets.token_hex() != secrets.token_hex(), os.urandom(9) != os.urandom(9),
+        0 <= secrets.SystemRandom().randrange(9) < 9,
+    )  # fmt: skip
+
+
+def defaults() -> Any:
+    one, other = Job(), Job()
+    return one.name != other.name, type(one.made).__name__, one.day == date.today(), len(one.name)
+
+
+def this_machine() -> Any:
+    return isinstance(os.getpid(), int), os.getpid() == os.getpid(), type(socket.gethostname()).__name__, os.sep
+
+
+def given_out() -> Any:
+    """Bound before it is called: a default, an alias, a partial."""
+    import functools
+    from random import randint as drawn
+    from time import time as now
+
+    def at(clock: Callable[[], float] = time.time) -> float:
+        return clock()
+
+    later = functools.partial(sleep, SHORT_S)
+    before = at()
+    later()
+    return at() - before >= SHORT_S, now() >= before, drawn(1, 1)
+
+
+PROGRAMS = {
+    program.__name__: program
+    for program in (
+        clocks, clocks_that_show, sleeps, datetimes, datetime_subclass, uuids, chance, secret_things, defaults,
+        this_machine, given_out,
+    )
+}  # fmt: skip
+
+
+def drawn() -> Any:
+    """Everything that chance decides."""
+    return [str(uuid.uuid4()), random.random(), secrets.token_hex(4), os.urandom(4), random.Random().random()]
+
+
+@podrace.own()
+def pod(env: podrace.PodEnv) -> Any:
+    return Programs()
+
+
+class Programs:
+    def run(self, name: str) -> Any:
+        return repr(PROGRAMS[name]())
+
+    def draw(self) -> Any:
+        return drawn()
