@@ -5,6 +5,9 @@ A message says what was expected, what came and what to do, in one line, and nev
 
 from __future__ import annotations
 
+import os
+from types import FrameType
+
 
 class PodraceError(Exception):
     """Base of every error that the command line prints as one line instead of a traceback."""
@@ -31,3 +34,27 @@ class TargetError(PodraceError):
     """
 
     exit_code = 3
+
+
+_OURS = os.path.dirname(os.path.realpath(__file__))
+_STANDARD = os.path.dirname(os.__file__)
+
+
+def place_of(frame: FrameType) -> str:
+    """The innermost place that is neither the harness's nor the standard library's, as `file:line in function`."""
+    innermost, found = frame, frame
+    while _is_beside_the_point(found.f_code.co_filename):
+        if found.f_back is None:
+            found = innermost
+            break
+        found = found.f_back
+    path = found.f_code.co_filename
+    here = os.getcwd() + os.sep
+    return f"{path.removeprefix(here)}:{found.f_lineno} in {found.f_code.co_name}"
+
+
+def _is_beside_the_point(path: str) -> bool:
+    if path.startswith("<frozen"):
+        return True
+    ours = path.startswith(_OURS) or os.path.realpath(path).startswith(_OURS)
+    return ours or (path.startswith(_STANDARD) and "site-packages" not in path)

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 import redis
 
-from podrace.simulator.errors import TargetError, UsageError
+from podrace.simulator.errors import TargetError, UsageError, place_of
 
 
 class Runtime(Protocol):
@@ -96,11 +96,19 @@ def make_pod(target: Target, env: PodEnv) -> Any:
         raise
     except Exception as error:
         raise TargetError(
-            f"the target's factory raised {type(error).__name__}: {error}; expected it to return a pod"
+            f"the target's factory raised {type(error).__name__}: {error}, at {_raised_at(error)}; expected it to "
+            "return a pod"
         ) from error
     if pod is None or inspect.iscoroutine(pod):
         raise TargetError(f"the target's factory returned {type(pod).__name__}; expected it to return a pod")
     return pod
+
+
+def _raised_at(error: Exception) -> str:
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return place_of(trace.tb_frame) if trace is not None else "an unknown place"
 
 
 def method_of(pod: Any, name: str) -> Callable[..., Any]:
@@ -109,7 +117,10 @@ def method_of(pod: Any, name: str) -> Callable[..., Any]:
     if not callable(method):
         raise TargetError(f"the pod ({type(pod).__name__}) has no method {name}, which the scenario calls")
     if inspect.iscoroutinefunction(method):
-        raise TargetError(f"the pod's method {name} is a coroutine function; expected a plain function")
+        raise TargetError(
+            f"the pod's method {name} is a coroutine function; expected a plain function, or a factory "
+            "that @podrace.own marks: its pods may have coroutine functions for methods"
+        )
     return method  # type: ignore[no-any-return]
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import gc
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 from podrace.simulator.app import counterexample, timeline
 from podrace.simulator.app.runs import Cell
 from podrace.simulator.errors import TargetError
-from podrace.simulator.fleets.inline import watchdog
+from podrace.simulator.fleets.inline import in_pod, watchdog
 from podrace.simulator.history.events import Event, Words, readable, shorten, write_history
 from podrace.simulator.judge.findings import HOLDS, INCONCLUSIVE, NOT_APPLICABLE, Judgement
 from podrace.simulator.scenarios.model import Scenario
@@ -23,6 +24,7 @@ from podrace.simulator.search.schedule import Chooser, Decision, follow, take_de
 from podrace.simulator.servers.connection import Server
 from podrace.simulator.target import load_target
 from podrace.simulator.world.footprints import names_of
+from podrace.simulator.world.plain.watch import Prints, without_prints
 
 
 @dataclass(frozen=True)
@@ -83,9 +85,9 @@ def explore_cell(
     )
     with InlineLab(server, target.path, scenario, seed=seed) as lab, _quiet_collector():
         try:
-            with watchdog(lab.moves):
+            with watchdog(lab.moves), without_prints(in_pod) as prints:
                 found = Explorer(lab.scenario, lab.play, lab.finish, bounds, progress=progress).explore()
-            notes = lab.notes()
+            notes = [*lab.notes(), *_printed(prints)]
         except TargetError as error:
             return replace(cell, note=str(error))
         path, sentence = _write(lab, target, named, found, seed=seed, folder=folder)
@@ -103,6 +105,12 @@ def explore_cell(
     if found.verdict == HOLDS and on_processes:
         return _confirm(cell, server, target, scenario, seed=seed, parts=parts)
     return cell
+
+
+def _printed(prints: Prints) -> list[str]:
+    if not prints.place:
+        return []
+    return [f"the target prints, at {prints.place}: left out here, as every schedule would print it"]
 
 
 def _confirm(
@@ -129,7 +137,8 @@ def replay(lab: Lab, saved: counterexample.SavedSchedule) -> Replayed:
 def _play(lab: Lab, choose: Chooser, retries: int) -> Replayed:
     play = lab.play(retries)
     try:
-        judgement = judge(lab.scenario, play.run(choose))
+        with redirect_stdout(sys.stderr):  # what a pod prints is shown, but not among what the command prints
+            judgement = judge(lab.scenario, play.run(choose))
         events = _readable(lab, play.events)
     finally:
         lab.finish(play)

@@ -9,11 +9,12 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from types import FrameType
 from typing import Any, NoReturn
 
 import greenlet
 
-from podrace.simulator.errors import HarnessError, TargetError
+from podrace.simulator.errors import HarnessError, TargetError, place_of
 from podrace.simulator.history.outcome import Result, outcome
 from podrace.simulator.target import PodEnv, Target, make_pod, method_of
 from podrace.simulator.world.client import broken
@@ -71,6 +72,11 @@ def refuse_current(error: Callable[[], Exception]) -> None:
     actor = greenlet.getcurrent()
     if isinstance(actor, _Actor) and actor.gate is not None and not actor.gate.dead:
         actor.gate.refuse(error())
+
+
+def in_pod() -> bool:
+    """Whether it is a pod's actor that is running."""
+    return isinstance(greenlet.getcurrent(), _Actor)
 
 
 class InlineFleet:
@@ -362,15 +368,17 @@ def watchdog(moves: Callable[[], object]) -> Iterator[None]:
         yield
         return
     seen: object = None
+    place = ""
 
-    def look(*_: object) -> None:
-        nonlocal seen
+    def look(_: int, frame: FrameType | None) -> None:
+        nonlocal seen, place
         before, seen = seen, moves()
         if seen != before:
             return
         actor = greenlet.getcurrent()
         if actor is hub:
             raise _BlockedError
+        place = f", at {place_of(frame)}" if frame else ""
         _UNENDED.append(actor)
         hub.throw(_BlockedError)
 
@@ -381,6 +389,7 @@ def watchdog(moves: Callable[[], object]) -> Iterator[None]:
     except _BlockedError:
         raise TargetError(
             f"the target did not come back within {STEP_WITHIN_S:g} s: it blocks, or loops, outside its environment"
+            f"{place}; expected every wait to go through env, or through what @podrace.own leads"
         ) from None
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)

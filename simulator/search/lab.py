@@ -31,7 +31,7 @@ from podrace.simulator.world.client import disconnect, gated_client, is_as_new, 
 from podrace.simulator.world.clock import US_PER_S, Clock
 from podrace.simulator.world.footprints import CommandTable
 from podrace.simulator.world.foreign import Guard
-from podrace.simulator.world.plain.watch import watched
+from podrace.simulator.world.plain.watch import native_threads, watched
 from podrace.simulator.world.pods import make_env
 from podrace.simulator.world.steps import Gate
 
@@ -138,6 +138,7 @@ class InlineLab(Lab):
     def __enter__(self) -> Self:
         super().__enter__()
         self._connections = self.probe.connections()
+        self._native_threads = native_threads()
         self._stack.enter_context(libraries.led(current_env, greenlet.getcurrent))
         self._stack.enter_context(watched(refuse_current))
         self._stack.callback(self._close_clients)
@@ -188,6 +189,13 @@ class InlineLab(Lab):
             raise TargetError(
                 f"the target has made {others} connections of its own to the server, where nobody can stand between "
                 "its steps: expected every command on env.redis; no verdict can be given"
+            )
+        threads = native_threads() - self._native_threads
+        if threads > 0:
+            raise TargetError(
+                f"{threads} threads that Python knows nothing of were started by the target, or by what it imports "
+                "late: nobody can stand between their steps; import what starts them at the top of the factory's "
+                "module, if they are idle; no verdict can be given"
             )
         return super().notes()
 

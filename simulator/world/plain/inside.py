@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NoReturn
 
-from podrace.simulator.errors import TargetError
+from podrace.simulator.errors import TargetError, place_of
 from podrace.simulator.target import PodEnv
 from podrace.simulator.world.steps import PodKilledError
 
 MOST_READS = 100_000
 """So often one pod may read the clock in a run: who reads it more often waits for it in a loop."""
-_OURS = str(Path(__file__).resolve().parents[3])
 
 
 class Inside:
@@ -70,22 +68,3 @@ def inside_of(gate: Any) -> Inside:
 def unled(what: str, place: str, instead: str) -> TargetError:
     """The error of a target that does what cannot be led."""
     return TargetError(f"the target {what}, at {place}: that cannot be led; {instead}; no verdict can be given")
-
-
-def place_of(frame: Any) -> str:
-    """The innermost place that is neither the harness's nor the standard library's, as `file:line in function`."""
-    innermost = frame
-    while frame is not None and _is_beside_the_point(frame):
-        frame = frame.f_back
-    frame = frame or innermost
-    path = Path(frame.f_code.co_filename)
-    shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
-    return f"{shown}:{frame.f_lineno} in {frame.f_code.co_name}"
-
-
-def _is_beside_the_point(frame: Any) -> bool:
-    name = frame.f_code.co_filename
-    return name.startswith(("<frozen", _OURS, str(_STANDARD))) and "site-packages" not in name
-
-
-_STANDARD = Path(sys.modules["pathlib"].__file__ or "").parent

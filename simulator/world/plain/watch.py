@@ -1,17 +1,23 @@
 """What cannot be led is noticed where it happens, and ends the run with a message that names the place.
 
 Python tells its audit hooks of it (https://docs.python.org/3/library/audit_events.html). A hook cannot be taken away
-again; this one does nothing outside a `watched` block.
+again; this one does nothing outside a `watched` block. Of sleeps Python tells since 3.13, of threads since 3.12:
+before that, the functions themselves are replaced meanwhile, wherever a module names them.
 """
 
 from __future__ import annotations
 
+import _thread
+import os
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from contextlib import contextmanager, nullcontext, redirect_stdout
+from typing import Any, TextIO
 
-from podrace.simulator.world.plain.inside import place_of, unled
+from podrace.simulator.errors import place_of
+from podrace.simulator.world.plain.inside import unled
 
 Refuse = Callable[[Callable[[], Exception]], None]
 """Ends the run of the pod whose actor is running with the error that is made; does nothing where none is running."""
@@ -21,8 +27,8 @@ _THREAD = "use runtime.spawn, or name the module that starts it in @podrace.own"
 _OUTSIDE = "make what it talks to a service of the workload"
 _EVENTS = {
     "time.sleep": ("sleeps", _SLEEP),
-    "_thread.start_new_thread": ("starts a thread", _THREAD),
-    "_thread.start_joinable_thread": ("starts a thread", _THREAD),
+    "_thread.start_new_thread": ("starts a thread of its own", _THREAD),
+    "_thread.start_joinable_thread": ("starts a thread of its own", _THREAD),
     "socket.connect": ("opens a connection of its own", _OUTSIDE),
     "socket.getaddrinfo": ("looks up an address", _OUTSIDE),
     "socket.sendto": ("sends a packet of its own", _OUTSIDE),
@@ -43,9 +49,42 @@ def watched(refuse: Refuse) -> Iterator[None]:
         sys.addaudithook(_hook)
     _watchers.append(refuse)
     try:
-        yield
+        with _replaced() if sys.version_info < (3, 13) else nullcontext():
+            yield
     finally:
         _watchers.remove(refuse)
+
+
+_REAL: dict[str, Any] = {"time.sleep": time.sleep, "_thread.start_new_thread": _thread.start_new_thread}
+_known: dict[str, list[tuple[str, str]]] = {}
+"""By module, the names that it has for these functions, and the functions' own."""
+
+
+@contextmanager
+def _replaced() -> Iterator[None]:
+    watching = {event: _watching(event, real) for event, real in _REAL.items()}
+    events = {id(real): event for event, real in _REAL.items()}
+    for name, module in list(sys.modules.items()):
+        if name not in _known:
+            held = list(getattr(module, "__dict__", {}).items())
+            _known[name] = [(key, events[id(value)]) for key, value in held if id(value) in events]
+    places = [(sys.modules[name], *place) for name, found in _known.items() if name in sys.modules for place in found]
+    places = [(module, key, event) for module, key, event in places if module.__dict__.get(key) is _REAL[event]]
+    for module, key, event in places:
+        module.__dict__[key] = watching[event]
+    try:
+        yield
+    finally:
+        for module, key, event in places:
+            module.__dict__[key] = _REAL[event]
+
+
+def _watching(event: str, real: Callable[..., Any]) -> Callable[..., Any]:
+    def function(*args: Any, **options: Any) -> Any:
+        _hook(event, args)
+        return real(*args, **options)
+
+    return function
 
 
 def _hook(event: str, args: tuple[Any, ...]) -> None:
@@ -53,7 +92,12 @@ def _hook(event: str, args: tuple[Any, ...]) -> None:
         frame = sys._getframe(1)
         if not _is_the_harness(frame):
             what, instead = _EVENTS[event]
-            _watchers[-1](lambda: unled(what, place_of(frame), instead))
+            try:
+                _watchers[-1](lambda: unled(what, place_of(frame), instead))
+            except BaseException:
+                if event == "socket.connect":  # nobody else will close it
+                    args[0].close()
+                raise
 
 
 def _is_the_harness(frame: Any) -> bool:
@@ -63,3 +107,38 @@ def _is_the_harness(frame: Any) -> bool:
             return True
         frame = frame.f_back
     return False
+
+
+def native_threads() -> int:
+    """How many threads of this process Python knows nothing of; 0 where the system does not tell."""
+    try:
+        return len(os.listdir("/proc/self/task")) - len(threading.enumerate())
+    except OSError:
+        return 0
+
+
+class Prints:
+    """Stands for the standard output: what pods print in every schedule is left out, and noted."""
+
+    def __init__(self, real: TextIO, in_pod: Callable[[], bool]) -> None:
+        self._real = real
+        self._in_pod = in_pod
+        self.place = ""
+        """Where a pod has first printed something."""
+
+    def write(self, text: str) -> int:
+        if not self._in_pod():
+            return self._real.write(text)
+        self.place = self.place or place_of(sys._getframe(1))
+        return len(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real, name)
+
+
+@contextmanager
+def without_prints(in_pod: Callable[[], bool]) -> Iterator[Prints]:
+    """Meanwhile nothing that a pod prints comes among what a command prints."""
+    prints: Any = Prints(sys.stdout, in_pod)
+    with redirect_stdout(prints):
+        yield prints

@@ -1,0 +1,88 @@
+"""What plain code does that cannot be led ends in a message that names the place, and never in `holds`."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from podrace import Call, Scenario, Workload
+from podrace.simulator.app.campaign import NamedScenario, explore_cell
+from podrace.simulator.app.names import PARTS, named_target
+from podrace.simulator.app.runs import Cell
+from podrace.simulator.fleets import inline
+from podrace.simulator.search.frontier import Bounds
+from podrace.simulator.servers.connection import Server
+
+HERE = Path(__file__).parent
+UNLED = {
+    "sleeps_elsewhere": (
+        "the target sleeps, at unnamed_library.py in poll",
+        "name the module that sleeps in @podrace.own",
+    ),
+    "starts_a_thread_elsewhere": ("starts a thread of its own, at unnamed_library.py in start_thread", "@podrace.own"),
+    "opens_a_connection": ("opens a connection of its own, at unnamed_library.py in talk", "a service of the workload"),
+    "looks_up_an_address": ("looks up an address, at unnamed_library.py in look_up", "a service of the workload"),
+    "starts_a_process": ("starts a process, at unnamed_library.py in run_process", "a service of the workload"),
+    "starts_a_native_thread": ("threads that Python knows nothing of", "at the top of the factory's module"),
+    "waits_for_a_real_lock": ("did not come back within 1 s", "at unnamed_library.py in hold"),
+    "spins_elsewhere": ("did not come back within 1 s", "in spin"),
+    "spins_on_the_clock": (
+        "reads the clock 100,000 times in one run, at plain_unled.py in spins_on_the_clock",
+        "sleep",
+    ),
+    "spins_on_the_loop": ("reads the clock 100,000 times in one run", "sleep between two looks"),
+    "opens_a_connection_by_asyncio": ("opens a socket or starts a process by asyncio, at plain_unled.py", "a service"),
+    "starts_a_process_by_asyncio": ("opens a socket or starts a process by asyncio, at plain_unled.py", "a service"),
+    "talks_to_two_servers": ("talks to two Redis servers or databases", "plain_unled.py in talks_to_two_servers"),
+    "talks_to_another_database": ("localhost:6379, database 3", "let it use one of them"),
+    "talks_to_a_cluster": ("talks to a cluster or a sentinel, at plain_unled.py", "one node is what can be led"),
+    "makes_a_client_of_gemini": ("makes a client of Gemini, at plain_unled.py", "a service named gemini"),
+}
+
+
+@pytest.fixture(autouse=True)
+def _planted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """The library lies in another folder than the target."""
+    library = tmp_path / "elsewhere" / "unnamed_library.py"
+    library.parent.mkdir()
+    library.write_bytes((HERE / "planted" / library.name).read_bytes())
+    monkeypatch.syspath_prepend(HERE)
+    monkeypatch.syspath_prepend(library.parent)
+    monkeypatch.setattr(inline, "STEP_WITHIN_S", 1.0)
+    yield
+    for name in ("planted.plain_unled", "unnamed_library"):
+        sys.modules.pop(name, None)
+
+
+def explored(server: Server, target: str, method: str, folder: Path, workload: Workload | None = None) -> Cell:
+    """Two pods at once, whose other calls do nothing that cannot be led."""
+    scenario = Scenario(
+        "calls", {pod: [Call(pod, method)] for pod in "AB"}, keeps=["*"], workload=workload or Workload()
+    )
+    return explore_cell(
+        server, named_target(target), NamedScenario("calls", scenario), Bounds(), seed=7, folder=folder, parts=PARTS
+    )
+
+
+@pytest.mark.parametrize("method", UNLED)
+def test_what_cannot_be_led_is_named_with_its_place(run_server: Server, tmp_path: Path, method: str) -> None:
+    cell = explored(run_server, "planted.plain_unled:pod", method, tmp_path)
+    assert (cell.verdict, cell.counterexample) == ("inconclusive", None), cell.note
+    assert "\n" not in cell.note
+    said = re.sub(r"at \S*/(\w+\.py):\d+", r"at \1", cell.note)
+    for words in UNLED[method]:
+        assert words in said
+
+
+def test_what_a_pod_prints_is_left_out_and_named(
+    run_server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cell = explored(run_server, "planted.plain_unled:prints", "call", tmp_path)
+    assert cell.verdict == "holds"
+    assert "the target prints, at" in cell.note
+    assert "in call: left out here" in cell.note
+    assert capsys.readouterr().out == ""
