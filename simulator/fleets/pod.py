@@ -361,7 +361,7 @@ class StepGate:
         if self._parked.pop(actor, None) is None:
             return True
         _pushed(self._current, (actor, slot.kind, slot.args, slot.action))
-        self.after(None)
+        self._is_done(None)
         return False
 
     def unpark(self, actor: str) -> None:
