@@ -9,7 +9,7 @@ import pytest
 
 from podrace.simulator.app.campaign import NamedScenario, NamedTarget, explore_cell, lab_for, replay
 from podrace.simulator.app.counterexample import load
-from podrace.simulator.app.names import PARTS, named_target
+from podrace.simulator.app.names import PARTS, named_scenario, named_target
 from podrace.simulator.app.runs import Cell
 from podrace.simulator.errors import UsageError
 from podrace.simulator.scenarios.catalogue import find
@@ -58,3 +58,50 @@ def test_a_plain_asyncio_service_loses_its_image_and_does_so_again_on_processes(
     run_server: Server, tmp_path: Path
 ) -> None:
     check_loses(run_server, "cases.plain_uploads:asynchronous", tmp_path)
+
+
+CASES = (
+    ("limiter_broken", "limiter:KILLED", "stuck"),
+    ("limiter_mended", "limiter:KILLED", ""),
+    ("registry_broken", "registry:SCENARIO", "misreported"),
+    ("registry_mended", "registry:SCENARIO", ""),
+    ("visibility_broken", "visibility:SCENARIO", "duplicated"),
+    ("visibility_mended", "visibility:SCENARIO", ""),
+    ("listener_broken", "listener:SCENARIO", "lost"),
+    ("listener_mended", "listener:SCENARIO", ""),
+    ("lock_broken", "lock:SCENARIO", "duplicated"),
+    ("lock_mended", "lock:SCENARIO", ""),
+    ("lock_library", "lock:SCENARIO", ""),
+    ("payments_broken", "idempotency:SCENARIO", "duplicated"),
+    ("payments_mended", "idempotency:SCENARIO", ""),
+    ("session_broken", "session:TWO_PUT", "lost"),
+    ("session_mended", "session:TWO_PUT", ""),
+    ("session_broken", "session:LOGOUT", "misreported"),
+    ("session_mended", "session:LOGOUT", ""),
+    ("waiter_broken", "waiter:SCENARIO", "stuck"),
+    ("waiter_mended", "waiter:SCENARIO", ""),
+    ("leader_broken", "leader:SCENARIO", "duplicated"),
+    ("leader_mended", "leader:SCENARIO", ""),
+    ("dependants_broken", "dependants:SCENARIO", "stuck"),
+    ("dependants_mended", "dependants:SCENARIO", ""),
+)
+"""Target, scenario, and the worst of what is found; nothing where it holds."""
+
+
+@pytest.mark.wide
+@pytest.mark.parametrize(("target", "scenario", "word"), CASES)
+def test_a_plain_case_gets_its_verdict(
+    run_server: Server, tmp_path: Path, target: str, scenario: str, word: str
+) -> None:
+    path, name = f"cases.plain_targets:{target}", f"cases.{scenario}"
+    cell = explore_cell(
+        run_server, NamedTarget(path, path), named_scenario(name), Bounds(), seed=7, folder=tmp_path, parts=PARTS
+    )
+    if word:
+        assert (cell.verdict, cell.words.split(", ")[0]) == ("violated", word), cell.note
+        saved = load(Path(str(cell.counterexample)))
+        found = named_scenario(name).scenario
+        with lab_for("processes", run_server, named_target(path), found, seed=saved.seed, parts=PARTS) as lab:
+            assert replay(lab, saved).sentence == cell.sentence
+    else:
+        assert (cell.verdict, cell.note, cell.schedules.get("complete")) == ("holds", "", True)

@@ -1,0 +1,37 @@
+"""How pods of the plain services are put together: all that their authors had to write for podrace."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+import podrace
+
+
+def pod_of(module: str, name: str, *effects: str) -> Callable[[podrace.PodEnv], Any]:
+    """A factory of pods; `effects` are the methods of the ledger that the service is given."""
+
+    @podrace.own(f"cases.{module}")
+    def make(env: podrace.PodEnv) -> Any:
+        service = importlib.import_module(f"cases.{module}")
+        return getattr(service, name)(*(getattr(env.ledger, effect) for effect in effects))
+
+    return make
+
+
+limiter_broken, limiter_mended = pod_of("plain_limiter", "Limiter"), pod_of("plain_limiter", "OneScript")
+registry_broken, registry_mended = pod_of("plain_registry", "Registry"), pod_of("plain_registry", "RedisFirst")
+visibility_broken, visibility_mended = (pod_of("plain_visibility", name, "put") for name in ("Queue", "Renewing"))
+listener_broken, listener_mended = (pod_of("plain_listener", name, "put") for name in ("Listener", "Returning"))
+lock_broken, lock_mended, lock_library = (
+    pod_of("plain_lock", name, "enter", "leave") for name in ("Worker", "OneScript", "LibrarysLock")
+)
+payments_broken, payments_mended = (pod_of("plain_idempotency", name, "put") for name in ("Payments", "MarkedFirst"))
+session_broken, session_mended = pod_of("plain_session", "Session"), pod_of("plain_session", "Watched")
+waiter_broken, waiter_mended = pod_of("plain_waiter", "Waiter"), pod_of("plain_waiter", "SubscribesFirst")
+leader_broken, leader_mended = pod_of("plain_leader", "Leader"), pod_of("plain_leader", "OneScript")
+dependants_broken, dependants_mended = (
+    pod_of("plain_dependants", "Jobs"),
+    pod_of("plain_dependants", "InOneTransaction"),
+)
