@@ -22,6 +22,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from podrace.simulator.errors import UsageError
 from podrace.simulator.fleets.inline import current_inside
 from podrace.simulator.target import Target, is_plain, load_target
 from podrace.simulator.world.plain.inside import Here
@@ -104,6 +105,9 @@ def _plain_factory(path: str, target: Any, here: Here) -> Target:
     from podrace.simulator.world.plain.standard import standard  # all that it replaces is loaded only here
 
     module = path.partition(":")[0]
+    for package in target.own_packages:
+        if _spec_of(package) is None:
+            raise UsageError(f"target {path!r}: @podrace.own names {package}, and there is no such module")
     roots = (module, *target.own_packages)
     folder = _folder_of(module)
     above = packages_of(roots)
@@ -119,18 +123,24 @@ def _plain_factory(path: str, target: Any, here: Here) -> Target:
     return target_in(lambda: View(is_own, above, code, base), path)
 
 
-def _lies_in(folder: Path | None, name: str) -> bool:
-    """Whether a module lies below a folder, its packages too; found without an import of any."""
-    path: Any = None
+def _spec_of(name: str) -> Any:
+    """A module's spec, found without an import of the packages above it; None where there is none."""
+    spec = None
     parts = name.split(".")
     for number in range(1, len(parts) + 1):
-        spec = found(".".join(parts[:number]), path)
+        spec = found(".".join(parts[:number]), spec.submodule_search_locations if spec is not None else None)
         if spec is None:
-            return False
-        path = spec.submodule_search_locations
-    if spec.origin is None:  # a folder without code of its own
-        return bool(path) and _is_near(f"{next(iter(path))}/__init__.py", folder)
-    return _is_near(spec.origin, folder)
+            return None
+    return spec
+
+
+def _lies_in(folder: Path | None, name: str) -> bool:
+    """Whether a module lies below a folder."""
+    spec = _spec_of(name)
+    if spec is not None and spec.origin is None:  # a folder without code of its own
+        places = list(spec.submodule_search_locations or ())
+        return bool(places) and _is_near(f"{places[0]}/__init__.py", folder)
+    return spec is not None and _is_near(spec.origin, folder)
 
 
 class _Names:

@@ -56,8 +56,8 @@ def watched(refuse: Refuse) -> Iterator[None]:
 
 
 _REAL: dict[str, Any] = {"time.sleep": time.sleep, "_thread.start_new_thread": _thread.start_new_thread}
-_known: dict[str, list[tuple[str, str]]] = {}
-"""By module, the names that it has for these functions, and the functions' own."""
+_known: dict[str, tuple[Any, list[tuple[str, str]]]] = {}
+"""By name, a module with the names that it has for these functions, and the functions' own."""
 
 
 @contextmanager
@@ -65,18 +65,18 @@ def _replaced() -> Iterator[None]:
     watching = {event: _watching(event, real) for event, real in _REAL.items()}
     events = {id(real): event for event, real in _REAL.items()}
     for name, module in list(sys.modules.items()):
-        if name not in _known:
+        if name not in _known or _known[name][0] is not module:
             held = list(getattr(module, "__dict__", {}).items())
-            _known[name] = [(key, events[id(value)]) for key, value in held if id(value) in events]
-    places = [(sys.modules[name], *place) for name, found in _known.items() if name in sys.modules for place in found]
-    places = [(module, key, event) for module, key, event in places if module.__dict__.get(key) is _REAL[event]]
-    for module, key, event in places:
-        module.__dict__[key] = watching[event]
+            _known[name] = module, [(key, events[id(value)]) for key, value in held if id(value) in events]
+    places = [(module.__dict__, key, event) for module, found in _known.values() for key, event in found]
+    places = [(names, key, event) for names, key, event in places if names.get(key) is _REAL[event]]
+    for names, key, event in places:
+        names[key] = watching[event]
     try:
         yield
     finally:
-        for module, key, event in places:
-            module.__dict__[key] = _REAL[event]
+        for names, key, event in places:
+            names[key] = _REAL[event]
 
 
 def _watching(event: str, real: Callable[..., Any]) -> Callable[..., Any]:
