@@ -1,0 +1,282 @@
+"""The pytest plugin: explorations as tests, counterexamples as regression tests, and what both need as fixtures.
+
+    @pytest.mark.podrace(target="wallet:pod", scenario="wallet:TRANSFER")
+    def test_a_transfer_is_made_once(podrace_cell): ...
+
+Only pytest and the standard library are imported here: everything else is loaded where a test needs it.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from podrace.simulator.app.runs import Cell
+    from podrace.simulator.fleets.processes import Fleet
+    from podrace.simulator.servers.connection import Server
+    from podrace.simulator.servers.files_api import FilesApi
+
+SUFFIX = ".podrace.json"
+_NOTE = "podrace"
+_MARKER = (
+    "podrace(target, scenario, *, preemptions=2, faults=1, budget_s=60.0, seed=7): explore all schedules of the "
+    "scenario within bounds before the test runs; it fails where one violates the scenario, or nobody knows"
+)
+
+
+class Session:
+    """What the tests of one process share: its server, which begins with the first that needs it."""
+
+    def __init__(self) -> None:
+        self._stack = ExitStack()
+        self._server: Server | None = None
+
+    @property
+    def server(self) -> Server:
+        if self._server is None:
+            from podrace.simulator.servers.connection import open_server
+
+            self._server = self._stack.enter_context(open_server(None))
+        return self._server
+
+    def close(self) -> None:
+        self._stack.close()
+
+
+SESSION = pytest.StashKey[Session]()
+CELL = pytest.StashKey["Cell"]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", _MARKER)
+    config.stash[SESSION] = Session()
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    session = config.stash.get(SESSION, None)
+    if session is not None:
+        session.close()
+
+
+def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
+    if file_path.name.endswith(SUFFIX):
+        return ScheduleFile.from_parent(parent, path=file_path)
+    return None
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Refuse a marker that is wrong before anything of the test begins."""
+    marker = item.get_closest_marker("podrace")
+    if marker is not None:
+        _asked(marker)
+
+
+@pytest.fixture
+def podrace_cell(request: pytest.FixtureRequest) -> Cell:
+    """What became of the target in the scenario of the test's own marker: `.verdict`, `.words`, `.schedules`."""
+    marker = request.node.get_closest_marker("podrace")
+    if marker is None:
+        pytest.fail(
+            "podrace_cell: expected a test that @pytest.mark.podrace(target=…, scenario=…) marks", pytrace=False
+        )
+    return _explored(request.node, marker)
+
+
+@pytest.fixture
+def podrace_server(pytestconfig: pytest.Config) -> Server:
+    """An embedded server, empty: `.url` is what clients need. Each worker has one."""
+    from podrace.simulator.servers.connection import connect
+
+    server = pytestconfig.stash[SESSION].server
+    with connect(server.url) as client:
+        client.flushall()
+    return server
+
+
+@pytest.fixture
+def podrace_files() -> Iterator[FilesApi]:
+    """A local Gemini Files API: `.url` is what google-genai needs as `base_url`."""
+    from podrace.simulator.servers.files_api import FilesApi
+
+    with FilesApi() as files:
+        yield files
+
+
+@pytest.fixture
+def podrace_fleet(podrace_server: Server) -> Iterator[Callable[..., Fleet]]:
+    """Starts pods in processes of their own, under the real clock, which end with the test.
+
+    `podrace_fleet("wallet:pod", "A", "B")` returns the fleet: `.call(pod, method, *args)`, `.submit`, `.wait`,
+    `.kill`, `.pause`, `.resume`. `options` are what the target finds in `env.options`.
+    """
+    from podrace.simulator.fleets.processes import Fleet, PodSpec
+
+    with ExitStack() as stack:
+
+        def start(target: str, *pods: str, options: dict[str, Any] | None = None) -> Fleet:
+            specs = [
+                PodSpec(
+                    name=pod,
+                    target=target,
+                    redis_url=podrace_server.url,
+                    prefix=podrace_server.prefix,
+                    services={},
+                    options=options or {},
+                )
+                for pod in pods
+            ]
+            return stack.enter_context(Fleet(specs, on_event=lambda event: None))
+
+        yield start
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> None:
+    """Explore what the marker asks for; the test's own function runs afterwards."""
+    marker = pyfuncitem.get_closest_marker("podrace")
+    if marker is None:
+        return
+    cell = _explored(pyfuncitem, marker)
+    if cell.verdict == "not-applicable":
+        pytest.skip(f"–: {cell.note}")
+    if cell.verdict != "holds":
+        pytest.fail(_message(cell), pytrace=False)
+
+
+def _asked(marker: pytest.Mark) -> dict[str, Any]:
+    """What the marker asks for; fails where it cannot be."""
+    known = {"target", "scenario", "preemptions", "faults", "budget_s", "seed"}
+    wrong = sorted(set(marker.kwargs) - known)
+    if marker.args or wrong or not {"target", "scenario"} <= set(marker.kwargs):
+        got = f"got {wrong[0]}=" if wrong else "got positional arguments" if marker.args else "one of them is missing"
+        pytest.fail(f"@pytest.mark.podrace: expected target=… and scenario=… by name, {got}", pytrace=False)
+    return dict(marker.kwargs)
+
+
+def _explored(item: Any, marker: pytest.Mark) -> Cell:
+    if CELL not in item.stash:
+        item.stash[CELL] = _explore(item, **_asked(marker))
+    return item.stash[CELL]  # type: ignore[no-any-return]
+
+
+def _explore(
+    item: Any,
+    target: Any,
+    scenario: Any,
+    *,
+    preemptions: int = 2,
+    faults: int = 1,
+    budget_s: float = 60.0,
+    seed: int = 7,
+) -> Cell:
+    from podrace.simulator.app.campaign import NamedScenario, explore_cell
+    from podrace.simulator.app.names import PARTS, named_scenario, named_target
+    from podrace.simulator.errors import PodraceError
+    from podrace.simulator.search.frontier import Bounds
+
+    if not isinstance(target, str):
+        target = f"{target.__module__}:{target.__qualname__}"
+    try:
+        named = named_scenario(scenario) if isinstance(scenario, str) else NamedScenario(scenario.name, scenario)
+        return explore_cell(
+            item.config.stash[SESSION].server,
+            named_target(target),
+            named,
+            Bounds(preemptions=preemptions, faults=faults, budget_s=budget_s),
+            seed=seed,
+            folder=_folder(item.config),
+            parts=PARTS,
+        )
+    except PodraceError as error:
+        pytest.fail(f"podrace: {error}", pytrace=False)
+
+
+def _folder(config: pytest.Config) -> Path:
+    """Where counterexamples go: pytest's cache, where there is one."""
+    cache = getattr(config, "cache", None)
+    return cache.mkdir("podrace") if cache else Path(tempfile.mkdtemp(prefix="podrace-"))
+
+
+def _message(cell: Cell) -> str:
+    """Why a test fails: the timeline, and the line that repeats it."""
+    if cell.counterexample is None:
+        return f"{cell.target} {cell.scenario}: {cell.verdict}: {cell.note}"
+    path = Path(cell.counterexample)
+    text = path.with_name(f"{path.name.removesuffix(SUFFIX)}.txt").read_text(encoding="utf-8").rstrip()
+    return f"{cell.target} {cell.scenario}: {cell.words}\n\n{text}\n\nagain: podrace replay {path}"
+
+
+class ScheduleFile(pytest.File):
+    """A counterexample that was kept: what it found must not happen again."""
+
+    def collect(self) -> Iterator[pytest.Item]:
+        yield ScheduleItem.from_parent(self, name="schedule")
+
+
+class ScheduleItem(pytest.Item):
+    def runtest(self) -> None:
+        from podrace.simulator.errors import HarnessError, TargetError, UsageError
+
+        try:
+            self._replay()
+        except TargetError as error:
+            self._explore_again(error)
+        except (UsageError, HarnessError) as error:
+            pytest.fail(f"podrace: {error}", pytrace=False)
+
+    def _replay(self) -> None:
+        from podrace.simulator.app.campaign import lab_for, replay
+        from podrace.simulator.app.counterexample import load
+        from podrace.simulator.app.names import PARTS, named_scenario, named_target
+        from podrace.simulator.app.timeline import draw
+        from podrace.simulator.fleets.inline import watchdog
+
+        saved = load(self.path)
+        target, scenario = named_target(saved.target), named_scenario(saved.scenario).scenario
+        server = self.config.stash[SESSION].server
+        with (
+            lab_for("inline", server, target, scenario, seed=saved.seed, parts=PARTS) as lab,
+            watchdog(lab.moves),
+        ):
+            again = replay(lab, saved)
+        if again.judgement.findings:
+            text = f"{draw(list(again.events), again.deciding)}\n\n{again.sentence}"
+            pytest.fail(f"it happens again: {again.judgement.words}\n\n{text}\n\n{self._again()}", pytrace=False)
+
+    def _explore_again(self, error: Exception) -> None:
+        """The code has changed so that the schedule no longer fits."""
+        from podrace.simulator.app.counterexample import load
+
+        saved = load(self.path)
+        bounds = {"preemptions": max(2, saved.preemptions), "faults": max(1, saved.faults)}
+        cell = _explore(self, saved.target, saved.scenario, **bounds, seed=saved.seed)
+        told = (
+            f"its schedule no longer fits ({error}); the scenario was explored again within "
+            f"{bounds['preemptions']} preemptions and {bounds['faults']} faults: {cell.words}"
+        )
+        self.user_properties.append((_NOTE, told))
+        if cell.verdict != "holds":
+            pytest.fail(f"{told}\n\n{_message(cell)}", pytrace=False)
+
+    def _again(self) -> str:
+        return f"again: podrace replay {self.path}"
+
+    def reportinfo(self) -> tuple[Path, int | None, str]:
+        return self.path, None, self.path.name
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Say which schedules no longer fit: their tests have shown something else than they did."""
+    reports: Sequence[Any] = [report for key in ("passed", "failed") for report in terminalreporter.stats.get(key, ())]
+    told = [(report.nodeid, text) for report in reports for key, text in report.user_properties if key == _NOTE]
+    if told:
+        terminalreporter.section("podrace")
+        for nodeid, text in told:
+            terminalreporter.write_line(f"{nodeid}: {text}")

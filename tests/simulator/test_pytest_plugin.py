@@ -1,0 +1,250 @@
+"""The pytest plugin, in runs of pytest of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from importlib.metadata import entry_points
+from pathlib import Path
+
+import pytest
+
+pytest_plugins = "pytester"
+
+WALLET = """
+from podrace import Call, Finding, Scenario
+import podrace
+import redis
+
+class Wallet:
+    def __init__(self):
+        self.redis = redis.Redis(decode_responses=True)
+
+    def pay(self, amount):
+        paid = int(self.redis.get("paid") or 0)
+        self.redis.set("paid", paid + amount)
+
+    def pay_at_once(self, amount):
+        self.redis.incrby("paid", amount)
+
+    def read(self):
+        return self.redis.get("paid")
+
+@podrace.own()
+def pod(env):
+    return Wallet()
+
+def nothing_is_lost(run):
+    paid = sum(call.args[0] for call in run.calls if call.type == "ok")
+    if int(run.redis.get("paid", 0)) != paid:
+        yield Finding("lost", "paid", f"{paid} were paid, {run.redis.get('paid')} are there")
+
+def scenario(name, method, **options):
+    lines = {pod: [Call(pod, method, (5,))] for pod in "AB"}
+    return Scenario(name, lines, checks=[nothing_is_lost], keeps=["paid"], **options)
+
+PAY = scenario("pay", "pay")
+AT_ONCE = scenario("at once", "pay_at_once")
+IDLE = scenario("idle", "pay_at_once", faults=[podrace.FailService(service="none")])
+"""
+
+
+@pytest.fixture
+def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
+    """A folder with a service, in which pytest has the plugin, whether podrace is installed or not."""
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(path or os.getcwd() for path in sys.path))
+    pytester.makepyfile(wallet=WALLET)
+    return pytester
+
+
+def run(project: pytest.Pytester, *arguments: str) -> pytest.RunResult:
+    installed = any(one.name == "podrace" for one in entry_points(group="pytest11"))
+    plugin = () if installed else ("-p", "podrace.simulator.app.pytest_plugin")
+    return project.runpytest_subprocess(*plugin, *arguments)
+
+
+def marked(scenario: str, name: str = "it", more: str = "") -> str:
+    return f"@pytest.mark.podrace(target='wallet:pod', scenario='wallet:{scenario}'{more})\ndef test_{name}(): pass\n"
+
+
+def test_a_marked_test_explores_and_fails_with_the_timeline_and_what_repeats_it(project: pytest.Pytester) -> None:
+    project.makepyfile("import pytest\n" + marked("PAY", "pays") + marked("AT_ONCE", "at_once"))
+    result = run(project)
+    result.assert_outcomes(passed=1, failed=1)
+    text = result.stdout.str()
+    assert "wallet:pod wallet:PAY: lost" in text
+    assert re.search(r"step +Pod A +Pod B +Redis", text)
+    assert "10 were paid, 5 are there" in text
+    (path,) = re.findall(r"again: podrace replay (\S+)", text)
+    assert json.loads(Path(path).read_text(encoding="utf-8"))["words"] == "lost"
+    assert "Traceback" not in text
+
+
+def test_a_factory_and_a_scenario_may_be_given_as_they_are_and_the_cell_be_looked_at(project: pytest.Pytester) -> None:
+    project.makepyfile(
+        """
+        import pytest, wallet
+
+        @pytest.mark.podrace(target=wallet.pod, scenario=wallet.AT_ONCE, preemptions=1, faults=0)
+        def test_it(podrace_cell):
+            assert (podrace_cell.verdict, podrace_cell.schedules["complete"]) == ("holds", True)
+        """
+    )
+    run(project).assert_outcomes(passed=1)
+
+
+def test_what_nobody_knows_fails_and_what_no_fault_could_strike_is_skipped(project: pytest.Pytester) -> None:
+    project.makepyfile(
+        "import pytest\n"
+        + marked("IDLE", "idle")
+        + marked("AT_ONCE", "late", ", budget_s=0.0")
+        + marked("NONE", "wrong")
+        + "@pytest.mark.podrace('wallet:pod')\ndef test_bad(): pass\n"
+        + "@pytest.mark.podrace(target='wallet:pod', scenarios='x')\ndef test_misspelt(): pass\n"
+    )
+    result = run(project, "-rs")
+    result.assert_outcomes(skipped=1, failed=2, errors=2)
+    text = result.stdout.str()
+    assert "the faults of this scenario have nothing to strike" in text
+    assert "inconclusive: the budget of 0 s was spent" in text
+    assert "module wallet has no NONE" in text
+    assert "expected target=… and scenario=… by name, got positional arguments" in text
+    assert "by name, got scenarios=" in text
+
+
+def found(project: pytest.Pytester) -> Path:
+    """A counterexample under the tests' folder."""
+    import podrace
+
+    project.syspathinsert()
+    cell = podrace.explore("wallet:pod", "wallet:PAY", folder=project.path, on_processes=False)
+    sys.modules.pop("wallet", None)
+    return Path(str(cell.counterexample))
+
+
+def test_a_counterexample_is_a_regression_test(project: pytest.Pytester) -> None:
+    found(project)
+    result = run(project)
+    result.assert_outcomes(failed=1)
+    text = result.stdout.str()
+    assert "it happens again: lost" in text
+    assert "10 were paid, 5 are there" in text
+    assert "again: podrace replay " in text
+
+
+def test_where_its_schedule_no_longer_fits_the_scenario_is_explored_again_and_the_test_says_so(
+    project: pytest.Pytester,
+) -> None:
+    path = found(project)
+    project.makepyfile(wallet=WALLET.replace("def pay(", "def pay_slowly(").replace("def pay_at_once(", "def pay("))
+    result = run(project)
+    result.assert_outcomes(passed=1)
+    said = "its schedule no longer fits (the target has changed since this was found: at step 2 expected 'GET paid'"
+    assert f"{path.name}::schedule: {said}" in result.stdout.str()
+    assert "explored again within 2 preemptions and 1 faults: ok" in result.stdout.str()
+
+
+def test_a_change_that_does_not_mend_it_fails_where_the_schedule_no_longer_fits(project: pytest.Pytester) -> None:
+    found(project)
+    project.makepyfile(wallet=WALLET.replace('self.redis.get("paid") or', 'self.redis.getrange("paid", 0, -1) or'))
+    result = run(project)
+    result.assert_outcomes(failed=1)
+    assert "explored again within 2 preemptions and 1 faults: lost" in result.stdout.str()
+    assert "10 were paid, 5 are there" in result.stdout.str()
+
+
+def test_a_damaged_counterexample_is_told_in_one_line(project: pytest.Pytester) -> None:
+    (project.path / "broken.podrace.json").write_text("{", encoding="utf-8")
+    result = run(project)
+    result.assert_outcomes(failed=1)
+    assert "broken.podrace.json: expected a *.podrace.json file" in result.stdout.str()
+    assert "Traceback" not in result.stdout.str()
+
+
+def test_fixtures_give_a_server_a_fleet_of_processes_and_the_files_api(project: pytest.Pytester) -> None:
+    project.makepyfile(
+        seam="""
+        class Counter:
+            def __init__(self, env):
+                self.env = env
+            def count(self):
+                return self.env.redis.incr(self.env.prefix + "n")
+        """,
+        test_them="""
+        import redis
+        from google import genai
+        from google.genai import types
+
+        def test_a_server(podrace_server):
+            with redis.from_url(podrace_server.url) as client:
+                assert client.dbsize() == 0
+                client.set("a", 1)
+
+        def test_an_empty_server(podrace_server):
+            with redis.from_url(podrace_server.url) as client:
+                assert client.dbsize() == 0
+
+        def test_a_fleet(podrace_fleet):
+            fleet = podrace_fleet("seam:Counter", "A", "B")
+            assert [fleet.call(pod, "count").value for pod in "ABA"] == [1, 2, 3]
+            fleet.kill("A")
+            assert fleet.names == ["B"]
+
+        def test_files(podrace_files, tmp_path):
+            path = tmp_path / "a.png"
+            path.write_bytes(b"a picture")
+            options = types.HttpOptions(base_url=podrace_files.url)
+            client = genai.Client(api_key="test", http_options=options)
+            assert client.files.upload(file=path).uri.startswith(podrace_files.url)
+            client.close()
+        """,
+    )
+    run(project).assert_outcomes(passed=4)
+
+
+def test_under_xdist_each_worker_has_a_server(project: pytest.Pytester) -> None:
+    project.makepyfile(
+        "import pytest\n"
+        + "".join(marked("AT_ONCE", f"at_once_{number}") for number in range(3))
+        + marked("PAY", "pays")
+        + "def test_url(podrace_server, worker_id):\n    open(f'url-{worker_id}', 'w').write(podrace_server.url)\n"
+        + "def test_other(podrace_server, worker_id):\n    open(f'url-{worker_id}', 'w').write(podrace_server.url)\n"
+    )
+    found(project)
+    result = run(project, "-n2", "--dist=each")
+    result.assert_outcomes(passed=10, failed=4)
+    first, second = (path.read_text(encoding="utf-8") for path in sorted(project.path.glob("url-*")))
+    assert first != second
+
+
+def test_it_costs_collection_nothing_to_speak_of(project: pytest.Pytester) -> None:
+    """What it imports besides pytest and what pytest imports is next to nothing."""
+    code = (
+        "import sys, pytest, tempfile; before = set(sys.modules)\n"
+        "import podrace.simulator.app.pytest_plugin\n"
+        "print(sorted(name for name in set(sys.modules) - before if not name.startswith('podrace')))"
+    )
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert told.strip() == "[]"
+
+
+def test_coroutine_functions_and_other_plugins_stand_beside_it(project: pytest.Pytester) -> None:
+    project.makepyfile(
+        """
+        import pytest
+
+        pytestmark = pytest.mark.anyio
+
+        @pytest.fixture
+        def anyio_backend():
+            return "asyncio"
+
+        @pytest.mark.podrace(target="wallet:pod", scenario="wallet:AT_ONCE")
+        async def test_it(podrace_cell):
+            assert podrace_cell.words == "ok"
+        """
+    )
+    run(project).assert_outcomes(passed=1)
