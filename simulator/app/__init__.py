@@ -7,5 +7,6 @@
 - `campaign.py`: explores a cell and replays counterexamples; `expected.py`: what a target is known to violate
 - `runs.py`: the result form and the run's folder
 - `counterexample.py`, `timeline.py`: a violated schedule as a file and as text
+- `pytest_plugin.py`: explorations and counterexamples as tests
 - `reproduce.py`, `images.py`, `moments.py`: the bug and its fix on real processes
 """
