@@ -41,12 +41,21 @@ def url(run_server: Server) -> Iterator[str]:
         client.flushall()
 
 
-def ran(server: Server, module: str, calls: Sequence[tuple[Any, ...]], fleet: str, method: str = "run") -> list[str]:
-    """What programs return as calls of two pods of plain code, made one after the other."""
+def ran(
+    server: Server,
+    module: str,
+    calls: Sequence[tuple[Any, ...]],
+    fleet: str,
+    *,
+    method: str = "run",
+    together: bool = False,
+) -> list[str]:
+    """What programs return as calls of two pods of plain code; B begins when A has ended, or with it."""
     names = [f"{number}" for number in range(len(calls))]
     lines = {"A": [Call(f"A{name}", method, call) for name, call in zip(names, calls, strict=True)]}
     lines["B"] = [
-        Call(f"B{name}", method, call, after=(f"A{names[-1]}",)) for name, call in zip(names, calls, strict=True)
+        Call(f"B{name}", method, call, after=() if together else (f"A{names[-1]}",))
+        for name, call in zip(names, calls, strict=True)
     ]
     with lab_for(
         fleet, server, named_target(f"planted.{module}:pod"), Scenario("runs", lines), seed=1, parts=PARTS
@@ -57,7 +66,7 @@ def ran(server: Server, module: str, calls: Sequence[tuple[Any, ...]], fleet: st
         finally:
             lab.finish(play)
     assert not [call for call in run.calls if call.type != "ok"]
-    return [str(call.value) for call in run.calls]
+    return [str(call.value) for call in sorted(run.calls, key=lambda call: call.actor)]
 
 
 def really(module: str, program: str, *args: str) -> str:
@@ -101,3 +110,10 @@ def test_a_plain_function_may_run_a_loop_of_its_own(run_server: Server) -> None:
     told = ran(run_server, "plain_asyncio", calls, "inline", method="run_by_itself")
     assert told[: len(programs)] == ran(run_server, "plain_asyncio", calls[:-1], "inline")[: len(programs)]
     assert told[len(programs)] == repr(importlib.import_module("planted.plain_asyncio").run_within())
+
+
+@pytest.mark.parametrize("module", FREE)
+def test_pods_at_the_same_time_do_not_disturb_each_other(run_server: Server, module: str) -> None:
+    calls = [(program,) for _, program in named_in(module)]
+    alone = ran(run_server, module, calls, "inline")
+    assert ran(run_server, module, calls, "inline", together=True) == alone

@@ -221,13 +221,19 @@ def _name_of(task: Task) -> str:
 
 
 def _aside(switch: Callable[[], Any]) -> Any:
-    """Let others go on meanwhile: asyncio keeps by OS thread which loop is running, and all actors are in one."""
+    """Let others go on meanwhile: asyncio keeps by OS thread which loop and task are running, and all are in one."""
     running, hooks = asyncio._get_running_loop(), sys.get_asyncgen_hooks()
+    swap: Any = getattr(asyncio.tasks, "_swap_current_task", None)  # since 3.12; before, a task was kept by its loop
+    task = asyncio.current_task(running) if swap is not None and running is not None else None
+    if task is not None:
+        swap(running, None)
     asyncio._set_running_loop(None)
     try:
         return switch()
     finally:
         asyncio._set_running_loop(running)
+        if task is not None:
+            swap(running, task)
         sys.set_asyncgen_hooks(*hooks)
 
 

@@ -158,6 +158,8 @@ def adapt_threading(threading: ModuleType, here: Here, local: Callable[[], Any])
     thread.start, thread.join, thread.is_alive = _starter(names, here), _join, _is_alive
     thread.__hash__ = counted_hash(here)
     names["local"] = local()
+    if "_DeleteDummyThreadOnDel" in names:  # since 3.13: a call is forgotten with its pod, not with its thread
+        del names["_DeleteDummyThreadOnDel"].__del__
     for name in ("active_count", "activeCount", "enumerate"):
         names[name] = _counting_itself(names[name], names["current_thread"])
 

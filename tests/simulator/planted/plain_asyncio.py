@@ -269,6 +269,22 @@ async def contexts() -> Any:
     return told, WHO.get()
 
 
+async def blocks() -> Any:
+    """Sleeps as no coroutine should: nothing else of the loop goes on meanwhile."""
+    told: list[Any] = []
+
+    async def beside() -> None:
+        await sleep(0)
+        told.append("beside")
+
+    task = asyncio.create_task(beside(), name="beside")
+    current = asyncio.current_task()
+    time.sleep(SHORT_S)
+    told.append(asyncio.current_task() is current)
+    await task
+    return told, asyncio.current_task() is current
+
+
 async def lost_tasks() -> Any:
     """What nobody waits for goes on beside."""
     told: list[str] = []
@@ -283,7 +299,7 @@ PROGRAMS = {
     program.__name__: program
     for program in (
         sleeps, tasks, gathers, waits, timeouts, cancels, groups, locks, events, queues, threads, from_a_thread,
-        generators, callbacks, contexts, lost_tasks,
+        generators, callbacks, contexts, blocks, lost_tasks,
     )
 }  # fmt: skip
 
