@@ -6,6 +6,7 @@ A message says what was expected, what came and what to do, in one line, and nev
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from types import FrameType
 
 
@@ -41,16 +42,26 @@ _STANDARD = os.path.dirname(os.__file__)
 
 
 def place_of(frame: FrameType) -> str:
-    """The innermost place that is neither the harness's nor the standard library's, as `file:line in function`."""
-    innermost, found = frame, frame
-    while _is_beside_the_point(found.f_code.co_filename):
-        if found.f_back is None:
-            found = innermost
-            break
-        found = found.f_back
-    path = found.f_code.co_filename
-    here = os.getcwd() + os.sep
-    return f"{path.removeprefix(here)}:{found.f_lineno} in {found.f_code.co_name}"
+    """The innermost place that is neither the harness's nor the standard library's, as `file:line in function`.
+
+    One in a library is followed by who has called that.
+    """
+    places = [one for one in _frames(frame) if not _is_beside_the_point(one.f_code.co_filename)] or [frame]
+    said = _said(places[0])
+    if "site-packages" in places[0].f_code.co_filename:
+        callers = [one for one in places if "site-packages" not in one.f_code.co_filename]
+        said += f", called at {_said(callers[0])}" if callers else ""
+    return said
+
+
+def _frames(frame: FrameType | None) -> Iterator[FrameType]:
+    while frame is not None:
+        yield frame
+        frame = frame.f_back
+
+
+def _said(frame: FrameType) -> str:
+    return f"{frame.f_code.co_filename.removeprefix(os.getcwd() + os.sep)}:{frame.f_lineno} in {frame.f_code.co_name}"
 
 
 def _is_beside_the_point(path: str) -> bool:

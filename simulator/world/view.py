@@ -11,6 +11,7 @@ import importlib
 import importlib.util
 import sys
 from collections.abc import Callable, Mapping
+from importlib.machinery import ExtensionFileLoader
 from types import CodeType, ModuleType
 from typing import Any
 
@@ -57,15 +58,17 @@ class View:
         if name not in self._code:
             self._code[name] = compiled(name, getattr(parent, "__path__", None))
         code, spec = self._code[name]
+        if isinstance(spec.loader, ExtensionFileLoader):  # written in C: there is one of it in a process
+            module = self.modules[name] = importlib.import_module(name)
+            return module
         module = self.modules[name] = ModuleType(name)
         module.__dict__.update(
             __builtins__=self.builtins, __spec__=spec, __file__=spec.origin, __package__=spec.parent, __loader__=None
         )
         if spec.submodule_search_locations is not None:
             module.__path__ = list(spec.submodule_search_locations)
-        absent = name not in sys.modules
-        if absent:  # for as long as it runs: `dataclasses` looks there for what annotations mean
-            sys.modules[name] = module
+        real = sys.modules.get(name)
+        sys.modules[name] = module  # for as long as it runs: it may ask there for itself, as `dataclasses` does
         try:
             if code is not None:
                 exec(code, module.__dict__)
@@ -73,7 +76,9 @@ class View:
             del self.modules[name]
             raise
         finally:
-            if absent and sys.modules.get(name) is module:
+            if real is not None:
+                sys.modules[name] = real
+            elif sys.modules.get(name) is module:
                 del sys.modules[name]
         if parent is not None and self.has(above):
             setattr(parent, last, module)
@@ -184,7 +189,8 @@ class Standard(View):
         above, _, last = name.rpartition(".")
         parent = self._shown(above) if above else None
         module = self.modules[name] = ModuleType(name)
-        module.__dict__.update(vars(real))
+        if name != "sys":  # whose attributes change: standard output, for one
+            module.__dict__.update(vars(real))
         module.__dict__["__getattr__"] = lambda attribute: getattr(real, attribute)  # of what is loaded later
         module.__dict__.update(self._facades[name]())
         if parent is not None:
@@ -211,11 +217,12 @@ def found(name: str, path: Any) -> Any:
 
 
 def compiled(name: str, path: Any = None) -> tuple[CodeType | None, Any]:
-    """A module's code and spec; no code for a folder without one. Raises what an import would raise, or TargetError."""
+    """A module's code, None where it is not in Python, and its spec. Raises what an import would, or TargetError."""
     spec = found(name, path)
     if spec is None:
         raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-    if spec.origin is None and spec.submodule_search_locations is not None:
+    folder = spec.origin is None and spec.submodule_search_locations is not None
+    if folder or isinstance(spec.loader, ExtensionFileLoader):
         return None, spec
     code: Any = getattr(spec.loader, "get_code", lambda name: None)(name)
     if code is None and str(spec.origin).endswith(".py"):  # a loader that changes the source, as a test runner's does

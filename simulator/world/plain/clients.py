@@ -78,7 +78,7 @@ def named(args: tuple[Any, ...], options: dict[str, Any]) -> dict[str, Any]:
     found = dict(zip(_PLACES, args, strict=False)) | options
     if found.get("unix_socket_path") is not None:
         found["path"] = found.pop("unix_socket_path")
-    pool = found.pop("connection_pool", None)
+    pool = found.get("connection_pool")
     return found | (pool.connection_kwargs if pool is not None else {})
 
 
@@ -90,6 +90,10 @@ def options_of(url: str, options: dict[str, Any]) -> dict[str, Any]:
 
 def client_of(inside: Inside, options: dict[str, Any]) -> Any:
     """The pod's client with these options. Refuses a second server or database: there is one."""
+    pool = options.get("connection_pool")
+    for known in (inside.env.redis, *vars(inside.env.redis).get("others", {}).values()):
+        if pool is known.connection_pool:  # taken from a client that this has made
+            return known
     path = options.get("path")
     place = path or f"{options.get('host') or 'localhost'}:{options.get('port') or 6379}"
     address = f"{place}, database {options.get('db') or 0}"

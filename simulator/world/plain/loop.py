@@ -253,6 +253,8 @@ def awaited(inside: Inside, result: Any) -> Any:
 
     inside.loop.call_soon_threadsafe(begin)
     worker.serve()
+    if begun[0].cancelled():
+        raise TimeoutError("the call was cancelled")  # nobody can know what was done before
     return begun[0].result()
 
 

@@ -5,15 +5,18 @@ from __future__ import annotations
 import datetime as real_datetime
 import random as real_random
 import secrets as real_secrets
+import sys
 import time as real_time
 import uuid as real_uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, MutableMapping
 from typing import Any
 
 from podrace.simulator.world.clock import EPOCH_S, US_PER_S
 from podrace.simulator.world.plain.inside import Here
 from podrace.simulator.world.steps import PAST_US
 
+CORES = 4
+"""On any machine: how many threads a pool has depends on it."""
 UPTIME_S = 100_000
 """What the clocks that count from no certain moment show when a run begins."""
 
@@ -142,11 +145,40 @@ def os_names(here: Here) -> dict[str, Any]:
         "urandom": lambda size: here().env.rng.randbytes(size),
         "getpid": lambda: 1000 + sum(here().env.name.encode()),
         "register_at_fork": lambda **_: None,
+        "cpu_count": lambda: CORES,
+        "process_cpu_count": lambda: CORES,
     }
 
 
 def socket_names(here: Here) -> dict[str, Any]:
     return {"gethostname": lambda: f"pod-{here().env.name.lower()}"}
+
+
+class _Modules(MutableMapping[str, Any]):
+    """`sys.modules` as the pod sees it: its own modules before those of the process."""
+
+    def __init__(self, here: Here) -> None:
+        self._here = here
+
+    def __getitem__(self, name: str) -> Any:
+        own = self._here().view.modules
+        return own[name] if name in own else sys.modules[name]
+
+    def __setitem__(self, name: str, module: Any) -> None:
+        self._here().view.modules[name] = module
+
+    def __delitem__(self, name: str) -> None:
+        del self._here().view.modules[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter({**sys.modules, **self._here().view.modules})
+
+    def __len__(self) -> int:
+        return len({**sys.modules, **self._here().view.modules})
+
+
+def sys_names(here: Here) -> dict[str, Any]:
+    return {"modules": _Modules(here)}
 
 
 def importlib_names(here: Here) -> dict[str, Any]:

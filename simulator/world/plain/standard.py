@@ -35,6 +35,7 @@ FACADES: Mapping[str, Callable[[Here], Mapping[str, Any]]] = {
     "secrets": small.secrets_names,
     "os": small.os_names,
     "socket": small.socket_names,
+    "sys": small.sys_names,
     "importlib": small.importlib_names,
     "atexit": lambda here: {"register": lambda function, *_, **__: function},
     "redis": clients.redis_names,

@@ -25,12 +25,13 @@ Refuse = Callable[[Callable[[], Exception]], None]
 _SLEEP = "use runtime.sleep, or name the module that sleeps in @podrace.own"
 _THREAD = "use runtime.spawn, or name the module that starts it in @podrace.own"
 _OUTSIDE = "make what it talks to a service of the workload"
+_CONNECTS = f"name the package that makes the client in @podrace.own where that is one of Redis, else {_OUTSIDE}"
 _EVENTS = {
     "time.sleep": ("sleeps", _SLEEP),
     "_thread.start_new_thread": ("starts a thread of its own", _THREAD),
     "_thread.start_joinable_thread": ("starts a thread of its own", _THREAD),
-    "socket.connect": ("opens a connection of its own", _OUTSIDE),
-    "socket.getaddrinfo": ("looks up an address", _OUTSIDE),
+    "socket.connect": ("opens a connection of its own", _CONNECTS),
+    "socket.getaddrinfo": ("looks up an address", _CONNECTS),
     "socket.sendto": ("sends a packet of its own", _OUTSIDE),
     "subprocess.Popen": ("starts a process", _OUTSIDE),
     "os.system": ("starts a process", _OUTSIDE),

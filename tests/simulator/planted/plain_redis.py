@@ -133,7 +133,8 @@ def pools(url: str) -> Any:
     told = first.set("a", "x"), second.get("a")
     pool.disconnect()
     first.close()
-    return told, first.get("a")
+    third = redis.Redis(connection_pool=first.connection_pool)
+    return told, first.get("a"), third.get("a")
 
 
 def errors(url: str) -> Any:

@@ -8,6 +8,7 @@ import pickle
 import random
 import secrets
 import socket
+import sys
 import time
 import uuid
 from collections.abc import Callable
@@ -19,6 +20,8 @@ from typing import Any
 import podrace
 
 SHORT_S = 0.002
+KEPT: list[int] = []
+THIS = sys.modules[__name__]
 
 
 @dataclass
@@ -149,11 +152,18 @@ def given_out() -> Any:
     return at() - before >= SHORT_S, now() >= before, drawn(1, 1)
 
 
+def this_module() -> Any:
+    """Asks for itself where modules are found, at import and later."""
+    later = sys.modules[__name__]
+    later.KEPT.append(1)
+    return later is THIS, len(KEPT), "json" in sys.modules, sys.modules.get("no such module"), sys.stdout is not None
+
+
 PROGRAMS = {
     program.__name__: program
     for program in (
         clocks, clocks_that_show, sleeps, datetimes, datetime_subclass, uuids, chance, secret_things, defaults,
-        this_machine, given_out,
+        this_machine, this_module, given_out,
     )
 }  # fmt: skip
 
