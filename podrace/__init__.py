@@ -7,7 +7,7 @@
     print(cell.verdict, cell.words, cell.sentence)
 
 - `Call`, `Ref`, `Scenario`, `Workload`: what clients call, and what is promised
-- `Kill`, `TimePasses`, `LoseConnection`, `CorruptKey`, `FailService`: what the harness does to a fleet on purpose
+- `Kill`, `CancelCall`, `TimePasses`, `LoseConnection`, `CorruptKey`, `FailService`: what the harness does on purpose
 - `Run`, `Finding`: what a check gets, and what it returns
 - `PodEnv`: what a target gets; `own`: marks a factory of pods whose code knows of no harness
 - `explore`, `replay`: search all schedules within bounds; run a counterexample again
@@ -25,12 +25,13 @@ if TYPE_CHECKING:
     from podrace.simulator.app.runs import Cell
     from podrace.simulator.judge.findings import Finding
     from podrace.simulator.judge.run import Run
-    from podrace.simulator.scenarios.faults import CorruptKey, FailService, Kill, LoseConnection, TimePasses
+    from podrace.simulator.scenarios.faults import CancelCall, CorruptKey, FailService, Kill, LoseConnection, TimePasses
     from podrace.simulator.scenarios.model import Call, Ref, Scenario, Workload
     from podrace.simulator.target import PodEnv, own
 
 __all__ = [
     "Call",
+    "CancelCall",
     "Cell",
     "CorruptKey",
     "FailService",
@@ -53,7 +54,7 @@ _PLACES = {
     "app.runs": ("Cell",),
     "judge.findings": ("Finding",),
     "judge.run": ("Run",),
-    "scenarios.faults": ("CorruptKey", "FailService", "Kill", "LoseConnection", "TimePasses"),
+    "scenarios.faults": ("CancelCall", "CorruptKey", "FailService", "Kill", "LoseConnection", "TimePasses"),
     "scenarios.model": ("Call", "Ref", "Scenario", "Workload"),
     "target": ("PodEnv", "own"),
 }

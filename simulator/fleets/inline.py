@@ -80,13 +80,19 @@ def in_pod() -> bool:
 
 
 class InlineFleet:
-    """The pods of one schedule. `make_env(name, incarnation, gate)` builds a pod's environment."""
+    """The pods of one schedule. `make_env(name, incarnation, gate)` builds a pod's environment.
+
+    `cancels`: calls may be cancelled.
+    """
 
     kind = "inline"
 
-    def __init__(self, target_of: Callable[[str], Target], make_env: Callable[[str, int, Gate], PodEnv]) -> None:
+    def __init__(
+        self, target_of: Callable[[str], Target], make_env: Callable[[str, int, Gate], PodEnv], *, cancels: bool = False
+    ) -> None:
         self._target_of = target_of
         self._make_env = make_env
+        self.cancels = cancels
         self._hub = greenlet.getcurrent()
         self.thread = threading.get_ident()
         self._actors: dict[str, _Actor] = {}
@@ -150,6 +156,14 @@ class InlineFleet:
                     actor.switch("")  # raises PodKilledError in it
                 del self._actors[name]
 
+    def can_cancel(self, actor: str) -> bool:
+        gate = self._gates.get(pod_of(actor))
+        return gate is not None and gate.inside is not None and gate.inside.can_cancel(actor)
+
+    def cancel(self, actor: str) -> None:
+        self._gates[pod_of(actor)].inside.cancel(actor)
+        self._settle()
+
     def set_clock(self, now_us: int) -> None:
         self.now_us = now_us
 
@@ -210,6 +224,7 @@ class _InlineGate:
         self.answer: tuple[Any] | None = None
         self.inside: Any = None
         """What belongs to a pod of plain code."""
+        self.cancels = fleet.cancels
         self.dead = False
 
     def before(self, kind: str, args: tuple[Any, ...]) -> str:

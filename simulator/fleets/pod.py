@@ -279,6 +279,7 @@ class StepGate:
         self.env: PodEnv | None = None
         self.inside: Any = None
         """What belongs to a pod of plain code."""
+        self.cancels = spec.cancels
 
     def run(self, actor: str, function: Callable[[], None]) -> None:
         with self._lock:
@@ -293,6 +294,12 @@ class StepGate:
         if kind == "ready?":
             slot = self._waiting.get(rest[0])
             self._pipe.send("ready!", bool(slot and slot.connection and slot.connection.is_readable()))
+            return
+        if kind == "cancel":
+            with self._lock:
+                self._running += 1  # this, until it has woken the loop
+                self.inside.cancel(rest[0])
+                self._stopped()
             return
         actor, action, self.answer, hears_later = rest
         with self._lock:

@@ -26,7 +26,8 @@ class PodSpec:
     """All that a pod's process needs to build its pod: strings and numbers, no object that is alive.
 
     `services`: by name, the class of a client that the pod makes from its `settings`, as `module:name`; one without
-    is called over the pipe. A `gated` pod takes no step before it is let go. `import_source`: see world.client.
+    is called over the pipe. A `gated` pod takes no step before it is let go; one that `cancels` may have its calls
+    cancelled. `import_source`: see world.client.
     """
 
     name: str
@@ -41,6 +42,7 @@ class PodSpec:
     import_source: bool = False
     failures: Mapping[str, str] = field(default_factory=dict)
     gated: bool = False
+    cancels: bool = False
     epoch_s: float = 0.0
     options: Mapping[str, Any] = field(default_factory=dict)
 

@@ -47,6 +47,14 @@ class Fleet(Protocol):
         """The pod's actors end where they stand, its memory goes. Its next call makes it anew."""
         ...
 
+    def can_cancel(self, actor: str) -> bool:
+        """Whether the actor's call is a coroutine that has not ended."""
+        ...
+
+    def cancel(self, actor: str) -> None:
+        """Cancel the actor's call at the `await` at which it stands."""
+        ...
+
     def set_clock(self, now_us: int) -> None:
         """Let it be that late in every pod."""
         ...

@@ -69,6 +69,14 @@ class SteppedFleet(Fleet):
             super().kill(pod)
         self._steps = {actor: step for actor, step in self._steps.items() if step.pod != pod}
 
+    def can_cancel(self, actor: str) -> bool:
+        raise AssertionError("on processes a schedule that was found is repeated")
+
+    def cancel(self, actor: str) -> None:
+        pod = pod_of(actor)
+        self.send(pod, "cancel", actor)
+        self._until_quiet(pod)
+
     def set_clock(self, now_us: int) -> None:
         self._now_us = now_us
         for pod in self.names:

@@ -18,6 +18,7 @@ from podrace.simulator.world.footprints import Footprint, key_text, names_of
 from podrace.simulator.world.steps import DROP_REPLY, DROP_REQUEST, FAIL, HANG, TRANSACTION, Step
 
 KILL = "kill"
+CANCEL = "cancel "
 CORRUPT = "corrupt "
 UNTIL = "until "
 CLOCK = "clock"
@@ -42,6 +43,10 @@ class Scene(Protocol):
 
     def is_calling(self, method: str, pod: str) -> bool:
         """Whether a call of the method is under way in the pod."""
+        ...
+
+    def cancellable(self, pod: str) -> Sequence[str]:
+        """The actors of a pod whose calls are coroutines under way."""
         ...
 
     def can_be_damaged(self, key: str) -> bool:
@@ -93,6 +98,14 @@ class Kill(Fault):
 
     def on_pod(self, pod: str, scene: Scene) -> Sequence[str]:
         return (KILL + (" and restart" if self.restart else ""),)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CancelCall(Fault):
+    """A call that is a coroutine is cancelled at the `await` at which it stands, as when its client has gone away."""
+
+    def on_pod(self, pod: str, scene: Scene) -> Sequence[str]:
+        return [CANCEL + actor for actor in scene.cancellable(pod)]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,6 +19,7 @@ from podrace.simulator.fleets.inline import InlineFleet, current_env, refuse_cur
 from podrace.simulator.fleets.own_modules import OwnModules
 from podrace.simulator.fleets.processes import PodSpec
 from podrace.simulator.fleets.stepped import SteppedFleet
+from podrace.simulator.scenarios.faults import CancelCall
 from podrace.simulator.scenarios.model import Scenario
 from podrace.simulator.search.explorer import Restart
 from podrace.simulator.search.play import Play
@@ -77,6 +78,7 @@ class Lab:
                     "does not let onto a server that it has not started; leave --redis-url and PODRACE_REDIS_URL out"
                 )
         self.seed = seed
+        self._cancels = any(isinstance(fault, CancelCall) for fault in scenario.faults)
         self.options = {**OPTIONS, **scenario.options}
         self._stack = ExitStack()
         # No socket timeout on our own server: it costs two polls a command, and the watchdog catches a hang.
@@ -167,7 +169,7 @@ class InlineLab(Lab):
                 failures=workload.failures,
             )
 
-        self._fleet = InlineFleet(self._modules.factory, env)
+        self._fleet = InlineFleet(self._modules.factory, env, cancels=self._cancels)
         return self._play(self._fleet, clock, services)
 
     def finish(self, play: Play) -> None:
@@ -252,6 +254,7 @@ class ProcessLab(Lab):
             seed=self.seed,
             retries=retries,
             gated=True,
+            cancels=self._cancels,
             import_source=self.server.embedded is not None,
             failures=workload.failures,
             options=self.options,

@@ -15,7 +15,7 @@ from podrace.simulator.fleets.protocol import Fleet
 from podrace.simulator.history.events import Event
 from podrace.simulator.history.outcome import Result
 from podrace.simulator.judge.run import OPEN, CallRecord, Left, Run
-from podrace.simulator.scenarios.faults import CLOCK, CORRUPT, KILL, UNTIL, Fault
+from podrace.simulator.scenarios.faults import CANCEL, CLOCK, CORRUPT, KILL, UNTIL, Fault
 from podrace.simulator.scenarios.model import Call, Ref, Scenario
 from podrace.simulator.search.rest import Rest
 from podrace.simulator.search.schedule import FINISH, Chooser, Decision
@@ -132,6 +132,11 @@ class Play:
 
     def is_calling(self, method: str, pod: str) -> bool:
         return any(self.calls[number].method == method and pod_of(actor) == pod for actor, number in self._busy.items())
+
+    def cancellable(self, pod: str) -> list[str]:
+        if not self.users_lines:
+            return []
+        return sorted(actor for actor in self._busy if pod_of(actor) == pod and self._fleet.can_cancel(actor))
 
     def can_be_damaged(self, key: str) -> bool:
         return key.startswith(self.prefix) and self.side.probe.damage(key, only_ask=True)
@@ -254,7 +259,7 @@ class Play:
         if actor == CLOCK:
             self._strike_clock(action)
         elif decision.strikes_no_step:
-            self._strike_pod(actor, action)
+            (self._cancel if action.startswith(CANCEL) else self._strike_pod)(actor, action)
         else:
             standing = steps if action == GO else [*steps, *self.waiting()]
             step = default if default.actor == actor else next((one for one in standing if one.actor == actor), None)
@@ -411,10 +416,8 @@ class Play:
     def _strike_pod(self, pod: str, action: str) -> None:
         self.struck += 1
         self.taken.append((pod, action, ()))
-        waits = any(step.pod == pod and step.kind == "receive" for step in self._fleet.steps())
-        footprint = ALL_OF_IT if waits or "SUBSCRIBE" in self._done.get(pod, ()) else NOTHING
         event = self.strike_event(pod, action)
-        self.trace.add(event, pod, footprint, scope=ALL_OF_POD)
+        self.trace.add(event, pod, self._strike_footprint(pod), scope=ALL_OF_POD)
         ended = []
         for actor in [actor for actor in self._blocked if pod_of(actor) == pod]:
             del self._blocked[actor]
@@ -440,12 +443,31 @@ class Play:
         if self.last is not None and pod_of(self.last) == pod:
             self.last = None
 
+    def _cancel(self, pod: str, action: str) -> None:
+        """Cancel the call of an actor where it stands."""
+        self.struck += 1
+        self.taken.append((pod, action, ()))
+        event = self.strike_event(pod, action)
+        self.trace.add(event, pod, self._strike_footprint(pod), scope=ALL_OF_POD)
+        actor = action.removeprefix(CANCEL)
+        self.fault(actor, f"{self.calls[self._busy[actor]].name} is cancelled")
+        self._fleet.cancel(actor)
+        self.ends.setdefault(event, ())
+        self.collect(event)
+        self.last_pod = ""
+        if self.last is not None and pod_of(self.last) == pod:
+            self.last = None
+
+    def _strike_footprint(self, pod: str) -> Footprint:
+        """What a pod lets go that is struck: its subscriptions, where it has some."""
+        waits = any(step.pod == pod and step.kind == "receive" for step in self._fleet.steps())
+        return ALL_OF_IT if waits or "SUBSCRIBE" in self._done.get(pod, ()) else NOTHING
+
     def strike_event(self, pod: str, action: str) -> int:
         """The hash that a strike on a pod, or on the clock, would have in the trace."""
-        waits = any(step.pod == pod and step.kind == "receive" for step in self._fleet.steps())
-        everything = pod == CLOCK or waits or "SUBSCRIBE" in self._done.get(pod, ())
-        scope = POD if pod == CLOCK else ALL_OF_POD
-        return self.trace.event(pod, action, ALL_OF_IT if everything else NOTHING, scope=scope)
+        if pod == CLOCK:
+            return self.trace.event(pod, action, ALL_OF_IT, scope=POD)
+        return self.trace.event(pod, action, self._strike_footprint(pod), scope=ALL_OF_POD)
 
     def _strike_clock(self, action: str) -> None:
         self.struck += 1

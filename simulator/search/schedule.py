@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from podrace.simulator.scenarios.faults import CLOCK, KILL
+from podrace.simulator.scenarios.faults import CANCEL, CLOCK, KILL
 from podrace.simulator.world.steps import GO, Step
 
 if TYPE_CHECKING:
@@ -13,14 +13,14 @@ if TYPE_CHECKING:
 
 
 class Decision(NamedTuple):
-    """(actor, `go` or a fault at its step), (pod, `kill…`), or (`clock`, `until …`)."""
+    """(actor, `go` or a fault at its step), (pod, `kill…` or `cancel …`), or (`clock`, `until …`)."""
 
     actor: str
     action: str
 
     @property
     def strikes_no_step(self) -> bool:
-        return self.actor == CLOCK or self.action.startswith(KILL)
+        return self.actor == CLOCK or self.action.startswith((KILL, CANCEL))
 
 
 END = Step("", "end", ())

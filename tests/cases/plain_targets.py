@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import podrace
+from cases.common import Effects
 
 
 def pod_of(module: str, name: str, *effects: str) -> Callable[[podrace.PodEnv], Any]:
@@ -34,4 +35,31 @@ leader_broken, leader_mended = pod_of("plain_leader", "Leader"), pod_of("plain_l
 dependants_broken, dependants_mended = (
     pod_of("plain_dependants", "Jobs"),
     pod_of("plain_dependants", "InOneTransaction"),
+)
+careless, gives_back, lease = (pod_of("plain_cancelled", name, "put") for name in ("Careless", "Finally", "Lease"))
+
+CANCELLED = podrace.Scenario(
+    "a caller goes away",
+    {"A": [podrace.Call("A", "do", ("a",))], "B": [podrace.Call("B", "do", ("b",))]},
+    faults=[podrace.CancelCall()],
+    workload=Effects(),
+    keeps=["done"],
+)
+latest = pod_of("plain_cancelled", "LatestOnly", "put")
+
+
+def is_the_last(run: podrace.Run) -> Iterator[podrace.Finding]:
+    """What is said after a caller has gone away stays: its own late request does not come after it."""
+    ended = {call.name: call for call in run.calls}
+    if ended["later"].type == "ok" and run.redis.get("last") == "early":
+        yield podrace.Finding("misreported", "last", "what was said early stands in the place of what was said later")
+
+
+LATE = podrace.Scenario(
+    "a request comes late",
+    {"A": [podrace.Call("early", "say", ("early",)), podrace.Call("later", "say", ("later",))]},
+    faults=[podrace.CancelCall()],
+    workload=Effects(),
+    checks=[is_the_last],
+    keeps=["last"],
 )

@@ -13,7 +13,9 @@ from podrace.simulator.app.names import PARTS, named_scenario, named_target
 from podrace.simulator.app.runs import Cell
 from podrace.simulator.errors import UsageError
 from podrace.simulator.scenarios.catalogue import find
+from podrace.simulator.search.explorer import Explorer
 from podrace.simulator.search.frontier import Bounds
+from podrace.simulator.search.lab import InlineLab
 from podrace.simulator.servers.connection import Server
 from podrace.simulator.servers.embedded import EmbeddedServer
 
@@ -84,8 +86,14 @@ CASES = (
     ("leader_mended", "leader:SCENARIO", ""),
     ("dependants_broken", "dependants:SCENARIO", "stuck"),
     ("dependants_mended", "dependants:SCENARIO", ""),
+    ("careless", "plain_targets:CANCELLED", "leaked"),
+    ("gives_back", "plain_targets:CANCELLED", "leaked"),
+    ("lease", "plain_targets:CANCELLED", ""),
+    ("latest", "plain_targets:LATE", "misreported"),
 )
 """Target, scenario, and the worst of what is found; nothing where it holds."""
+SLOW_IN_FULL = frozenset({"lock_broken", "leader_broken"})
+"""Targets with too many orders to run them all."""
 
 
 @pytest.mark.wide
@@ -105,3 +113,18 @@ def test_a_plain_case_gets_its_verdict(
             assert replay(lab, saved).sentence == cell.sentence
     else:
         assert (cell.verdict, cell.note, cell.schedules.get("complete")) == ("holds", "", True)
+
+
+@pytest.mark.wide
+@pytest.mark.parametrize(
+    ("target", "scenario"), [(target, scenario) for target, scenario, _ in CASES if target not in SLOW_IN_FULL]
+)
+def test_the_reduction_leaves_out_no_outcome_of_plain_code(run_server: Server, target: str, scenario: str) -> None:
+    found = named_scenario(f"cases.{scenario}").scenario
+    outcomes = []
+    for reduce in (True, False):
+        with InlineLab(run_server, f"cases.plain_targets:{target}", found, seed=7) as lab:
+            explored = Explorer(lab.scenario, lab.play, lab.finish, Bounds(reduce=reduce), worst="").explore()
+        assert explored.complete
+        outcomes.append((explored.outcomes, explored.words))
+    assert outcomes[0] == outcomes[1]

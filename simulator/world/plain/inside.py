@@ -27,11 +27,21 @@ class Inside:
         """By kind of server, the one that its clients name."""
         self.loop: Any = None
         """Where the coroutines of its methods run."""
+        self.calls: dict[str, Any] = {}
+        """By actor, the task of the coroutine that it has called last."""
         self.set_loop: Any = None
         """What `asyncio.set_event_loop` was given."""
         self._idents: dict[str, int] = {}
         self._counts: dict[str, int] = {}
         self._reads = 0
+
+    def can_cancel(self, actor: str) -> bool:
+        task = self.calls.get(actor)
+        return task is not None and not task.done()
+
+    def cancel(self, actor: str) -> None:
+        """Cancel the coroutine that is the actor's call."""
+        self.loop.call_soon_threadsafe(self.calls[actor].cancel)
 
     def count(self, what: str) -> int:
         """1, 2, …: for names and hashes, which must not depend on what other pods and schedules did."""

@@ -65,6 +65,7 @@ class Task(asyncio.Task):  # type: ignore[type-arg]
     """Has a number, by which sets of tasks are walked through in an order that is the same each time."""
 
     number: int = 0
+    title: str = ""
     worker: Worker | None = None
 
     def __hash__(self) -> int:
@@ -217,7 +218,7 @@ class Loop(base_events.BaseEventLoop):
 
 
 def _name_of(task: Task) -> str:
-    return plain_name(getattr(task.get_coro(), "__name__", "task"))
+    return plain_name(task.title or getattr(task.get_coro(), "__name__", "task"))
 
 
 def _aside(switch: Callable[[], Any]) -> Any:
@@ -242,14 +243,18 @@ def awaited(inside: Inside, result: Any) -> Any:
     if inside.loop is None:
         inside.loop = Loop(inside)
         inside.gate.spawn("loop", inside.loop.run_forever)
-    worker = Worker(inside, inside.gate.me())
+    actor = inside.gate.me()
+    worker = Worker(inside, actor)
     begun: list[Task] = []
 
     def begin() -> None:
         task = inside.loop.create_task(_whole(result))
-        task.worker = worker
+        task.title = getattr(result, "__name__", "")
+        if not inside.gate.cancels:  # else the call may end while its request is still under way
+            task.worker = worker
         task.add_done_callback(lambda _: worker.end())
         begun.append(task)
+        inside.calls[actor] = task
 
     inside.loop.call_soon_threadsafe(begin)
     worker.serve()

@@ -1,0 +1,54 @@
+"""A lock around some work, on asyncio, whose callers may go away: nothing here knows of podrace."""
+
+import redis.asyncio as redis
+
+
+class Careless:
+    """Gives the lock back only where all goes well."""
+
+    def __init__(self, work):
+        self.redis = redis.Redis(decode_responses=True)
+        self.work = work
+
+    async def do(self, what):
+        if not await self.redis.set("busy", what, nx=True):
+            return "busy"
+        await self.redis.incr("done")
+        await self.redis.delete("busy")
+        return "done"
+
+
+class Finally(Careless):
+    """Gives it back whatever happens, but for a cancellation while it does not know yet that it has it."""
+
+    async def do(self, what):
+        if not await self.redis.set("busy", what, nx=True):
+            return "busy"
+        try:
+            await self.redis.incr("done")
+        finally:
+            await self.redis.delete("busy")
+        return "done"
+
+
+class Lease(Finally):
+    """The lock is a lease: it ends by itself."""
+
+    async def do(self, what):
+        if not await self.redis.set("busy", what, nx=True, ex=30):
+            return "busy"
+        try:
+            await self.redis.incr("done")
+        finally:
+            await self.redis.delete("busy")
+        return "done"
+
+
+class LatestOnly:
+    """Keeps what was said last; a caller who has gone away may have been heard late."""
+
+    def __init__(self, work):
+        self.redis = redis.Redis(decode_responses=True)
+
+    async def say(self, what):
+        await self.redis.set("last", what, ex=3600)
