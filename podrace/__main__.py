@@ -1,6 +1,18 @@
-"""`python -m podrace`: the same as the command `podrace`."""
+"""The command `podrace`, and `python -m podrace`."""
 
-from podrace.simulator.app.cli import main
+import os
+import signal
+
+
+def main() -> None:
+    """Run the command. A signal that comes during the imports ends it at once: there is nothing yet to clear up."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, lambda number, frame: os._exit(128 + number))
+    from podrace.simulator.app.cli import main as run
+
+    run()
+
 
 if __name__ == "__main__":
     main()

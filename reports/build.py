@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -24,19 +25,39 @@ MOST_CURVES = 24
 MOST_ITEMS = 200
 """Rows of any one table, or items of a list."""
 RATES = "rate-against-p99"
+MARKS = (b"<title>podrace: ", b"# podrace\n", b'<testsuites name="podrace"', b'class="podrace"')
+"""One of these stands at the beginning of every report, in whatever form."""
 PARTS = (("Not as expected", False), ("Known", True))
 
 
 def build(paths: Sequence[Path], *, out: Path, format: str = "html") -> Report:  # noqa: A002 - as the option is called
-    """Read what the paths hold and write the report to `out`: a file; for `svg` a folder. Returns what was read."""
-    report = read_results(paths)
-    matrix.name_anchors(report.cells)
-    made = FORMATS[format](report)
+    """Read what the paths hold and write the report to `out`: a file; for `svg` a folder. Returns what was read.
+
+    Raises FileExistsError where that would replace a file that is no report of podrace.
+    """
+    report, made = read_and_draw(paths, format=format)
     files = {out: made} if isinstance(made, str) else {out / name: svg for name, svg in made.items()}
+    for path in files:
+        if path.is_file() and not _may_be_replaced(path):
+            raise FileExistsError(errno.EEXIST, "it holds something else than a report of podrace", str(path))
     for path, content in files.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(content, encoding="utf-8")
     return report
+
+
+def read_and_draw(paths: Sequence[Path], *, format: str) -> tuple[Report, str | dict[str, str]]:  # noqa: A002
+    """What the paths hold, and the report on it: one text, or the texts of several files by their names."""
+    report = read_results(paths)
+    matrix.name_anchors(report.cells)
+    return report, FORMATS[format](report)
+
+
+def _may_be_replaced(path: Path) -> bool:
+    """Whether a file is empty, or a report of podrace: no other is ever written over."""
+    with path.open("rb") as file:
+        start = file.read(1000)
+    return not start or any(mark in start for mark in MARKS)
 
 
 def pictures(report: Report) -> dict[str, str]:

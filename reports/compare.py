@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from podrace.reports.benchmarks import Benchmarks, Ratio, benchmarks
+from podrace.reports.safety import read_regular
 
 LIMIT = 1.10
 """A ratio may grow by so much."""
@@ -132,11 +133,13 @@ def reference_ratios(path: Path) -> dict[str, Any]:
 
 def _read(path: Path) -> tuple[dict[str, _Measured], list[str], Benchmarks]:
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = json.loads(read_regular(path))
     except OSError as error:
         raise ValueError(f"{path}: {error.strerror or error}") from error
-    except (ValueError, RecursionError) as error:
+    except json.JSONDecodeError as error:
         raise ValueError(f"{path}: expected JSON: {error}") from error
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: {error}") from error
     if not isinstance(document, dict):
         raise ValueError(f"{path}: expected the JSON object of a benchmark run")
     found, damaged = benchmarks(document, name=path.stem)

@@ -17,7 +17,7 @@ from typing import Any
 from podrace.reports.benchmarks import benchmarks
 from podrace.reports.records import NOT_APPLICABLE, Cell, Operation, Report, Run
 from podrace.reports.rows import Event
-from podrace.reports.safety import DAMAGE
+from podrace.reports.safety import DAMAGE, read_regular
 
 COUNTEREXAMPLE = ".podrace.json"
 HISTORY = ".history.jsonl"
@@ -152,7 +152,7 @@ def finite(value: Any) -> float:
 
 def _read(run: Run, path: Path, report: Report) -> None:
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = json.loads(read_regular(path))
         if not isinstance(document, dict):
             raise DamagedError("expected a JSON object")
         kind = next((kind for kind in KINDS if all(key in document for key in kind.has)), None)
@@ -176,7 +176,7 @@ def _folders(path: Path) -> list[Path]:
 def _files(path: Path) -> list[Path]:
     if not path.is_dir():
         return [path] if path.exists() else []
-    return [path / kind.file for kind in KINDS if kind.file and (path / kind.file).is_file()]
+    return [path / kind.file for kind in KINDS if kind.file and (path / kind.file).exists()]
 
 
 def _why_nothing(path: Path) -> str:
@@ -224,11 +224,11 @@ def _counterexample(cell: Cell, folder: Path, recorded: Path, report: Report) ->
         return
     cell.again = shlex.join(["podrace", "replay", str(path)])
     try:
-        cell.sentence = str(json.loads(path.read_text(encoding="utf-8"))["sentence"])
+        cell.sentence = str(json.loads(read_regular(path))["sentence"])
     except DAMAGE as error:
         report.skip(path, f"the counterexample of {cell.target} {cell.scenario} cannot be read: {error}")
     beside = path.with_name(path.name.removesuffix(COUNTEREXAMPLE) + HISTORY)
-    if not cell.history and beside.exists():
+    if not cell.history and beside.is_file():
         cell.history = [event for events in _histories(beside, report).values() for event in events]
 
 
@@ -236,7 +236,7 @@ def _histories(path: Path, report: Report) -> dict[str, list[Event]]:
     """The events of a history by their target ('' where they name none); damaged lines are named."""
     found: dict[str, list[Event]] = {}
     damaged: list[str] = []
-    lines = path.open(encoding="utf-8", errors="backslashreplace") if path.exists() else nullcontext(())
+    lines = path.open(encoding="utf-8", errors="backslashreplace") if path.is_file() else nullcontext(())
     with lines as file:
         for number, line in enumerate(file, 1):
             try:

@@ -99,6 +99,8 @@ def make_pod(target: Target, env: PodEnv) -> Any:
             f"the target's factory raised {type(error).__name__}: {error}, at {_raised_at(error)}; expected it to "
             "return a pod"
         ) from error
+    if inspect.iscoroutine(pod):
+        pod.close()  # nobody awaits it, and Python would say so
     if pod is None or inspect.iscoroutine(pod):
         raise TargetError(f"the target's factory returned {type(pod).__name__}; expected it to return a pod")
     return pod
@@ -131,8 +133,11 @@ def load_object(path: str, *, what: str) -> Any:
         raise UsageError(f"{what} {path!r}: expected the form module:name, for example mypackage.pods:factory")
     try:
         module = importlib.import_module(module_name)
-    except (Exception, SystemExit) as error:
-        reason = str(error) if isinstance(error, ImportError) else f"it raised {type(error).__name__}: {error}"
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        raised = f"it raised {type(error).__name__}" + (f": {error}" if str(error) else "")
+        reason = str(error) if isinstance(error, ImportError) else raised
         raise UsageError(f"{what} {path!r}: cannot import {module_name}: {reason}") from error
     try:
         return getattr(module, attribute)

@@ -216,7 +216,7 @@ def _write(
             scenario=named.name,
             seed=seed,
             retries=best.retries,
-            verdict=found.verdict,
+            verdict="violated",
             words=found.words,
             faults=best.faults,
             preemptions=best.preemptions,

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import sys
-from typing import Any
+from contextlib import suppress
+from typing import NoReturn
 
 import click
 
 from podrace.simulator.app.commands.dead_letters import dead_letters
+from podrace.simulator.app import streams
 from podrace.simulator.app.commands.explore import explore, matrix, scenarios
 from podrace.simulator.app.commands.replay import replay
 from podrace.simulator.app.commands.report import bench_compare, report
 from podrace.simulator.app.commands.reproduce import reproduce
-from podrace.simulator.errors import PodraceError
+from podrace.simulator.app.endings import Endings, Interrupted
+from podrace.simulator.errors import HarnessError, PodraceError
 
 COMMANDS = (reproduce, explore, matrix, replay, report, bench_compare, scenarios, dead_letters)
 
@@ -32,38 +34,52 @@ for _command in COMMANDS:
     cli.add_command(_command)
 
 
-def main(arguments: list[str] | None = None) -> Any:
-    """Run the command; errors become one line and the exit code that says whose fault it was."""
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")  # a terminal that is not UTF-8 is no reason to fail
+def main(arguments: list[str] | None = None) -> NoReturn:
+    """Run the command and exit. Errors become one line, and the exit code that says whose fault it was."""
+    streams.make_robust()
+    with Endings():
+        try:
+            code = _run(arguments)
+            sys.stdout.flush()
+        except HarnessError as error:  # standard output takes no more
+            code = _tell(error, error.exit_code)
+    sys.exit(code)
+
+
+def _run(arguments: list[str] | None) -> int:
     try:
-        return cli.main(arguments, prog_name="podrace", standalone_mode=False)
+        code = cli.main(arguments, prog_name="podrace", standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except SystemExit as ended:
+        return ended.code if isinstance(ended.code, int) else 0
     except click.ClickException as error:
-        code = _tell_misuse(error)
+        return _tell_misuse(error)
     except PodraceError as error:
-        notes = getattr(error, "__notes__", [])  # for one, of keys that could not be deleted
-        click.echo("podrace: " + "; ".join([str(error), *notes]).replace("\n", " "), err=True)
-        code = error.exit_code
-    except (KeyboardInterrupt, click.Abort):
-        click.echo("podrace: interrupted", err=True)
-        code = 130
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
+        return _tell(error, error.exit_code)
+    except (KeyboardInterrupt, click.Abort) as error:
+        told = error.__cause__ if isinstance(error, click.Abort) else error
+        if isinstance(told, Interrupted):
+            return _tell(told, told.exit_code)
+        return _tell("interrupted", 130)
     except Exception as error:
         from podrace.simulator.app.runs import unexpected
 
-        click.echo(f"podrace: {unexpected(error)}", err=True)
-        code = 4
-    sys.exit(code)
+        ours = unexpected(error)
+        return _tell(ours, ours.exit_code)
+
+
+def _tell(what: object, code: int) -> int:
+    """Say on standard error why it ends, in one line. An error's notes tell, for one, of keys that are left."""
+    line = "; ".join([str(what), *getattr(what, "__notes__", [])])
+    with suppress(HarnessError):  # where that takes nothing, the exit code says it still
+        click.echo(f"podrace: {' '.join(line.split())}", err=True)
+    return code
 
 
 def _tell_misuse(error: click.ClickException) -> int:
     message = error.format_message()
     if "\n" in message and isinstance(error, click.exceptions.NoArgsIsHelpError):
         error.show()
-    else:
-        command = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "podrace"
-        click.echo(f"podrace: {message} Try {command} --help.".replace("\n", " "), err=True)
-    return 2
+        return 2
+    command = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "podrace"
+    return _tell(f"{message}{'' if message.endswith('.') else '.'} Try {command} --help.", 2)

@@ -9,9 +9,9 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, NonNegativeInt, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError
 from pydantic.dataclasses import dataclass
 
 from podrace.simulator.errors import UsageError
@@ -21,6 +21,8 @@ VERSION: Literal[2] = 2
 SUFFIX = ".podrace.json"
 MOST_BYTES = 4 * 1024 * 1024
 """A larger file is none of ours."""
+MOST_RETRIES = 100
+"""A client that sends a command again more often than that is none of a scenario of ours."""
 
 
 @dataclass(frozen=True, config=ConfigDict(strict=False, extra="forbid"))
@@ -30,8 +32,8 @@ class SavedSchedule:
     target: str
     scenario: str
     seed: NonNegativeInt
-    retries: NonNegativeInt
-    verdict: str
+    retries: Annotated[int, Field(ge=0, le=MOST_RETRIES)]
+    verdict: Literal["violated"]
     words: str
     faults: NonNegativeInt
     preemptions: NonNegativeInt

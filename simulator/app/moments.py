@@ -51,9 +51,10 @@ def moments(events: Sequence[Event]) -> list[Moment]:
         and event["actor"] == absorb["actor"]
         and absorb["t_ms"] <= event["t_ms"] <= ended[absorb["call"]]["t_ms"]
     ]
-    read = [step for step in steps if step["what"].startswith("LRANGE")]
-    asked = [step for step in steps if step["what"].startswith("GET upload_status:")]
     sent = [step for step in steps if step["kind"] == "service" and step["what"].startswith("send to")]
+    before = [step for step in steps if not sent or step["t_ms"] <= sent[0]["t_ms"]]  # it may read once more after that
+    read = [step for step in before if step["what"].startswith("LRANGE")]
+    asked = [step for step in before if step["what"].startswith("GET upload_status:")]
     kept = any("image " in step["what"].partition(":")[2] for step in sent[:1])
     if read:
         own = "asks its own dict: " + ("completed" if kept else "never heard of it")

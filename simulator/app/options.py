@@ -17,8 +17,16 @@ TARGET_HELP = "local, shared, durable, or your own as module:factory."
 SCENARIO_HELP = "A name that `podrace scenarios` lists, or your own as module:NAME."
 
 
+class Whole(click.IntRange):
+    """A whole number in a range."""
+
+    name = "whole number"
+
+
 class Finite(click.FloatRange):
     """A number in a range; not a number, and infinity, are none."""
+
+    name = "number"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         number: float = super().convert(value, param, ctx)
@@ -62,9 +70,7 @@ class Run:
     run_dir: Path | None
 
 
-seed_option = click.option(
-    "--seed", type=click.IntRange(min=0), default=7, show_default=True, help="Of all randomness."
-)
+seed_option = click.option("--seed", type=Whole(min=0), default=7, show_default=True, help="Of all randomness.")
 
 
 def run_options(command: Command) -> Command:
@@ -93,8 +99,8 @@ def run_options(command: Command) -> Command:
 def bounds_options(command: Command) -> Command:
     """The bounds of a search, handed over as one `bounds`."""
 
-    @click.option("--preemptions", type=click.IntRange(0, 8), default=2, show_default=True, help="At most.")
-    @click.option("--faults", type=click.IntRange(0, 4), default=1, show_default=True, help="At most so many.")
+    @click.option("--preemptions", type=Whole(0, 8), default=2, show_default=True, help="At most.")
+    @click.option("--faults", type=Whole(0, 4), default=1, show_default=True, help="At most so many.")
     @click.option(
         "--budget",
         type=Finite(min=0.1),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import platform
@@ -112,10 +113,19 @@ def run_folder(path: Path | None, name: str) -> Iterator[Path]:
         raise unexpected(error, folder) from error
 
 
-def unexpected(error: BaseException, folder: Path | None = None) -> HarnessError:
+_NO_MORE = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
+)
+"""What the machine says where it has no more of something, often without naming a file."""
+
+
+def unexpected(error: BaseException, folder: Path | None = None) -> PodraceError:
     """An error of ours as one line, its traceback in the folder, or in a temporary file without one."""
-    if isinstance(error, OSError) and error.filename is not None and error.strerror:
-        return HarnessError(f"{error.filename}: {error.strerror}")
+    if isinstance(error, OSError) and error.strerror:
+        if not _has_current_folder():
+            return UsageError("the current folder has been deleted; change to another one")
+        if error.filename is not None or error.errno in _NO_MORE:
+            return HarnessError(f"{error.filename or folder or 'this machine'}: {error.strerror}")
     text = "".join(traceback.format_exception(error))
     try:
         if folder is None:
@@ -132,13 +142,26 @@ def unexpected(error: BaseException, folder: Path | None = None) -> HarnessError
     return HarnessError(f"an error of podrace's own: {type(error).__name__}: {first}{where}")
 
 
-def write_json(path: Path, document: Any) -> None:
-    """Write a document; HarnessError where the disk does not take it."""
-    text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+def _has_current_folder() -> bool:
     try:
-        path.write_text(text, encoding="utf-8", errors="backslashreplace")
+        os.getcwd()
+    except OSError:
+        return False
+    return True
+
+
+def write_json(path: Path, document: Any) -> None:
+    """Write a document whole or not at all; HarnessError where the disk does not take it."""
+    text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+    real = Path(os.path.realpath(path))  # a link stays a link
+    part = real.with_name(f".{real.name}.part")
+    try:
+        part.write_text(text, encoding="utf-8", errors="backslashreplace")
+        part.replace(real)
     except OSError as error:
         raise HarnessError(f"{path}: cannot be written: {error.strerror or error}") from error
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def read_json(path: Path, *, what: str) -> Any:

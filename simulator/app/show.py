@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -133,26 +135,40 @@ def progress_bar(what: str, total: int | None) -> Iterator[Bar]:
         bar.stop()
 
 
+@dataclass
+class Apart:
+    """What a target prints; `folder` is the run's, as soon as there is one."""
+
+    folder: Path | None = None
+
+
 @contextmanager
-def kept_apart(folder: Path) -> Iterator[None]:
-    """What the target prints meanwhile goes into the run's folder: our output is ours alone."""
-    path = folder / "target-output.txt"
-    try:
-        sys.stdout.flush()
-        kept, file = os.dup(1), os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    except (OSError, ValueError):  # standard output is closed
-        yield
-        return
-    os.dup2(file, 1)
-    os.close(file)
-    try:
-        yield
-    finally:
-        sys.stdout.flush()
-        os.dup2(kept, 1)
-        os.close(kept)
-        if path.exists() and not path.stat().st_size:
-            path.unlink()
+def kept_apart() -> Iterator[Apart]:
+    """Keeps from our output what the target prints meanwhile, its modules and its processes too.
+
+    It goes into the run's folder; where the run never gets one, to standard error.
+    """
+    apart = Apart()
+    sys.stdout.flush()
+    ours = os.dup(1)
+    with tempfile.TemporaryFile() as file:
+        os.dup2(file.fileno(), 1)
+        try:
+            yield apart
+        finally:
+            sys.stdout.flush()
+            os.dup2(ours, 1)
+            os.close(ours)
+            file.seek(0)
+            if printed := file.read():
+                _keep(printed, apart.folder)
+
+
+def _keep(printed: bytes, folder: Path | None) -> None:
+    if folder is None or not folder.is_dir():
+        click.echo(printed.decode(errors="replace"), err=True, nl=False)
+    else:
+        (folder / "target-output.txt").write_bytes(printed)
 
 
 def width() -> int:

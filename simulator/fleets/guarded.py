@@ -9,12 +9,15 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
 _VARIABLE = "PODRACE_GUARDED_FOLDER"
+_TEMPDIR_BYTES_MAX = 64
+"""A longer one leaves no room for a socket's name: the kernel takes 107 bytes on Linux and 103 on macOS."""
 _REMOVALS = 9
 """Pods that are being killed may still add files while their folder is being emptied."""
 
@@ -23,7 +26,13 @@ def folder() -> Path:
     """The folder, with the fork server's socket in it. It is guarded from the fork server's start on."""
     from multiprocess.util import get_temp_dir
 
-    return Path(get_temp_dir())
+    before = tempfile.tempdir
+    if len(os.fsencode(tempfile.gettempdir())) > _TEMPDIR_BYTES_MAX:
+        tempfile.tempdir = "/tmp"
+    try:
+        return Path(get_temp_dir())
+    finally:
+        tempfile.tempdir = before
 
 
 @contextmanager
@@ -38,7 +47,6 @@ def handed_over() -> Iterator[None]:
 
 def _guard(path: str) -> None:
     import atexit
-    import tempfile
 
     tempfile.tempdir = path
     atexit.register(_remove, path)  # the fork server ends when its parent has; forked pods run no such thing

@@ -205,6 +205,15 @@ class InlineFleet:
             raise self.broken
 
 
+def raise_in_harness(error: BaseException) -> NoReturn:
+    """Raise an error in the harness, even where a target is running just now, which might catch it."""
+    actor = greenlet.getcurrent()
+    if isinstance(actor, _Actor) and actor.parent is not None:
+        _UNENDED.append(actor)
+        actor.parent.throw(error)
+    raise error
+
+
 def left(actor: str, error: BaseException) -> TargetError:
     """The error of a target that raises what nobody catches, and would so end its thread or its process."""
     return TargetError(f"{actor} raised {type(error).__name__}: expected the target to return or to raise an Exception")

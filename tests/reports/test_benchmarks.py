@@ -185,7 +185,7 @@ def test_a_missing_file_and_files_with_nothing_in_common_are_refused(
     write: Callable[..., Path], tmp_path: Path
 ) -> None:
     path = write("a", entry("set", 1.0))
-    with pytest.raises(ValueError, match="No such file"):
+    with pytest.raises(ValueError, match="no such file"):
         compare(path, tmp_path / "none.json")
     with pytest.raises(ValueError, match="there is none"):
         compare(path, write("b", entry("get", 1.0)))

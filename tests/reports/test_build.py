@@ -299,7 +299,8 @@ def test_the_pictures_of_the_readme_are_there_and_say_what_they_show() -> None:
 @pytest.mark.parametrize(
     ("paths", "out", "code", "says"),
     [
-        (["run", "gone"], "report.html", 0, "shared paused-pod: lost, as expected\nreport: report.html"),
+        (["run"], "report.html", 0, "shared paused-pod: lost, as expected\nreport: report.html"),
+        (["run", "gone"], "report.html", 3, "shared paused-pod: lost, as expected\nreport: report.html"),
         (["gone"], "report.html", 3, "Nothing could be read"),
         (["run"], "run/result.json/report.html", 2, "expected a place that can be written"),
     ],

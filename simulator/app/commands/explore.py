@@ -24,6 +24,7 @@ from podrace.simulator.app.options import (
     seed_option,
     workers_options,
 )
+from podrace.simulator.errors import UsageError
 
 if TYPE_CHECKING:
     from podrace.simulator.app.campaign import NamedScenario, NamedTarget
@@ -47,9 +48,7 @@ def explore(target: str, scenario: str, bounds: Bounds, expect: Path | None, acc
     It holds, is violated (with the schedule), or is inconclusive. The counterexample has the fewest faults,
     then the fewest preemptions, then the fewest steps.
     """
-    _campaign(
-        "explore", [named_target(target)], [named_scenario(scenario)], bounds, (expect, accept), seed, run, Workers()
-    )
+    _campaign("explore", [target], [scenario], bounds, (expect, accept), seed, run, Workers())
 
 
 @click.command()
@@ -80,8 +79,8 @@ def matrix(
     """
     from podrace.simulator.scenarios.catalogue import SCENARIOS
 
-    chosen = [named_scenario(name) for name in names or [scenario.name for scenario in SCENARIOS]]
-    _campaign("matrix", [named_target(name) for name in targets], chosen, bounds, (expect, accept), seed, run, workers)
+    chosen = names or [scenario.name for scenario in SCENARIOS]
+    _campaign("matrix", targets, chosen, bounds, (expect, accept), seed, run, workers)
 
 
 @click.command()
@@ -99,8 +98,8 @@ def scenarios() -> None:
 
 def _campaign(
     name: str,
-    targets: Sequence[NamedTarget],
-    chosen: Sequence[NamedScenario],
+    target_names: Sequence[str],
+    scenario_names: Sequence[str],
     bounds: Bounds,
     expectations: tuple[Path | None, bool],
     seed: int,
@@ -111,34 +110,45 @@ def _campaign(
     from podrace.simulator.app import expected, runs
     from podrace.simulator.app.workers import Job
     from podrace.simulator.servers.connection import open_server
-    from podrace.simulator.target import load_target
 
-    for target in targets:
-        load_target(target.path)
-    jobs = [Job(target.name, one.name, bounds, seed) for one in chosen for target in targets]
     path, accept = expectations
-    known = expected.load(path) if path and not accept else None
-    interrupted = False
+    known = expected.load(path) if path and (path.exists() or not accept) else None
+    code = None
+    cells: list[Cell] = []
     with ExitStack() as stack:
-        server = stack.enter_context(open_server(run.redis_url))
-        folder = stack.enter_context(runs.run_folder(run.run_dir, name))
-        cells: list[Cell] = []
-        try:
-            with show.kept_apart(folder):
+        with show.kept_apart() as apart:
+            places = _places(target_names, scenario_names)
+            jobs = [Job(target.name, one.name, bounds, seed) for one, target in places]
+            server = stack.enter_context(open_server(run.redis_url))
+            folder = apart.folder = stack.enter_context(runs.run_folder(run.run_dir, name))
+            try:
                 for cell in _explored(jobs, server, folder, workers):
-                    cells.append(known.applied(cell) if known else cell)
-        except KeyboardInterrupt:
-            if name != "matrix" or not cells:
-                raise
-            interrupted = True
-            cells += _unexplored(chosen, targets, cells)
-        if path and accept and not interrupted:
+                    cells.append(known.applied(cell) if known and not accept else cell)
+            except KeyboardInterrupt as error:
+                if name != "matrix" or not cells:
+                    raise
+                code = getattr(error, "exit_code", 130)
+                cells += _unexplored(places[len(cells) :])
+        if path and accept and code is None:
             expected.save(path, cells)
             cells = [expected.load(path).applied(cell) for cell in cells]
         shown = (lambda: show.matrix(cells)) if name == "matrix" else (lambda: show.cell(cells[0]))
         if name == "matrix":
             _write_markdown(folder, server.info, seed, cells)
-        conclude(run, folder, server.info, seed, cells, shown, code=130 if interrupted else None)
+        conclude(run, folder, server.info, seed, cells, shown, code=code)
+
+
+def _places(target_names: Sequence[str], scenario_names: Sequence[str]) -> list[tuple[NamedScenario, NamedTarget]]:
+    """Every scenario with every target. Raises UsageError where one cannot be loaded, or a target is named twice."""
+    from podrace.simulator.target import load_target
+
+    targets = [named_target(name) for name in target_names]
+    chosen = [named_scenario(name) for name in scenario_names]
+    for number, target in enumerate(targets):
+        if target in targets[:number]:
+            raise UsageError(f"target {target.name!r} is named twice; expected each once")
+        load_target(target.path)
+    return [(one, target) for one in chosen for target in targets]
 
 
 def _explored(jobs: Sequence[Job], server: Server, folder: Path, workers: Workers) -> Iterator[Cell]:
@@ -167,12 +177,11 @@ def _explored(jobs: Sequence[Job], server: Server, folder: Path, workers: Worker
                 bar.advance(1)
 
 
-def _unexplored(chosen: Sequence[NamedScenario], targets: Sequence[NamedTarget], cells: Sequence[Cell]) -> list[Cell]:
+def _unexplored(places: Sequence[tuple[NamedScenario, NamedTarget]]) -> list[Cell]:
     """The cells that an interrupted matrix has not come to."""
     from podrace.simulator.app.runs import Cell
     from podrace.simulator.judge.findings import INCONCLUSIVE
 
-    places = [(one, target) for one in chosen for target in targets][len(cells) :]
     return [
         Cell(
             target=target.name,

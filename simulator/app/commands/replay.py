@@ -37,15 +37,15 @@ def replay(file: Path, fleet: str, run: Run) -> None:
     from podrace.simulator.servers.connection import open_server
 
     saved = counterexample.load(file)
-    target, named = named_target(saved.target), named_scenario(saved.scenario)
-    if fleet == "processes":
-        from podrace.simulator.fleets.processes import warm_up
-
-        warm_up([*PARTS.values(), target.path])
     with ExitStack() as stack:
-        server = stack.enter_context(open_server(run.redis_url))
-        folder = stack.enter_context(runs.run_folder(run.run_dir, "replay"))
-        with show.kept_apart(folder):
+        with show.kept_apart() as apart:
+            target, named = named_target(saved.target), named_scenario(saved.scenario)
+            if fleet == "processes":
+                from podrace.simulator.fleets.processes import warm_up
+
+                warm_up([*PARTS.values(), target.path])
+            server = stack.enter_context(open_server(run.redis_url))
+            folder = apart.folder = stack.enter_context(runs.run_folder(run.run_dir, "replay"))
             lab = campaign.lab_for(fleet, server, target, named.scenario, seed=saved.seed, parts=PARTS)
             stack.enter_context(lab)
             cell, shown = _replay(lab, saved, target, fleet, folder)

@@ -6,42 +6,55 @@ from pathlib import Path
 
 import click
 
-from podrace.simulator.app.options import Finite, seed_option
+from podrace.simulator.app.options import Finite, Folder, seed_option
 from podrace.simulator.errors import UsageError
+
+DEFAULTS = {"html": "report.html", "markdown": "report.md", "junit": "report.xml", "svg": "report-svg"}
 
 
 @click.command()
-@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RUN...")
+@click.argument("runs", nargs=-1, required=True, type=Folder(path_type=Path), metavar="RUN...")
 @click.option(
-    "--out", type=click.Path(path_type=Path), metavar="FILE", help="[default: report.html, .md, .xml, or report-svg/]"
+    "--out",
+    type=Folder(path_type=Path, allow_dash=True),
+    metavar="FILE",
+    help="- prints it.  [default: report.html, .md, .xml, or report-svg/]",
 )
-@click.option(
-    "--format", "form", type=click.Choice(["html", "markdown", "junit", "svg"]), default="html", show_default=True
-)
+@click.option("--format", "form", type=click.Choice(list(DEFAULTS)), default="html", show_default=True)
 def report(runs: tuple[Path, ...], out: Path | None, form: str) -> None:
     """Report on runs, load tests and benchmarks.
 
     In one file: a page, Markdown or JUnit XML; or the SVGs alone. Of several benchmark files the first is the
-    baseline. Exits 3 where nothing could be read.
+    baseline. Exits 3 where something could not be read.
     """
-    from podrace.reports.build import build
+    from podrace.reports.build import build, read_and_draw
     from podrace.reports.matrix import verdict
 
-    defaults = {"html": "report.html", "markdown": "report.md", "junit": "report.xml", "svg": "report-svg"}
-    out = out or Path(defaults[form])
-    try:
-        made = build(runs, out=out, format=form)
-    except OSError as error:
-        raise UsageError(f"report {out}: expected a place that can be written: {error.strerror or error}") from error
+    out = out or Path(DEFAULTS[form])
+    printed = str(out) == "-"
+    if printed:
+        made, text = read_and_draw(runs, format=form)
+        if not isinstance(text, str):
+            raise UsageError("report: --format svg makes several files; expected --out FOLDER, got -")
+        click.echo(text, nl=False)
+    else:
+        try:
+            made = build(runs, out=out, format=form)
+        except OSError as error:
+            raise UsageError(
+                f"report {out}: expected a place that can be written: {error.strerror or error}"
+            ) from error
     for skipped in made.skipped:
         click.echo(f"podrace: left out: {skipped.path}: {skipped.reason}", err=True)
-    click.echo(f"{verdict(made)[1]}\nreport: {out}")
-    raise SystemExit(0 if made.runs else 3)
+    click.echo(verdict(made)[1], err=printed)
+    if not printed:
+        click.echo(f"report: {out}")
+    raise SystemExit(0 if made.runs and not made.skipped else 3)
 
 
 @click.command("bench-compare")
-@click.argument("before", type=click.Path(path_type=Path))
-@click.argument("after", type=click.Path(path_type=Path))
+@click.argument("before", type=Folder(path_type=Path))
+@click.argument("after", type=Folder(path_type=Path))
 @click.option("--limit", type=Finite(min=1.0), default=1.1, show_default=True, help="Growth allowed.")
 @seed_option
 @click.option("--accept", is_flag=True, help="Write AFTER's ratios into BEFORE instead.")
@@ -55,7 +68,10 @@ def bench_compare(before: Path, after: Path, limit: float, seed: int, accept: bo
 
     try:
         if accept:
-            runs.write_json(before, compare.reference_ratios(after))
+            ratios = compare.reference_ratios(after)
+            if before.exists():
+                compare.reference_ratios(before)  # whatever else it is, it is not written over
+            runs.write_json(before, ratios)
             return
         found = compare.compare(before, after, limit=limit, seed=seed)
     except ValueError as error:

@@ -4,23 +4,30 @@ from __future__ import annotations
 
 import random
 import tempfile
+from collections.abc import Mapping
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from podrace.simulator.app import show
 from podrace.simulator.app.conclude import conclude
 from podrace.simulator.app.names import PARTS, TARGETS
-from podrace.simulator.app.options import Run, run_options, seed_option
+from podrace.simulator.app.options import Folder, Run, Whole, run_options, seed_option
+
+if TYPE_CHECKING:
+    from podrace.simulator.app.reproduce import Reproduced
+    from podrace.simulator.app.runs import Cell
 
 
 @click.command()
-@click.option("--pods", type=click.IntRange(1, 64), default=2, show_default=True, help="Pods of each fleet.")
-@click.option("--uploads", type=click.IntRange(1, 100_000), default=1, show_default=True, help="One image each.")
+@click.option("--pods", type=Whole(1, 64), default=2, show_default=True, help="Pods of each fleet.")
+@click.option("--uploads", type=Whole(1, 100_000), default=1, show_default=True, help="One image each.")
 @click.option(
     "--images",
-    type=click.Path(path_type=Path),
+    type=Folder(path_type=Path),
     metavar="DIR_OR_FILE",
     help="Your own PNG or JPEG files.  [default: generated screenshots]",
 )
@@ -35,7 +42,6 @@ def reproduce(pods: int, uploads: int, images: Path | None, seed: int, run: Run)
     from podrace.simulator.app import moments, runs
     from podrace.simulator.app.images import identify, prepare
     from podrace.simulator.app.reproduce import Reproduction, Workload
-    from podrace.simulator.fleets import guarded
     from podrace.simulator.fleets import processes as fleet
     from podrace.simulator.history.events import Words, readable, write_history
     from podrace.simulator.servers.connection import open_server
@@ -45,22 +51,38 @@ def reproduce(pods: int, uploads: int, images: Path | None, seed: int, run: Run)
     fleet.warm_up([*PARTS.values(), *targets.values()])
     with ExitStack() as stack:
         enter = stack.enter_context
-        work = Path(enter(tempfile.TemporaryDirectory(prefix="podrace-images-", dir=guarded.folder())))
+        work = Path(enter(tempfile.TemporaryDirectory(prefix="podrace-images-", dir=fleet.guarded_folder())))
         server = enter(open_server(run.redis_url))
         folder = enter(runs.run_folder(run.run_dir, "reproduce"))
         with show.progress_bar("images", uploads) as bar:
             paths = prepare(work, uploads, source=images, rng=random.Random(seed), progress=bar.advance)
         files = enter(FilesApi(identify=identify))
-        bar = enter(show.progress_bar("uploads", uploads * len(targets)))
         workload = Workload(paths, pods, seed)
         found = {}
-        for name, path in targets.items():
-            one = Reproduction(
-                path, workload, server=server, files=files, parts=PARTS, folder=work, progress=bar.advance
-            )
-            found[name] = one.run()
-    cells = [
-        runs.Cell(
+        with show.progress_bar("uploads", uploads * len(targets)) as bar:
+            for name, path in targets.items():
+                bar.about(name)
+                one = Reproduction(
+                    path, workload, server=server, files=files, parts=PARTS, folder=work, progress=bar.advance
+                )
+                found[name] = one.run()
+        told = {name: readable(one.events, Words(server.prefix, f"{work}/")) for name, one in found.items()}
+        events = ({"target": name} | event for name, those in told.items() for event in those)
+        write_history(folder / "history.jsonl", events)
+        timelines = {name: moments.moments(those) for name, those in told.items()}
+        judgements = {name: one.judgement for name, one in found.items()}
+        with (folder / "timelines.txt").open("w", encoding="utf-8") as file:
+            moments.print_timelines(timelines, judgements, file=file)
+        shown = partial(moments.print_timelines, timelines, judgements)
+        conclude(run, folder, server.info, seed, _cells(found, pods), shown)
+
+
+def _cells(found: Mapping[str, Reproduced], pods: int) -> list[Cell]:
+    """What became of each target."""
+    from podrace.simulator.app.runs import Cell
+
+    return [
+        Cell(
             target=name,
             scenario="foreign-pod",
             fleet="processes",
@@ -74,12 +96,3 @@ def reproduce(pods: int, uploads: int, images: Path | None, seed: int, run: Run)
         )
         for name, one in found.items()
     ]
-    told = {name: readable(one.events, Words(server.prefix, f"{work}/")) for name, one in found.items()}
-    write_history(
-        folder / "history.jsonl", ({"target": name} | event for name, events in told.items() for event in events)
-    )
-    timelines = {name: moments.moments(events) for name, events in told.items()}
-    judgements = {name: one.judgement for name, one in found.items()}
-    with (folder / "timelines.txt").open("w", encoding="utf-8") as file:
-        moments.print_timelines(timelines, judgements, file=file)
-    conclude(run, folder, server.info, seed, cells, lambda: moments.print_timelines(timelines, judgements))

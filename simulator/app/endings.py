@@ -1,0 +1,74 @@
+"""How a command ends that is told to end: by Ctrl-C, by SIGTERM, or by a terminal that goes away."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+WORDS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated", signal.SIGHUP: "hung up"}
+UNDISTURBED_S = 2.0
+"""So long nothing disturbs what is being cleared up; after that a further signal ends the process at once."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """Raised wherever this process is when it is told to end."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(WORDS[signal.Signals(number)])
+        self.exit_code = 128 + number
+
+
+class Endings:
+    """Turns each of the signals into one Interrupted, while it is entered. A context manager of the main thread.
+
+    A signal that is ignored from the start, as under nohup, stays ignored. Python drops what is raised within a
+    `__del__` or a callback of the garbage collector: then the signal is sent again.
+    """
+
+    def __init__(self) -> None:
+        self._began_s: float | None = None
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            self._hook = sys.unraisablehook
+            sys.unraisablehook = self._dropped
+            for number in WORDS:
+                if signal.getsignal(number) is not signal.SIG_IGN:
+                    self._before[number] = signal.signal(number, self._came)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if threading.current_thread() is threading.main_thread():
+            sys.unraisablehook = self._hook
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _came(self, number: int, frame: FrameType | None) -> None:
+        if self._began_s is not None:
+            if time.monotonic() - self._began_s > UNDISTURBED_S:
+                os._exit(128 + number)  # pods, servers and temporary files are seen to by their guards
+            return
+        self._began_s = time.monotonic()
+        error = Interrupted(number)
+        inline = sys.modules.get("podrace.simulator.fleets.inline")
+        if inline is not None:
+            inline.raise_in_harness(error)
+        raise error
+
+    def _dropped(self, what: Any) -> None:
+        if not isinstance(what.exc_value, Interrupted):
+            self._hook(what)
+            return
+        self._began_s = None
+        number = what.exc_value.exit_code - 128
+        again = threading.Timer(0.02, signal.raise_signal, [number])
+        again.daemon = True
+        again.start()

@@ -1,0 +1,80 @@
+"""Standard output and error that survive a reader who goes away, a poor encoding, and a closed descriptor."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from podrace.simulator.errors import HarnessError
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
+
+_NAMES = {1: "standard output", 2: "standard error"}
+
+
+class _Outlet(io.RawIOBase):
+    """Writes to a descriptor. Once its reader has gone away, what is written is dropped: that changes no verdict."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def write(self, data: ReadableBuffer, /) -> int:
+        try:
+            return os.write(self._descriptor, data)
+        except OSError as error:
+            _to_nowhere(self._descriptor)
+            if not isinstance(error, BrokenPipeError):
+                raise HarnessError(f"{_NAMES[self._descriptor]}: {error.strerror}") from error
+            return memoryview(data).nbytes
+
+    def fileno(self) -> int:
+        return self._descriptor
+
+    def isatty(self) -> bool:
+        return os.isatty(self._descriptor)
+
+    def writable(self) -> bool:
+        return True
+
+
+def make_robust() -> None:
+    """Put such streams in the place of this process's own; those that a test or a notebook has put there stay."""
+    for descriptor in (0, 1, 2):
+        _fill(descriptor)
+    sys.stdin = sys.stdin or open(0, encoding="utf-8", closefd=False)  # noqa: SIM115 - it stays open
+    sys.stdout = _robust(sys.stdout, 1)
+    sys.stderr = _robust(sys.stderr, 2)
+
+
+def _robust(stream: object, descriptor: int) -> io.TextIOWrapper:
+    if stream is not None and not isinstance(stream, io.TextIOWrapper):
+        return stream  # type: ignore[return-value]  # whatever it is, it is not ours
+    if isinstance(stream, io.TextIOWrapper):
+        file = getattr(stream.buffer, "raw", stream.buffer)  # unbuffered, it is the file itself
+        if not isinstance(file, io.FileIO) or stream.fileno() != descriptor:
+            return stream
+        stream.flush()
+    return io.TextIOWrapper(
+        io.BufferedWriter(_Outlet(descriptor)),
+        encoding=stream.encoding if stream else "utf-8",
+        errors="replace",  # a terminal that is not UTF-8 is no reason to fail
+        line_buffering=stream is not None and (stream.line_buffering or stream.write_through),
+    )
+
+
+def _fill(descriptor: int) -> None:
+    """Open a descriptor that the caller has closed: the next file to be opened would get its number, and our output."""
+    try:
+        os.fstat(descriptor)
+    except OSError:
+        _to_nowhere(descriptor)
+
+
+def _to_nowhere(descriptor: int) -> None:
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    if nowhere != descriptor:
+        os.dup2(nowhere, descriptor)
+        os.close(nowhere)
