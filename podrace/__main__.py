@@ -11,7 +11,11 @@ def main() -> None:
             signal.signal(number, lambda number, frame: os._exit(128 + number))
     from podrace.simulator.app.cli import main as run
 
-    run()
+    try:
+        run()
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)  # the exit code is known, and nothing is left to be ended
 
 
 if __name__ == "__main__":

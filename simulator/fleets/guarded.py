@@ -1,7 +1,7 @@
-"""What goes with this process however it ends: children, by the kernel; temporary files, by the fork server.
+"""What goes with this process however it ends: children, by the kernel; temporary files, by a guardian.
 
-The fork server outlives this process, and imports this first. It also makes its pods put their temporary
-files there, so that those of a pod that was killed go too.
+The guardian is a small process in a session of its own, which makes the folder and removes it as soon as this process
+has ended: neither its being killed nor a signal to its whole process group leaves anything behind.
 """
 
 from __future__ import annotations
@@ -14,57 +14,70 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from podrace.simulator.errors import HarnessError
+
 _PR_SET_PDEATHSIG = 1
-_VARIABLE = "PODRACE_GUARDED_FOLDER"
-_TEMPDIR_BYTES_MAX = 64
+_PATH_BYTES_MAX = 60
 """A longer one leaves no room for a socket's name: the kernel takes 107 bytes on Linux and 103 on macOS."""
-_REMOVALS = 9
-"""Pods that are being killed may still add files while their folder is being emptied."""
 
 
 def folder() -> Path:
-    """The folder, with the fork server's socket in it. It is guarded from the fork server's start on."""
+    """The folder for all temporary files of this process and its pods; `multiprocess` has its own within it."""
     from multiprocess.util import get_temp_dir
 
     before = tempfile.tempdir
-    if len(os.fsencode(tempfile.gettempdir())) > _TEMPDIR_BYTES_MAX:
-        tempfile.tempdir = "/tmp"
     try:
+        if not _opened:
+            tempfile.tempdir = str(_guarded_folder())
         return Path(get_temp_dir())
     finally:
         tempfile.tempdir = before
 
 
+_opened: list[int] = []
+"""The guardian's standard input, which only the end of this process closes."""
+
+
+def _guarded_folder() -> Path:
+    import subprocess
+
+    from podrace.simulator.servers.embedded import GUARDIAN
+
+    path = Path(tempfile.gettempdir(), f"podrace-{os.urandom(6).hex()}")
+    if len(os.fsencode(path)) > _PATH_BYTES_MAX:
+        path = Path("/tmp", path.name)
+    read_end, write_end = os.pipe()  # neither survives an exec: no other process can keep it open
+    try:
+        guardian = subprocess.Popen(
+            ["/bin/sh", "-c", GUARDIAN, "podrace-guardian", str(path)],
+            stdin=read_end,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    finally:
+        os.close(read_end)
+    _opened.append(write_end)
+    guardian.returncode = 0  # nobody waits for it: it ends after this process
+    assert guardian.stdout is not None
+    with guardian.stdout as said:
+        answer = said.readline().decode(errors="replace").strip()
+    if answer != "ready":
+        raise HarnessError(f"temporary files: cannot make {path}: {answer}; check TMPDIR")
+    return path
+
+
 @contextmanager
 def handed_over() -> Iterator[None]:
-    """A fork server that is started meanwhile guards the folder."""
-    os.environ[_VARIABLE] = str(folder())
+    """A fork server that is started meanwhile, and its pods, put their temporary files into the folder too."""
+    before = os.environ.get("TMPDIR")
+    os.environ["TMPDIR"] = str(folder())
     try:
         yield
     finally:
-        del os.environ[_VARIABLE]
-
-
-def _guard(path: str) -> None:
-    import atexit
-
-    tempfile.tempdir = path
-    atexit.register(_remove, path)  # the fork server ends when its parent has; forked pods run no such thing
-
-
-def _remove(path: str) -> None:
-    import shutil
-    import time
-
-    for _ in range(_REMOVALS):
-        shutil.rmtree(path, ignore_errors=True)
-        if not os.path.exists(path):
-            return
-        time.sleep(0.05)
-
-
-if _VARIABLE in os.environ:
-    _guard(os.environ.pop(_VARIABLE))
+        del os.environ["TMPDIR"]
+        if before is not None:
+            os.environ["TMPDIR"] = before
 
 
 def die_with_parent() -> None:

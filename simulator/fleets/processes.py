@@ -10,7 +10,6 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from podrace.simulator.errors import HarnessError, PodraceError
@@ -60,7 +59,7 @@ class Handle:
     inbox: deque[tuple[Any, ...]] = field(default_factory=deque)
 
 
-PRELOADED = ("podrace.simulator.fleets.guarded", "redis", "google.genai", "podrace.simulator.fleets.pod")
+PRELOADED = ("redis", "google.genai", "podrace.simulator.fleets.pod")
 
 
 def warm_up(paths: Sequence[str]) -> None:
@@ -78,12 +77,6 @@ def warm_up(paths: Sequence[str]) -> None:
     resource_tracker.ensure_running()  # first: it unblocks SIGINT
     with _without_main(), _without_interrupts(), guarded.handed_over():
         ensure_running()
-
-
-def guarded_folder() -> Path:
-    """A folder for temporary files that goes with this process, even where that is killed."""
-    warm_up([])
-    return guarded.folder()
 
 
 class NoAnswerError(HarnessError):

@@ -15,9 +15,10 @@ from typing import Any, Self
 import greenlet
 
 from podrace.simulator.errors import TargetError, UsageError
+from podrace.simulator.fleets import guarded
 from podrace.simulator.fleets.inline import InlineFleet, current_env, refuse_current
 from podrace.simulator.fleets.own_modules import OwnModules
-from podrace.simulator.fleets.processes import PodSpec, guarded_folder
+from podrace.simulator.fleets.processes import PodSpec
 from podrace.simulator.fleets.stepped import SteppedFleet
 from podrace.simulator.scenarios.faults import CancelCall
 from podrace.simulator.scenarios.model import Scenario
@@ -88,8 +89,7 @@ class Lab:
 
     def __enter__(self) -> Self:
         enter = self._stack.enter_context
-        guarded = self.server.embedded.folder if self.server.embedded else guarded_folder()
-        self.folder = Path(enter(tempfile.TemporaryDirectory(prefix="podrace-images-", dir=guarded)))
+        self.folder = Path(enter(tempfile.TemporaryDirectory(prefix="podrace-images-", dir=guarded.folder())))
         self.scenario = replace(self.scenario, workload=self.scenario.workload.prepare(self.scenario, self.folder))
         enter(one_core(self.server))
         own = self.server.embedded is not None

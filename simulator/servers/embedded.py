@@ -29,7 +29,7 @@ SOCKET_PATH_BYTES_MAX = 100
 # process group, or nothing. It makes the folder too: there is no instant at which nobody would remove it.
 # SIGPIPE is ignored because "ready" may find the parent dead; the removal is repeated because a dying
 # server may still add its socket while the folder is being emptied.
-_GUARDIAN = """
+GUARDIAN = """
 trap '' PIPE
 umask 077
 mkdir "$1" || exit 1
@@ -165,7 +165,7 @@ class EmbeddedServer:
         self._orders = os.fdopen(write_end, "wb", buffering=0)
         try:
             self._guardian = subprocess.Popen(
-                ["/bin/sh", "-c", _GUARDIAN, "podrace-guardian", str(self.folder)],
+                ["/bin/sh", "-c", GUARDIAN, "podrace-guardian", str(self.folder)],
                 stdin=read_end,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,

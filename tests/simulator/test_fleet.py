@@ -318,7 +318,7 @@ def test_no_pod_outlives_its_parent(
     assert process.returncode == (130 if number == signal.SIGINT else -9)
     assert err == ""
     assert until(lambda: all(is_gone(pid) for pid in [*pods, fork_server]))
-    assert until(lambda: not list(tmp_path.glob("pymp-*")))  # the fork server's socket
+    assert until(lambda: not list(tmp_path.glob("podrace-*")))  # temporary files, the fork server's socket among them
 
 
 @pytest.mark.slow  # a time: not for a loaded machine

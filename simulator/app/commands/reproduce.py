@@ -42,6 +42,7 @@ def reproduce(pods: int, uploads: int, images: Path | None, seed: int, run: Run)
     from podrace.simulator.app import moments, runs
     from podrace.simulator.app.images import identify, prepare
     from podrace.simulator.app.reproduce import Reproduction, Workload
+    from podrace.simulator.fleets import guarded
     from podrace.simulator.fleets import processes as fleet
     from podrace.simulator.history.events import Words, readable, write_history
     from podrace.simulator.servers.connection import open_server
@@ -51,7 +52,7 @@ def reproduce(pods: int, uploads: int, images: Path | None, seed: int, run: Run)
     fleet.warm_up([*PARTS.values(), *targets.values()])
     with ExitStack() as stack:
         enter = stack.enter_context
-        work = Path(enter(tempfile.TemporaryDirectory(prefix="podrace-images-", dir=fleet.guarded_folder())))
+        work = Path(enter(tempfile.TemporaryDirectory(prefix="podrace-images-", dir=guarded.folder())))
         server = enter(open_server(run.redis_url))
         folder = enter(runs.run_folder(run.run_dir, "reproduce"))
         with show.progress_bar("images", uploads) as bar:
