@@ -18,7 +18,8 @@ test: $(VENV)/.installed-dev lint  ## all checks and tests, as CI runs them
 test-slow: $(VENV)/.installed-dev  ## absolute times: on a quiet machine
 	$(BIN)/python -m pytest -m slow
 
-nightly: $(VENV)/.installed-dev  ## 5,000 random programs, with the reduction and without it; all of `durable`
+nightly: $(VENV)/.installed-dev  ## 5,000 random programs, all of `durable`, 700 endings at random moments
+	PODRACE_ENDINGS=100 $(BIN)/python -m pytest tests/simulator/test_endings.py -k any_moment
 	PODRACE_PROGRAMS=5000 PODRACE_SCHEDULES=600 $(BIN)/python -m pytest tests/cases/test_programs.py
 	PODRACE_PREEMPTIONS=2 $(BIN)/python -m pytest tests/simulator/test_scenarios.py -k durable
 

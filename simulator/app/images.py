@@ -144,6 +144,8 @@ def _read(path: Path) -> Image:
 
     if path.suffix.lower() not in SUFFIXES:
         raise UsageError(f"image {path}: expected a PNG or JPEG file, got one named *{path.suffix or path.name}")
+    if not path.is_file():  # a pipe or a device might never end
+        raise UsageError(f"image {path}: expected a PNG or JPEG file, it is no regular file")
     try:
         with Image.open(path) as picture:
             if picture.format not in ("PNG", "JPEG"):

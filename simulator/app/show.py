@@ -149,16 +149,19 @@ def kept_apart() -> Iterator[Apart]:
     It goes into the run's folder; where the run never gets one, to standard error.
     """
     apart = Apart()
-    sys.stdout.flush()
-    ours = os.dup(1)
+    ours = sys.stdout
+    ours.flush()
+    descriptor = os.dup(1)
     with tempfile.TemporaryFile() as file:
         os.dup2(file.fileno(), 1)
+        sys.stdout = open(os.dup(1), "w", encoding="utf-8", errors="backslashreplace")  # noqa: SIM115
         try:
             yield apart
         finally:
-            sys.stdout.flush()
-            os.dup2(ours, 1)
-            os.close(ours)
+            sys.stdout.close()
+            sys.stdout = ours
+            os.dup2(descriptor, 1)
+            os.close(descriptor)
             file.seek(0)
             if printed := file.read():
                 _keep(printed, apart.folder)

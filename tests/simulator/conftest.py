@@ -142,11 +142,29 @@ class Podrace:
         out, err = process.communicate(timeout=60)
         return Ended(process.returncode, out, err, time.monotonic() - began_s, self.left())
 
+    def script(self, text: str) -> Ended:
+        """Run a script of bash to its end, in which `podrace` is the command, without coverage."""
+        began_s = time.monotonic()
+        named = f'podrace() {{ {sys.executable} -m podrace "$@"; }}\npython() {{ {sys.executable} "$@"; }}\n{text}'
+        env = {key: value for key, value in os.environ.items() if not key.startswith(("PODRACE_", "COV"))}
+        done = subprocess.run(
+            ["/bin/bash", "-c", named],
+            cwd=self.folder,
+            env=env | self._environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=60,
+            check=False,
+        )
+        return Ended(done.returncode, done.stdout, done.stderr, time.monotonic() - began_s, self.left())
+
     def start(self, *arguments: str, measured: bool = True, **environment: str) -> subprocess.Popen[str]:
         """Begin. With `measured=False` without coverage, whose tracer now and then swallows a KeyboardInterrupt."""
         left_out = "PODRACE_" if measured else ("PODRACE_", "COV")
         interruptible = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
-        code = f"{interruptible}from podrace.simulator.app.cli import main; main()"
+        code = f"{interruptible}from podrace.__main__ import main; main()"
         command = [sys.executable, "-c", code, *arguments]
         process = subprocess.Popen(
             command,

@@ -1,0 +1,441 @@
+"""Every bad input is answered with the exit code that says whose fault it is, and one line that says why.
+
+The table comes first: what is typed, what lies in the folder, the exit code, and what the line says. Each row is run
+in this process, in a folder of its own; what needs a process of its own stands in test_endings.py.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from podrace.simulator.app.cli import main
+
+Content = str | bytes | Callable[[Path], None]
+
+
+@dataclass(frozen=True)
+class Row:
+    """`says` stands in the line on standard error, or, for a verdict (codes 0, 1 and 3), in what is printed."""
+
+    name: str
+    typed: str
+    code: int
+    says: str
+    files: Mapping[str, Content] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+def folder(path: Path) -> None:
+    path.mkdir()
+
+
+def link(to: str) -> Callable[[Path], None]:
+    return lambda path: os.symlink(to, path)
+
+
+LONG = "x" * 300
+EXPLORE = "explore --scenario foreign-pod"
+SAVED: dict[str, Any] = {
+    "target": "local",
+    "scenario": "foreign-pod",
+    "seed": 7,
+    "retries": 0,
+    "verdict": "violated",
+    "words": "lost",
+    "faults": 0,
+    "preemptions": 0,
+    "sentence": "image-1 is lost",
+    "decisions": [["A", "go", ""]],
+    "version": 2,
+}
+
+USAGE = {
+    "": "Usage: podrace",
+    "nope": "No such command 'nope'. Try podrace --help.",
+    "--nope": "No such option '--nope'",
+    "scenarios extra": "unexpected extra argument (extra). Try podrace scenarios --help.",
+    "explore": "Missing option '--scenario'",
+    "explore --scenario": "'--scenario' requires an argument",
+    "explore extra": "Try podrace explore --help.",
+    "matrix extra": "unexpected extra argument (extra)",
+    "replay": "Missing argument 'FILE'",
+    "replay a b": "unexpected extra argument (b)",
+    "report": "Missing argument 'RUN...'",
+    "bench-compare": "Missing argument 'BEFORE'",
+    "bench-compare a": "Missing argument 'AFTER'",
+    "bench-compare a b c": "unexpected extra argument (c)",
+    "reproduce extra": "unexpected extra argument (extra)",
+    "reproduce --nope": "No such option '--nope'",
+    # numbers
+    "reproduce --pods": "'--pods' requires an argument",
+    "reproduce --pods ''": "'' is not a valid whole number",
+    "reproduce --pods two": "'two' is not a valid whole number",
+    "reproduce --pods nan": "'nan' is not a valid whole number",
+    "reproduce --pods 1.5": "'1.5' is not a valid whole number",
+    "reproduce --pods 0": "0 is not in the range 1<=x<=64",
+    "reproduce --pods -1": "-1 is not in the range 1<=x<=64",
+    "reproduce --pods 65": "65 is not in the range 1<=x<=64",
+    "reproduce --uploads 0": "0 is not in the range 1<=x<=100000",
+    "reproduce --uploads 100001": "100001 is not in the range 1<=x<=100000",
+    "reproduce --uploads 1e3": "'1e3' is not a valid whole number",
+    "reproduce --seed -1": "-1 is not in the range x>=0",
+    "reproduce --seed x": "'x' is not a valid whole number",
+    f"{EXPLORE} --seed 0x7": "'0x7' is not a valid whole number",
+    f"{EXPLORE} --budget nan": "nan is no finite number",
+    f"{EXPLORE} --budget inf": "inf is no finite number",
+    f"{EXPLORE} --budget -inf": "-inf is not in the range x>=0.1",
+    f"{EXPLORE} --budget 1e400": "1e400 is no finite number",
+    f"{EXPLORE} --budget 0": "0.0 is not in the range x>=0.1",
+    f"{EXPLORE} --budget -5": "-5.0 is not in the range x>=0.1",
+    f"{EXPLORE} --budget x": "'x' is not a valid number",
+    f"{EXPLORE} --budget ''": "'' is not a valid number",
+    "matrix --budget nan": "nan is no finite number",
+    "matrix --budget inf": "inf is no finite number",
+    f"{EXPLORE} --preemptions -1": "-1 is not in the range 0<=x<=8",
+    f"{EXPLORE} --preemptions 9": "9 is not in the range 0<=x<=8",
+    f"{EXPLORE} --preemptions nan": "'nan' is not a valid whole number",
+    f"{EXPLORE} --faults -1": "-1 is not in the range 0<=x<=4",
+    f"{EXPLORE} --faults 5": "5 is not in the range 0<=x<=4",
+    f"{EXPLORE} --faults 0.5": "'0.5' is not a valid whole number",
+    "bench-compare a b --limit nan": "nan is no finite number",
+    "bench-compare a b --limit inf": "inf is no finite number",
+    "bench-compare a b --limit 0.5": "0.5 is not in the range x>=1.0",
+    "bench-compare a b --limit -1": "-1.0 is not in the range x>=1.0",
+    "bench-compare a b --limit x": "'x' is not a valid number",
+    "bench-compare a b --seed -1": "-1 is not in the range x>=0",
+    # nothing where a path or a name is expected
+    "reproduce --run-dir ''": "expected a path, got nothing",
+    f"{EXPLORE} --run-dir ''": "expected a path, got nothing",
+    "matrix --run-dir ''": "expected a path, got nothing",
+    "replay f --run-dir ''": "expected a path, got nothing",
+    "reproduce --images ''": "expected a path, got nothing",
+    f"{EXPLORE} --expect ''": "expected a path, got nothing",
+    "replay ''": "expected a path, got nothing",
+    "report ''": "expected a path, got nothing",
+    "report a --out ''": "expected a path, got nothing",
+    "bench-compare '' b": "expected a path, got nothing",
+    "bench-compare a ''": "expected a path, got nothing",
+    "matrix --scenarios ''": "'': expected names with commas between them",
+    "matrix --scenarios ,": "',': expected names with commas between them",
+    "matrix --targets ''": "'': expected names with commas between them",
+    "matrix --targets local,,shared": "'local,,shared': expected names with commas between them",
+    "reproduce --redis-url ''": "server '': expected one Redis or Valkey node",
+    "explore --scenario ''": "scenario '': there is none",
+    f"{EXPLORE} --target ''": "target '': expected local, shared, durable, or module:factory",
+    # the same twice
+    "matrix --targets local,local": "local stands there twice",
+    "matrix --targets local,podrace.reference.targets:local": "target 'local' is named twice",
+    "matrix --scenarios foreign-pod,foreign-pod": "foreign-pod stands there twice",
+    # names that name nothing
+    "explore --scenario nope": "scenario 'nope': there is none; near it:",
+    "explore --scenario foreign": "near it: foreign-pod",
+    "matrix --scenarios foreign-pod,nope": "scenario 'nope': there is none",
+    "explore --scenario nope:ONE": "cannot import nope: No module named 'nope'",
+    "explore --scenario ..a:b": "scenario '..a:b': expected the form module:name",
+    "explore --scenario os:name": "scenario 'os:name': expected a podrace.Scenario, got str",
+    "explore --scenario os:nothing": "module os has no nothing",
+    f"{EXPLORE} --target nope": "target 'nope': expected local, shared, durable, or module:factory",
+    f"{EXPLORE} --target ..a:b": "target '..a:b': expected the form module:name",
+    f"{EXPLORE} --target .a:b": "target '.a:b': expected the form module:name",
+    f"{EXPLORE} --target a:": "target 'a:': expected the form module:name",
+    f"{EXPLORE} --target :b": "target ':b': expected the form module:name",
+    f"{EXPLORE} --target a:b:c": "target 'a:b:c': expected the form module:name",
+    f"{EXPLORE} --target 'a b:c'": "target 'a b:c': expected the form module:name",
+    f"{EXPLORE} --target a/b.py:pod": "target 'a/b.py:pod': expected the form module:name",
+    f"{EXPLORE} --target mine.py:pod": "cannot import mine.py: No module named 'mine'",
+    f"{EXPLORE} --target nothing.here:made": "No module named 'nothing'",
+    f"{EXPLORE} --target os:nothing": "module os has no nothing",
+    f"{EXPLORE} --target os:name": "expected a factory that takes a PodEnv, got str",
+    "matrix --targets nope": "target 'nope': expected local, shared, durable, or module:factory",
+    "replay f --fleet nope": "'nope' is not one of 'inline', 'processes'",
+    "report a --format nope": "'nope' is not one of 'html', 'markdown', 'junit', 'svg'",
+    f"{EXPLORE} --accept": "--accept needs --expect FILE, which it writes",
+    "report a --format svg --out -": "expected --out FOLDER, got -",
+    # places that cannot be read or written
+    "reproduce --images nope": "images nope: expected a PNG or JPEG file or a folder of them, nothing is there",
+    "reproduce --images .": "images .: expected a folder with PNG or JPEG files, found none",
+    "reproduce --images /dev/zero": "image /dev/zero: expected a PNG or JPEG file",
+    f"{EXPLORE} --run-dir /proc/x": "run folder /proc/x: expected a folder that can be written",
+    f"{EXPLORE} --run-dir /dev/null/x": "run folder /dev/null/x: expected a folder that can be written",
+    f"{EXPLORE} --run-dir {LONG}": "File name too long",
+    "replay nope": "counterexample nope: expected a *.podrace.json file, found none",
+    "replay .": "counterexample .: expected a *.podrace.json file, found none",
+    "replay /dev/zero": "counterexample /dev/zero: expected a *.podrace.json file, found none",
+    "replay /proc/version": "counterexample /proc/version: expected a *.podrace.json file",
+    f"{EXPLORE} --expect nope": "expectations nope: expected a file, found none",
+    f"{EXPLORE} --expect .": "expectations .: expected a file, found none",
+    f"{EXPLORE} --expect /dev/zero": "expectations /dev/zero: expected a file, found none",
+    f"{EXPLORE} --expect /dev/zero --accept": "expectations /dev/zero: expected a file, found none",
+    "report . --out .": "report .: expected a place that can be written: Is a directory",
+    "report . --out /proc/x": "report /proc/x: expected a place that can be written",
+    "report . --out /dev/full": "report /dev/full: expected a place that can be written: No space left on device",
+    "bench-compare a b": "a: there is no such file",
+    "bench-compare . b": ".: expected a regular file",
+    "bench-compare /dev/zero b": "/dev/zero: expected a regular file",
+    "bench-compare /dev/null b": "/dev/null: expected a regular file",
+    "bench-compare a b --accept": "b: there is no such file",
+}
+"""What is typed in an empty folder, and what the line says; the exit code is 2."""
+
+URLS = {
+    "http://localhost": "another form than redis://host:port/db",
+    "redis": "another form than redis://host:port/db",
+    "localhost:6379": "another form than redis://host:port/db",
+    "redis://localhost:port": "another form than redis://host:port/db",
+    "redis://localhost:99999": "another form than redis://host:port/db",
+    "redis://localhost:0": "another form than redis://host:port/db",
+    "redis://localhost/x": "another form than redis://host:port/db",
+    "redis://[::1": "another form than redis://host:port/db",
+    "unix://": "another form than redis://host:port/db",
+    "unix:///nothing/here.sock": "No such file or directory",
+    "unix:///dev/null": "Connection refused",
+    "redis://127.0.0.1:1": "Connection refused",
+    "redis://127.0.0.1:1?socket_timeout=x": "check the options in the URL's query",
+    "redis://127.0.0.1:1?nope=1": "check the options in the URL's query",
+    "rediss://127.0.0.1:1": "Connection refused",
+    "redis://user:hunter2@127.0.0.1:1": "'redis://user:***@127.0.0.1:1'",
+    "http://user:hunter2@localhost": "'http://user:***@localhost'",
+}
+"""What --redis-url is, and what the line says."""
+
+DAMAGED: dict[str, Content] = {
+    "null": "null",
+    "a number": "7",
+    "a list": "[]",
+    "a text": '"x"',
+    "an empty object": "{}",
+    "100,000 brackets": "[" * 100_000,
+    "not JSON": "hello",
+    "nothing": "",
+    "NaN": "NaN",
+    "UTF-16": "null".encode("utf-16"),
+    "Latin-1": "ä".encode("latin-1"),
+    "a byte order mark": b"\xef\xbb\xbf{}",
+    "a null byte": "\0",
+    "a pipe": os.mkfifo,
+    "a folder": folder,
+    "a link to itself": link("f"),
+    "a link to nothing": link("nothing"),
+    "a link to a device": link("/dev/zero"),
+}
+"""What a file of ours may have become, as the file `f`."""
+
+CHANGED: dict[str, tuple[dict[str, Any], int, str]] = {
+    "no target": ({"target": ""}, 2, "target '': expected local, shared, durable, or module:factory"),
+    "a relative target": ({"target": "..a:b"}, 2, "expected the form module:name"),
+    "a target that has gone": ({"target": "gone:pod"}, 2, "cannot import gone: No module named 'gone'"),
+    "a number for a target": ({"target": 5}, 2, "damaged: target: Input should be a valid string"),
+    "a scenario that has gone": ({"scenario": "gone"}, 2, "scenario 'gone': there is none"),
+    "a relative scenario": ({"scenario": "..a:b"}, 2, "expected the form module:name"),
+    "a negative seed": ({"seed": -1}, 2, "damaged: seed"),
+    "a word for a seed": ({"seed": "x"}, 2, "damaged: seed"),
+    "a huge seed": ({"seed": 1e30}, 2, "damaged: seed"),
+    "no number for a seed": ({"seed": float("nan")}, 2, "damaged: seed"),
+    "negative retries": ({"retries": -1}, 2, "damaged: retries"),
+    "retries without an end": ({"retries": 10**9}, 2, "damaged: retries"),
+    "a verdict of nobody's": ({"verdict": "x"}, 2, "damaged: verdict"),
+    "a counterexample that holds": ({"verdict": "holds"}, 2, "damaged: verdict"),
+    "no words": ({"words": None}, 2, "damaged: words"),
+    "no decisions": ({"decisions": None}, 2, "damaged: decisions"),
+    "half a decision": ({"decisions": [["A"]]}, 2, "damaged: decisions.0.1"),
+    "an older version": ({"version": 1}, 2, "damaged: version"),
+    "a later version": ({"version": 3}, 2, "damaged: version"),
+    "a field too many": ({"extra": 1}, 2, "damaged: extra"),
+    "a pod of nobody's": ({"decisions": [["Z", "go", ""]]}, 3, "Z is not where the schedule has it"),
+    "an action of nobody's": ({"decisions": [["A", "nope", ""]]}, 3, "the target has changed since this was found"),
+    "100,000 decisions": ({"decisions": [["A", "go", ""]] * 100_000}, 3, "the target has changed since"),
+}
+"""Fields of a counterexample, changed; the exit code, and what is said."""
+
+MODULES = {
+    "raises ValueError": ("raise ValueError('x')", 2, "cannot import mine: it raised ValueError: x"),
+    "raises without words": ("raise ValueError", 2, "cannot import mine: it raised ValueError"),
+    "is no Python": ("x = = 1", 2, "cannot import mine: it raised SyntaxError: invalid syntax (mine.py, line 1)"),
+    "holds a null byte": ("\0", 2, "cannot import mine: it raised SyntaxError"),
+    "exits": ("raise SystemExit(5)", 2, "cannot import mine: it raised SystemExit: 5"),
+    "exits as if all were well": ("import sys; sys.exit(0)", 2, "cannot import mine: it raised SystemExit: 0"),
+    "raises a BaseException": ("raise BaseException('q')", 2, "cannot import mine: it raised BaseException: q"),
+    "imports what is not there": ("import nothing_here", 2, "cannot import mine: No module named 'nothing_here'"),
+    "recurses": ("def f(): f()\nf()", 2, "cannot import mine: it raised RecursionError"),
+    "runs out of memory": ("raise MemoryError('m')", 2, "cannot import mine: it raised MemoryError: m"),
+    "raises two lines": ("raise ValueError('a\\nb')", 2, "it raised ValueError: a b"),
+    "imports itself": ("import mine", 2, "module mine has no pod"),
+    "has no factory": ("", 2, "module mine has no pod"),
+    "has None": ("pod = None", 2, "expected a factory that takes a PodEnv, got NoneType"),
+    "has a number": ("pod = 5", 2, "expected a factory that takes a PodEnv, got int"),
+    "makes nothing": ("pod = lambda env: None", 3, "the target's factory returned NoneType"),
+    "makes it later": ("async def pod(env): pass", 3, "the target's factory returned coroutine"),
+    "takes nothing": ("def pod(): pass", 3, "the target's factory raised TypeError: pod() takes 0 positional"),
+    "is a class that takes nothing": ("class pod: pass", 3, "the target's factory raised TypeError"),
+    "raises in its factory": ("def pod(env): raise ValueError('x')", 3, "the target's factory raised ValueError: x"),
+    "exits in its factory": ("def pod(env): raise SystemExit", 3, "A raised SystemExit: expected the target to return"),
+    "recurses in its factory": ("def pod(env): return pod(env)", 3, "the target's factory raised RecursionError"),
+    "makes an object": ("def pod(env): return object()", 3, "the pod (object) has no method add_message"),
+    "makes a generator": ("def pod(env): yield", 3, "the pod (generator) has no method add_message"),
+    "wants another service": ("def pod(env): env.mail", 3, "the environment has no mail; its services: gemini, memory"),
+}
+"""The text of mine.py, of which `pod` is the target; the exit code, and what is said."""
+
+POD = """
+import os, random, socket, sys, time
+from podrace import Call, Scenario
+class Pod:
+    def __init__(self, env):
+        self.env, self.redis, self.key = env, env.redis, env.prefix + "k"
+    def go(self):
+        {body}
+def pod(env): return Pod(env)
+ONE = Scenario("one", lines={{"A": [Call("go", "go", ())]}})
+"""
+NO_CALL = "no call succeeds in any schedule, there is nothing to judge"
+BODIES = {
+    "raises": (
+        "raise ValueError('x')",
+        3,
+        "no call succeeds in any schedule, there is nothing to judge: ValueError: x",
+    ),
+    "exits": ("sys.exit(3)", 3, "A raised SystemExit: expected the target to return or to raise an Exception"),
+    "raises a BaseException": ("raise BaseException", 3, "A raised BaseException"),
+    "recurses": ("self.go()", 3, f"{NO_CALL}: RecursionError"),
+    "speaks past its environment": (
+        "with socket.socket(socket.AF_UNIX) as it: it.connect('/nothing')",
+        3,
+        f"{NO_CALL}: FileNotFoundError",
+    ),
+    "is not deterministic": ("self.redis.set(self.key, random.random(), ex=5)", 3, "the target is not deterministic"),
+    "looks at another clock": ("self.redis.set(self.key, time.time_ns(), ex=5)", 3, "the target is not deterministic"),
+    "never ends": ("while True: self.redis.ping()", 3, "did not finish within"),
+    "sleeps for ever": ("while True: self.env.runtime.sleep(1)", 3, f"{NO_CALL}: none ever ended"),
+    "waits for ever": ("self.redis.blpop(self.key, 0)", 1, "stuck"),
+    "leaves a key": ("self.redis.set(self.key, 1)", 1, "leaked"),
+    "sends no command": ("self.redis.execute_command('NOPE')", 3, "unknown command"),
+    "asks for what is not there": ("self.env.nothing.go()", 3, "the environment has no nothing"),
+    "returns what cannot be sent": ("return lambda: 1", 3, ""),
+}
+"""The body of a call; the exit code, and what is said."""
+
+
+def rows() -> Iterator[Row]:
+    """The whole table."""
+    for typed, says in USAGE.items():
+        yield Row(typed or "nothing", typed, 2, says)
+    for url, says in URLS.items():
+        yield Row(f"--redis-url {url}", f"{EXPLORE} --redis-url {url}", 2, says)
+    yield Row("PODRACE_REDIS_URL", EXPLORE, 2, "PODRACE_REDIS_URL", {}, {"PODRACE_REDIS_URL": "http://x"})
+    for name, content in DAMAGED.items():
+        files = {"f": content}
+        yield Row(f"replay {name}", "replay f", 2, "counterexample f: ", files)
+        yield Row(f"report on {name}", "report f", 3, "left out: f: ", files)
+        yield Row(f"bench-compare {name}", "bench-compare f f", 2, "f: ", files)
+        yield Row(f"--expect {name}", f"{EXPLORE} --expect f", 2, "expectations f: ", files)
+        ratios = {"g": json.dumps({"ratios": {"set": 1.1}})}
+        if "link" not in name and name != "nothing":
+            yield Row(f"bench-compare --accept onto {name}", "bench-compare f g --accept", 2, "f: ", files | ratios)
+    for name, (changed, code, says) in CHANGED.items():
+        text = json.dumps(SAVED | changed)
+        yield Row(f"replay {name}", "replay f --fleet inline", code, says, {"f": text})
+    for name, (text, code, says) in MODULES.items():
+        yield Row(f"a module that {name}", f"{EXPLORE} --target mine:pod", code, says, {"mine.py": text})
+    for name, (body, code, says) in BODIES.items():
+        files = {"mine.py": POD.format(body=body)}
+        yield Row(f"a call that {name}", "explore --target mine:pod --scenario mine:ONE", code, says, files)
+    yield from results()
+
+
+def results() -> Iterator[Row]:
+    """What lies there already, and what lies in the way."""
+    there: dict[str, Content] = {"r": folder, "r/result.json": "{}"}
+    for command in ("reproduce", EXPLORE, "matrix --scenarios foreign-pod"):
+        yield Row(
+            f"{command} over a result", f"{command} --run-dir r", 2, "run folder r: it holds a result already", there
+        )
+        yield Row(f"{command} into a file", f"{command} --run-dir f", 2, "run folder f: expected a folder", {"f": ""})
+        yield Row(f"{command} below a file", f"{command} --run-dir f/r", 2, "run folder f/r: expected", {"f": ""})
+    over = "it holds something else than a report of podrace"
+    for form in ("html", "markdown", "junit"):
+        yield Row(f"report {form} over a file", f"report . --format {form} --out f", 2, over, {"f": "notes"})
+    yield Row(
+        "report svg over a file", "report x.podrace.json --format svg --out f", 2, "report f", {"f": "notes"} | SHOWN
+    )
+    yield Row(
+        "bench-compare --accept over a file",
+        "bench-compare f g --accept",
+        2,
+        "f: expected JSON",
+        {"f": "notes", "g": json.dumps({"ratios": {"set": 1.1}})},
+    )
+    yield Row("report of nothing", "report .", 3, "left out: .: holds none of result.json")
+    yield Row("report of what is missing", "report gone", 3, "left out: gone: there is no such file or folder")
+    yield Row("report of what is missing, and more", "report gone x.podrace.json", 3, "left out: gone", SHOWN)
+    yield Row(
+        "report of a pipe in a run",
+        "report r",
+        3,
+        "result.json: expected a regular file",
+        {"r": folder, "r/result.json": os.mkfifo},
+    )
+    yield Row(
+        "report of a device in a run",
+        "report r",
+        3,
+        "result.json: expected a regular file",
+        {"r": folder, "r/result.json": link("/dev/zero")},
+    )
+    for name, content in (("a pipe", os.mkfifo), ("a device", link("/dev/zero")), ("a text", "text")):
+        expected = "image f.png: expected a PNG or JPEG file"
+        yield Row(f"images that are {name}", "reproduce --images f.png", 2, expected, {"f.png": content})
+    files = {"d": folder, "d/f.png": os.mkfifo}
+    yield Row("a folder with a pipe", "reproduce --images d", 2, "image d/f.png: expected a PNG or JPEG file", files)
+
+
+SHOWN: Mapping[str, Content] = {"x.podrace.json": json.dumps(SAVED)}
+ROWS = tuple(rows())
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty current folder; modules that are imported from it are forgotten at the end."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    yield tmp_path
+    sys.modules.pop("mine", None)
+
+
+@pytest.mark.parametrize("row", ROWS, ids=[row.name for row in ROWS])
+def test_every_bad_input_is_answered(
+    row: Row, place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, content in row.files.items():
+        if callable(content):
+            content(place / name)
+        else:
+            (place / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    for name, value in row.environment.items():
+        monkeypatch.setenv(name, value)
+    before = set(place.rglob("*"))
+    with pytest.raises(SystemExit) as ended:
+        main(shlex.split(row.typed))
+    out, err = capsys.readouterr()
+    assert ended.value.code == row.code, (out, err)
+    assert row.says in out + err
+    assert "Traceback" not in out + err
+    assert "hunter2" not in out + err
+    if row.code == 2:
+        assert (out, set(place.rglob("*"))) == ("", before)
+        assert row.typed == "" or (err.startswith("podrace: ") and err.endswith("\n") and err.count("\n") == 1), err
+    else:
+        assert all(line.startswith("podrace: ") for line in err.splitlines()), err
+
+
+def test_the_table_has_no_row_twice() -> None:
+    assert len({row.name for row in ROWS}) == len(ROWS) >= 220
