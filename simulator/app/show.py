@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 PROGRESS_AFTER_S = 1.0
 PROGRESS_EVERY_S = 0.1
+OUTPUT = "target-output.txt"
+"""What targets print goes into this file of the run's folder."""
 
 
 LEGEND = (
@@ -171,7 +173,8 @@ def _keep(printed: bytes, folder: Path | None) -> None:
     if folder is None or not folder.is_dir():
         click.echo(printed.decode(errors="replace"), err=True, nl=False)
     else:
-        (folder / "target-output.txt").write_bytes(printed)
+        with (folder / OUTPUT).open("ab") as file:
+            file.write(printed)
 
 
 def width() -> int:

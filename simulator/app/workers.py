@@ -15,7 +15,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import cache, partial
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,15 +24,13 @@ from podrace.simulator.app.names import PARTS, named_scenario, named_target
 from podrace.simulator.app.runs import Cell
 from podrace.simulator.errors import HarnessError, UsageError
 from podrace.simulator.fleets import guarded
+from podrace.simulator.fleets.processes import without_interrupts
 from podrace.simulator.search.frontier import Bounds
 from podrace.simulator.servers.connection import Server, open_server
 
 if TYPE_CHECKING:
     from multiprocessing.process import BaseProcess
     from multiprocessing.queues import SimpleQueue
-
-OUTPUT = "target-output.txt"
-"""What targets print goes into this file of the run's folder."""
 
 
 @dataclass(frozen=True)
@@ -68,14 +66,15 @@ def explore_there(jobs: Sequence[Job], executor: Executor, folder: Path) -> Iter
 
     Raises HarnessError where a worker dies.
     """
-    futures: list[Future[Done]] = [executor.submit(explore_apart, job) for job in jobs]
+    with without_interrupts():  # a worker that is being started would end in a traceback
+        futures: list[Future[Done]] = [executor.submit(explore_apart, job) for job in jobs]
     for job, future in zip(jobs, futures, strict=True):
         try:
             done = future.result()
         except BrokenProcessPool as error:
             raise HarnessError(f"a worker died while {job.target} in {job.scenario} was explored") from error
         for name, content in done.files.items():
-            with (folder / name).open("ab" if name == OUTPUT else "wb") as file:
+            with (folder / name).open("ab" if name == show.OUTPUT else "wb") as file:
                 file.write(content)
         path = done.cell.counterexample
         yield replace(done.cell, counterexample=str(folder / path)) if path else done.cell
@@ -83,9 +82,10 @@ def explore_there(jobs: Sequence[Job], executor: Executor, folder: Path) -> Iter
 
 def explore_apart(job: Job) -> Done:
     """What a worker does: explore a cell on a server of its own, and send back what it left."""
-    with tempfile.TemporaryDirectory(prefix="podrace-cell-") as temporary:
+    with tempfile.TemporaryDirectory(prefix="podrace-cell-", dir=guarded.folder()) as temporary:
         folder = Path(temporary)
-        with show.kept_apart(folder):
+        with show.kept_apart() as apart:
+            apart.folder = folder
             cell = _explore(job, _own_server()[0], folder, lambda schedules: None)
         if cell.counterexample:
             cell = replace(cell, counterexample=Path(cell.counterexample).name)
@@ -145,6 +145,9 @@ def _begin(cores: SimpleQueue[int | None]) -> None:
     """Prepare a worker: Ctrl-C is its parent's to handle, with whom it dies, and its core is its own."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     guarded.die_with_parent()
+    parent = parent_process()
+    if parent is None or not parent.is_alive():
+        os._exit(1)  # it ended while this process was being started
     core = cores.get()
     if core is not None:
         os.sched_setaffinity(0, {core})

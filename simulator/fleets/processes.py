@@ -75,7 +75,7 @@ def warm_up(paths: Sequence[str]) -> None:
     modules = {path.partition(":")[0]: None for path in paths}
     multiprocess.get_context("forkserver").set_forkserver_preload([*PRELOADED, *modules])
     resource_tracker.ensure_running()  # first: it unblocks SIGINT
-    with _without_main(), _without_interrupts(), guarded.handed_over():
+    with _without_main(), without_interrupts(), guarded.handed_over():
         ensure_running()
 
 
@@ -121,7 +121,7 @@ class Fleet:
         forkserver = multiprocess.get_context("forkserver")
         ours, theirs = forkserver.Pipe()
         process = forkserver.Process(target=_pod_main, args=(theirs, spec), name=f"pod-{spec.name}", daemon=True)
-        with _without_main(), _without_interrupts():  # started and known to us, or neither
+        with _without_main(), without_interrupts():  # started and known to us, or neither
             process.start()
             self._pods[spec.name] = Handle(spec, process, ours)
         theirs.close()
@@ -237,7 +237,7 @@ def _pod_main(connection: Any, spec: PodSpec) -> None:
 
 
 @contextmanager
-def _without_interrupts() -> Iterator[None]:
+def without_interrupts() -> Iterator[None]:
     """Keeps Ctrl-C for later, and for ever from a fork server that is started meanwhile, and so from its pods.
 
     Of itself that ignores Ctrl-C only once its imports are done, and would end in a traceback before. The
