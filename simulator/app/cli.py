@@ -10,6 +10,7 @@ import click
 
 from podrace.simulator.app.commands.dead_letters import dead_letters
 from podrace.simulator.app import streams
+from podrace.simulator.app.commands.check import check, init
 from podrace.simulator.app.commands.explore import explore, matrix, scenarios
 from podrace.simulator.app.commands.replay import replay
 from podrace.simulator.app.commands.report import bench_compare, report
@@ -17,7 +18,7 @@ from podrace.simulator.app.commands.reproduce import reproduce
 from podrace.simulator.app.endings import Endings, Interrupted
 from podrace.simulator.errors import HarnessError, PodraceError
 
-COMMANDS = (reproduce, explore, matrix, replay, report, bench_compare, scenarios, dead_letters)
+COMMANDS = (reproduce, explore, matrix, replay, report, bench_compare, scenarios, dead_letters, check, init)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

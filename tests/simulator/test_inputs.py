@@ -75,6 +75,15 @@ USAGE = {
     "bench-compare a b c": "unexpected extra argument (c)",
     "reproduce extra": "unexpected extra argument (extra)",
     "reproduce --nope": "No such option '--nope'",
+    "check": "Missing argument 'TARGET'. Try podrace check --help.",
+    "check nope": "target 'nope': expected local, shared, or module:factory",
+    "check ..a:b": "target '..a:b': expected the form module:name",
+    "check local --scenario nope": "scenario 'nope': there is none",
+    "init a b": "unexpected extra argument (b)",
+    "init ''": "expected a path, got nothing",
+    "init my-wallet.py": "example my-wallet.py: expected a name that can be imported, such as wallet.py",
+    "init wallet": "example wallet: expected a name that can be imported",
+    "init nowhere/wallet.py": "example nowhere/wallet.py: expected a new file that can be written: No such file",
     # numbers
     "reproduce --pods": "'--pods' requires an argument",
     "reproduce --pods ''": "'' is not a valid whole number",
@@ -373,6 +382,7 @@ def results() -> Iterator[Row]:
         "f: expected JSON",
         {"f": "notes", "g": json.dumps({"ratios": {"set": 1.1}})},
     )
+    yield Row("init over a file", "init", 2, "example wallet.py: expected a new file", {"wallet.py": "mine"})
     yield Row("report of nothing", "report .", 3, "left out: .: holds none of result.json")
     yield Row("report of what is missing", "report gone", 3, "left out: gone: there is no such file or folder")
     yield Row("report of what is missing, and more", "report gone x.podrace.json", 3, "left out: gone", SHOWN)

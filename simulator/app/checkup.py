@@ -1,0 +1,243 @@
+"""What a target lacks, in words: before anything is explored, and of all things at once."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import random
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from podrace.simulator.errors import TargetError
+from podrace.simulator.fleets.inline import watchdog
+from podrace.simulator.history.events import shorten
+from podrace.simulator.judge.run import Run
+from podrace.simulator.scenarios.model import Call, Scenario
+from podrace.simulator.scenarios.uploads import UPLOADS, absorb, add, ask
+from podrace.simulator.search.lab import InlineLab
+from podrace.simulator.search.schedule import take_default
+from podrace.simulator.servers.connection import Server, connect, delete_prefix
+from podrace.simulator.target import PodEnv, load_target, make_pod
+from podrace.simulator.world.clock import EPOCH_US, US_PER_S
+
+EVERY_VERB = Scenario(
+    "uploads", {"A": [add("m1", "image-1"), ask("status", "m1")], "B": [absorb("memory")]}, (), UPLOADS
+)
+"""Every method of the uploads workload, each called once: what is looked at where no scenario is named."""
+STATUSES = ("pending", "completed", "failed", "unknown")
+PARTS = {
+    "text": ("text",),
+    "google_cloud_file_uri": ("google_cloud_file_uri",),
+    "missing_image": ("filename", "reason"),
+}
+"""What each type of a part must have beside its type."""
+INSTEAD = {
+    "time.sleep": "env.runtime.sleep(seconds)",
+    "asyncio": "plain functions, and env.runtime.spawn(name, function)",
+    "time.time": "env.runtime.now()",
+    "time.monotonic": "env.runtime.now()",
+    "datetime.datetime.now": "env.runtime.now()",
+    "datetime.datetime.utcnow": "env.runtime.now()",
+    "threading.Thread": "env.runtime.spawn(name, function)",
+    "threading.Timer": "env.runtime.spawn(name, function) and env.runtime.sleep(seconds)",
+    "threading.Lock": "env.runtime.lock()",
+    "threading.RLock": "env.runtime.lock()",
+    "concurrent.futures": "env.runtime.spawn(name, function)",
+    "multiprocessing": "env.runtime.spawn(name, function)",
+    "random": "env.rng",
+    "secrets": "env.rng",
+    "os.urandom": "env.rng",
+    "uuid.uuid1": "uuid.UUID(int=env.rng.getrandbits(128), version=4)",
+    "uuid.uuid4": "uuid.UUID(int=env.rng.getrandbits(128), version=4)",
+    "redis": "env.redis",
+    "valkey": "env.redis",
+    "socket": "a service of the workload, as env.NAME",
+    "requests": "a service of the workload, as env.NAME",
+    "httpx": "a service of the workload, as env.NAME",
+    "urllib.request": "a service of the workload, as env.NAME",
+}
+"""What goes past the environment when it is called, a function or all of a module, and what to use instead."""
+HARMLESS = ("random.Random", "redis.exceptions", "redis.lock", "socket.timeout")
+
+
+@dataclass(frozen=True)
+class Checkup:
+    """What a target lacks, and what its calls returned, a line each."""
+
+    lacks: Sequence[str]
+    returned: Sequence[str] = ()
+
+
+class _Idle:
+    """A runtime in which nothing runs: the factory is called only to see what it makes."""
+
+    def now(self) -> float:
+        return EPOCH_US / US_PER_S
+
+    def sleep(self, seconds: float) -> None:
+        pass
+
+    def spawn(self, name: str, function: Callable[[], None]) -> None:
+        pass
+
+    def lock(self) -> AbstractContextManager[Any]:
+        return threading.RLock()
+
+
+def check_target(server: Server, path: str, scenario: Scenario, *, seed: int) -> Checkup:
+    """Look at a target's source and methods, then make every call of the scenario once.
+
+    Raises UsageError where the target cannot be loaded.
+    """
+    factory = load_target(path)
+    lacks = [line for module in _modules(path, factory) for line in past_the_environment(module)]
+    try:
+        with InlineLab(server, path, scenario, seed=seed) as lab, watchdog(lab.moves):
+            with connect(server.url) as client:
+                pod = make_pod(factory, _idle_env(lab.scenario, client, server.prefix, seed))
+                delete_prefix(client, server.prefix)
+            wrong = list(_wrong_methods(pod, _calls(scenario)))
+            if wrong:
+                return Checkup([*wrong, *lacks])
+            play = lab.play(scenario.retries[0])
+            try:
+                run = play.run(take_default)
+            finally:
+                lab.finish(play)
+    except TargetError as error:
+        return Checkup([*lacks, str(error)])
+    wrong = [*_wrong_answers(run), *_wrong_parts(run)] if scenario.workload.name == UPLOADS.name else []
+    raised = [f"{call.method} raised {call.error}" for call in run.calls if call.error]
+    returned = [f"{call.method} returned {shorten(repr(call.value), 100)}" for call in run.calls if call.type == "ok"]
+    return Checkup([*lacks, *dict.fromkeys([*wrong, *raised])], tuple(dict.fromkeys(returned)))
+
+
+def past_the_environment(module: Any) -> Iterator[str]:
+    """Calls in a module's source that nobody can lead, by line, and what to use instead."""
+    try:
+        file = Path(module.__file__ or "")
+        tree = ast.parse(file.read_bytes())
+    except (OSError, SyntaxError, ValueError, AttributeError):
+        return
+    names = dict(_imported(tree))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            called = _dotted(node.func, names)
+            instead = _instead(called)
+            if instead:
+                yield f"{file.name}, line {node.lineno}: {called} goes past the environment; use {instead}"
+
+
+def _instead(called: str) -> str:
+    parts = called.split(".")
+    starts = [".".join(parts[:number]) for number in range(len(parts), 0, -1)]
+    if any(start in HARMLESS for start in starts):
+        return ""
+    return next((INSTEAD[start] for start in starts if start in INSTEAD), "")
+
+
+def _imported(tree: ast.AST) -> Iterator[tuple[str, str]]:
+    """By its name in the module, what is imported."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                first = alias.name.partition(".")[0]
+                yield (alias.asname, alias.name) if alias.asname else (first, first)
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            for alias in node.names:
+                yield alias.asname or alias.name, f"{node.module}.{alias.name}"
+
+
+def _dotted(node: ast.expr, names: Mapping[str, str]) -> str:
+    """The full name of what is called; empty where it is reached by something else than imported names."""
+    if isinstance(node, ast.Name):
+        return names.get(node.id, "")
+    if isinstance(node, ast.Attribute):
+        base = _dotted(node.value, names)
+        return f"{base}.{node.attr}" if base else ""
+    return ""
+
+
+def _modules(path: str, factory: Any) -> list[Any]:
+    names = (path.partition(":")[0], getattr(factory, "__module__", None))
+    return [sys.modules[name] for name in dict.fromkeys(names) if name in sys.modules]
+
+
+def _idle_env(scenario: Scenario, client: Any, prefix: str, seed: int) -> PodEnv:
+    runtime = _Idle()
+    services = scenario.workload.services(runtime.now, {})
+    return PodEnv("A", client, prefix, runtime, random.Random(seed), services, scenario.options)
+
+
+def _calls(scenario: Scenario) -> list[Call]:
+    """One call of each method."""
+    found: dict[str, Call] = {}
+    for line in scenario.lines.values():
+        for call in line:
+            found.setdefault(call.method, call)
+    return list(found.values())
+
+
+def _wrong_methods(pod: Any, calls: Sequence[Call]) -> Iterator[str]:
+    kind = type(pod).__name__
+    for call in calls:
+        method = getattr(pod, call.method, None)
+        if method is None:
+            yield f"the pod ({kind}) has no method {call.method}, which the scenario calls"
+        elif not callable(method):
+            yield f"{call.method} of the pod ({kind}) is {type(method).__name__}, expected a method"
+        elif inspect.iscoroutinefunction(method) or inspect.isasyncgenfunction(method):
+            yield f"{call.method} is async; expected a plain function: the harness says who goes on, no event loop"
+        elif inspect.isgeneratorfunction(method):
+            yield f"{call.method} is a generator; expected a function that has done its work when it returns"
+        elif not _takes(method, call.args):
+            given = f"the {len(call.args)} arguments of {call.name}"
+            yield f"{call.method}{inspect.signature(method)} cannot be called with {given}"
+
+
+def _takes(method: Any, args: tuple[Any, ...]) -> bool:
+    try:
+        inspect.signature(method).bind(*args)
+    except TypeError:
+        return False
+    except ValueError:  # one that is not written in Python
+        return True
+    return True
+
+
+def _wrong_answers(run: Run) -> Iterator[str]:
+    """What the methods of the uploads workload returned that is of another shape than the contract has."""
+    for call in run.calls:
+        if call.type != "ok":
+            continue
+        said = f"{call.method} returned {shorten(repr(call.value), 100)}"
+        if call.method == "add_message":
+            found = call.value if isinstance(call.value, list | tuple) else ()
+            fits = [isinstance(one, dict) and {"upload_uuid", "filename", "pending"} <= one.keys() for one in found]
+            if len(fits) != len(call.args[2]) or not all(fits):
+                yield f'{said}; expected {{"upload_uuid": …, "filename": …, "pending": True}} for each image'
+        elif call.method == "upload_status":
+            status = call.value.get("status") if isinstance(call.value, dict) else None
+            if status not in STATUSES:
+                yield f'{said}; expected {{"status": …, "result": …}}, the status one of {", ".join(STATUSES)}'
+
+
+def _wrong_parts(run: Run) -> Iterator[str]:
+    """What was sent to the memory agent that no check can recognise."""
+    batches = run.services["memory"].batches()
+    for _, _, parts in batches:
+        for part in parts:
+            needs = PARTS.get(str(part.get("type")))
+            if needs is None:
+                yield f"env.memory.send got a part of type {part.get('type')!r}; expected one of {', '.join(PARTS)}"
+            elif any(name not in part for name in needs):
+                yield f"env.memory.send got {shorten(repr(part), 100)}; expected it to have {' and '.join(needs)}"
+    sent = [part.get("text") for _, _, parts in batches for part in parts]
+    for call in run.calls:
+        if call.method == "add_message" and call.type == "ok" and call.args[1] not in sent:
+            yield f"the text {call.args[1]!r} never came to env.memory.send; expected exactly what was handed in"

@@ -1,0 +1,64 @@
+"""`podrace check` and `init`: a target of one's own, looked at before it is explored, and one to begin with."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import click
+
+from podrace.simulator.app import show
+from podrace.simulator.app.names import named_scenario, named_target
+from podrace.simulator.app.options import SCENARIO_HELP, Folder, seed_option
+from podrace.simulator.errors import UsageError
+
+EXAMPLE = Path(__file__).parents[1] / "wallet.py.txt"
+
+
+@click.command()
+@click.argument("target")
+@click.option("--scenario", metavar="NAME", help=f"{SCENARIO_HELP}  [default: every method of the uploads workload]")
+@seed_option
+def check(target: str, scenario: str | None, seed: int) -> None:
+    """Say in words what a target lacks.
+
+    A method by its name, a wrong shape of what it returns or sends, and whatever goes past its environment: a client
+    or a thread of its own, time.sleep, randomness. Every call is made once. Exits 3 where something is lacking.
+    """
+    from podrace.simulator.app.checkup import EVERY_VERB, check_target
+    from podrace.simulator.servers.connection import open_server
+
+    with show.kept_apart():
+        named = named_target(target)
+        chosen = named_scenario(scenario).scenario if scenario else EVERY_VERB
+        with open_server(None) as server:
+            found = check_target(server, named.path, chosen, seed=seed)
+    for line in found.lacks:
+        click.echo(f"✗ {line}")
+    for line in found.returned:
+        click.echo(f"  {line}")
+    click.echo(f"{target}: {len(found.lacks) or 'nothing'} lacking")
+    if found.lacks and not scenario:
+        click.echo("It was looked at as a target of the uploads workload; --scenario module:NAME names other calls.")
+    elif scenario and not found.lacks:
+        click.echo(f"next: {shlex.join(['podrace', 'explore', '--target', target, '--scenario', scenario])}")
+    raise SystemExit(3 if found.lacks else 0)
+
+
+@click.command()
+@click.argument("file", type=Folder(path_type=Path), default="wallet.py")
+def init(file: Path) -> None:
+    """Write an example: a target and its scenario, in one file.
+
+    It holds. Nothing is ever written over.
+    """
+    if file.suffix != ".py" or not file.stem.isidentifier():
+        raise UsageError(f"example {file}: expected a name that can be imported, such as wallet.py")
+    try:
+        with file.open("x", encoding="utf-8") as new:
+            new.write(EXAMPLE.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"example {file}: expected a new file that can be written: {error.strerror}") from error
+    inside = f"cd {shlex.quote(str(file.parent))} && " if file.parent != Path() else ""
+    click.echo(f"written: {file}")
+    click.echo(f"next: {inside}podrace explore --target {file.stem}:pod --scenario {file.stem}:TRANSFER")
