@@ -192,7 +192,18 @@ def test_an_ending_at_any_moment_leaves_nothing(
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interrupted_matrix_keeps_its_cells(podrace: Podrace, until: Until, sent: int, code: int) -> None:
     names = "foreign-pod,timeout-overwrites-completion,two-users"
-    process = podrace.start("matrix", "--scenarios", names, "--preemptions", "4", "--run-dir", "r", measured=False)
+    process = podrace.start(
+        "matrix",
+        "--targets",
+        "local,shared",
+        "--scenarios",
+        names,
+        "--preemptions",
+        "4",
+        "--run-dir",
+        "r",
+        measured=False,
+    )
     assert until(lambda: any((podrace.folder / "r").glob("shared-*.podrace.json")), timeout_s=60.0)
     process.send_signal(sent)
     out, err = process.communicate(timeout=60)

@@ -76,7 +76,7 @@ USAGE = {
     "reproduce extra": "unexpected extra argument (extra)",
     "reproduce --nope": "No such option '--nope'",
     "check": "Missing argument 'TARGET'. Try podrace check --help.",
-    "check nope": "target 'nope': expected local, shared, or module:factory",
+    "check nope": "target 'nope': expected local, shared, durable, or module:factory",
     "check ..a:b": "target '..a:b': expected the form module:name",
     "check local --scenario nope": "scenario 'nope': there is none",
     "init a b": "unexpected extra argument (b)",
