@@ -133,7 +133,9 @@ def print_timelines(
     """The timelines and one line a target, on standard output as wide as that is, or into a file."""
     from rich.console import Console
 
-    console = Console(file=file, width=100) if file else Console()
+    from podrace.simulator.app import show
+
+    console = Console(file=file, width=100) if file else show.console()
     console.print(draw(timelines, width=console.width))
     console.print()
     for target, judgement in judgements.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 import tempfile
 import time
@@ -15,10 +16,13 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from podrace.simulator.app.runs import Cell
 
 PROGRESS_AFTER_S = 1.0
 PROGRESS_EVERY_S = 0.1
+LEAST_COLUMNS, FILE_COLUMNS = 40, 118
 OUTPUT = "target-output.txt"
 """What targets print goes into this file of the run's folder."""
 
@@ -33,7 +37,6 @@ LEGEND = (
 def matrix(cells: Sequence[Cell]) -> None:
     """The matrix as a table, what could not be judged below it, and what it took."""
     from rich import box
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -47,17 +50,17 @@ def matrix(cells: Sequence[Cell]) -> None:
         mark = {True: "", False: " (unexpected)"}
         words = [Text(cell.words + mark[cell.is_expected], style=_style(cell)) for cell in those]
         table.add_row(Text(str(those[0].row or "")), Text(scenario), *words)
-    console = Console()
-    console.print(table)
+    out = console()
+    out.print(table)
     for cell in cells:
         if cell.note and (cell.verdict == "inconclusive" or not cell.is_expected):
-            console.print(f"{cell.target} {cell.scenario}: {cell.note}", style="yellow", highlight=False)
-    console.print(LEGEND, style="dim", highlight=False)
+            out.print(f"{cell.target} {cell.scenario}: {cell.note}", style="yellow", highlight=False)
+    out.print(LEGEND, style="dim", highlight=False)
     runs = sum(cell.schedules.get("run", 0) for cell in cells)
     skipped = sum(cell.verdict == "not-applicable" for cell in cells)
     took_s = sum(cell.elapsed_s for cell in cells)
     apart = f", {skipped} of them –" if skipped else ""
-    console.print(f"{len(cells)} cells{apart}, {runs} schedules, {took_s:.1f} s", highlight=False)
+    out.print(f"{len(cells)} cells{apart}, {runs} schedules, {took_s:.1f} s", highlight=False)
 
 
 def _style(cell: Cell) -> str:
@@ -85,7 +88,7 @@ def cell(cell: Cell) -> None:
         deciding = next((number for number, event in enumerate(events) if event.get("deciding")), None)
         click.echo("\n" + timeline.draw(events, deciding, width=width()))
         click.echo(f"\n{counterexample.load(path).sentence}\n")
-        click.echo(f"again: podrace replay {path}")
+        click.echo(f"again: {shlex.join(['podrace', 'replay', str(path)])}")
 
 
 class Bar:
@@ -178,8 +181,18 @@ def _keep(printed: bytes, folder: Path | None) -> None:
 
 
 def width() -> int:
-    """Columns to draw in: the terminal's, or 118 where the output is none."""
+    """Columns to draw in: what COLUMNS says, else the terminal's, or 118 where the output is none; at least 40."""
+    told = os.environ.get("COLUMNS", "")
+    if told.isdecimal() and int(told):
+        return max(LEAST_COLUMNS, int(told))
+    try:
+        return max(LEAST_COLUMNS, os.get_terminal_size(sys.stdout.fileno()).columns)
+    except (OSError, ValueError):
+        return FILE_COLUMNS
+
+
+def console() -> Console:
+    """Standard output as rich writes it, so wide."""
     from rich.console import Console
 
-    console = Console()
-    return console.width if console.is_terminal else 118
+    return Console(width=width())
