@@ -13,7 +13,8 @@ from typing import Any
 from podrace.simulator.app import counterexample, timeline
 from podrace.simulator.app.runs import Cell
 from podrace.simulator.errors import TargetError
-from podrace.simulator.fleets.inline import in_pod, watchdog
+from podrace.simulator.fleets.inline import STEP_WITHIN_S, in_pod
+from podrace.simulator.fleets.watchdog import watchdog
 from podrace.simulator.history.events import Event, Words, readable, shorten, write_history
 from podrace.simulator.judge.findings import HOLDS, INCONCLUSIVE, NOT_APPLICABLE, Judgement
 from podrace.simulator.scenarios.model import Scenario
@@ -25,6 +26,9 @@ from podrace.simulator.servers.connection import Server
 from podrace.simulator.target import load_target
 from podrace.simulator.world.footprints import names_of
 from podrace.simulator.world.plain.watch import Prints, without_prints
+
+LEAST_WITHIN_S = 1.0
+"""However small the budget is, a step may take so long: a busy machine needs that now and then."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +89,8 @@ def explore_cell(
     )
     with InlineLab(server, target.path, scenario, seed=seed) as lab, _quiet_collector():
         try:
-            with watchdog(lab.moves), without_prints(in_pod) as prints:
+            within_s = max(LEAST_WITHIN_S, min(STEP_WITHIN_S, bounds.budget_s))
+            with watchdog(lab.moves, within_s=within_s), without_prints(in_pod) as prints:
                 found = Explorer(lab.scenario, lab.play, lab.finish, bounds, progress=progress).explore()
             notes = [*lab.notes(), *_printed(prints)]
         except TargetError as error:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from podrace.simulator.errors import TargetError
-from podrace.simulator.fleets.inline import watchdog
+from podrace.simulator.fleets.watchdog import watchdog
 from podrace.simulator.history.events import shorten
 from podrace.simulator.judge.run import Run
 from podrace.simulator.scenarios.model import Call, Scenario

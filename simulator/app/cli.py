@@ -8,9 +8,9 @@ from typing import NoReturn
 
 import click
 
-from podrace.simulator.app.commands.dead_letters import dead_letters
 from podrace.simulator.app import streams
 from podrace.simulator.app.commands.check import check, init
+from podrace.simulator.app.commands.dead_letters import dead_letters
 from podrace.simulator.app.commands.explore import explore, matrix, scenarios
 from podrace.simulator.app.commands.replay import replay
 from podrace.simulator.app.commands.report import bench_compare, report

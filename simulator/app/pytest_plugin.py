@@ -236,7 +236,7 @@ class ScheduleItem(pytest.Item):
         from podrace.simulator.app.counterexample import load
         from podrace.simulator.app.names import PARTS, named_scenario, named_target
         from podrace.simulator.app.timeline import draw
-        from podrace.simulator.fleets.inline import watchdog
+        from podrace.simulator.fleets.watchdog import watchdog
 
         saved = load(self.path)
         target, scenario = named_target(saved.target), named_scenario(saved.scenario).scenario

@@ -5,16 +5,14 @@ One step is taken at a time, so a run is repeated exactly by repeating its decis
 
 from __future__ import annotations
 
-import signal
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from types import FrameType
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any, NoReturn
 
 import greenlet
 
-from podrace.simulator.errors import HarnessError, TargetError, place_of
+from podrace.simulator.errors import HarnessError, TargetError
 from podrace.simulator.history.outcome import Result, outcome
 from podrace.simulator.target import PodEnv, Target, make_pod, method_of
 from podrace.simulator.world.client import broken
@@ -54,6 +52,11 @@ class _Actor(greenlet.greenlet):
     """What lets others go on meanwhile, where something is kept by thread that is the actor's."""
     survived = 0
     """How often it was told that its pod is dead, and went on."""
+
+
+def leave(actor: greenlet.greenlet) -> None:
+    """Leave an actor that nothing ends where it stands."""
+    _UNENDED.append(actor)
 
 
 def current_env() -> PodEnv | None:
@@ -374,47 +377,3 @@ class _InlineGate:
         """End a thread that nobody schedules; the run ends with the reason, not the thread with a traceback."""
         self._fleet.broken = self._fleet.broken or foreign_thread()
         raise SystemExit
-
-
-class _BlockedError(BaseException):
-    """Raised in the harness when a step takes too long."""
-
-
-@contextmanager
-def watchdog(moves: Callable[[], object]) -> Iterator[None]:
-    """Turns a target that never comes back into a TargetError: `moves` tells something else after every step.
-
-    An actor that catches even that is left where it stands. Works in the main thread, where signals
-    arrive; elsewhere it does nothing.
-    """
-    hub = greenlet.getcurrent()
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    seen: object = None
-    place = ""
-
-    def look(_: int, frame: FrameType | None) -> None:
-        nonlocal seen, place
-        before, seen = seen, moves()
-        if seen != before:
-            return
-        actor = greenlet.getcurrent()
-        if actor is hub:
-            raise _BlockedError
-        place = f", at {place_of(frame)}" if frame else ""
-        _UNENDED.append(actor)
-        hub.throw(_BlockedError)
-
-    before = signal.signal(signal.SIGALRM, look)
-    signal.setitimer(signal.ITIMER_REAL, STEP_WITHIN_S, STEP_WITHIN_S)
-    try:
-        yield
-    except _BlockedError:
-        raise TargetError(
-            f"the target did not come back within {STEP_WITHIN_S:g} s: it blocks, or loops, outside its environment"
-            f"{place}; expected every wait to go through env, or through what @podrace.own leads"
-        ) from None
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)

@@ -167,7 +167,16 @@ def _first_contact(url: str, run_prefix: str) -> ServerInfo:
     result = outcome[0] if outcome else f"no answer within {PROBE_TIMEOUT_S:g} s"
     if isinstance(result, ServerInfo):
         return result
-    raise _unusable(url, result)
+    raise _unusable(url, result + _about_tls(url, result))
+
+
+def _about_tls(url: str, came: str) -> str:
+    """A hint where one side seems to speak TLS and the other does not: neither understands the other's first words."""
+    if not re.search(r"(?i)no answer|closed|ssl|protocol", came):
+        return ""
+    if url.startswith("rediss:"):
+        return " to TLS, which rediss:// asks for (a port without TLS needs redis://)"
+    return " (a port with TLS needs rediss://)" if url.startswith("redis:") and "closed" in came.lower() else ""
 
 
 def _unusable(url: str, came: str) -> UsageError:

@@ -336,7 +336,8 @@ def test_a_database_that_is_not_there(foreign_url: str) -> None:
 
 
 def test_tls_to_a_server_without_it(foreign_url: str) -> None:
-    usage_error(foreign_url.replace("redis://", "rediss://"))
+    line = usage_error(foreign_url.replace("redis://", "rediss://"))
+    assert "no answer in time to TLS, which rediss:// asks for (a port without TLS needs redis://)" in line
 
 
 def test_a_cluster_node_is_refused_for_now(tcp_server: TcpServers) -> None:

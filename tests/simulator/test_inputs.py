@@ -357,6 +357,11 @@ def rows() -> Iterator[Row]:
     for name, (body, code, says) in BODIES.items():
         files = {"mine.py": POD.format(body=body)}
         yield Row(f"a call that {name}", "explore --target mine:pod --scenario mine:ONE", code, says, files)
+    blocked = "A did not come back within 1 s, at mine.py:8 in go: it blocks, or loops, outside its environment"
+    for name, body in (("blocks", "time.sleep(60)"), ("spins", "while True: pass")):
+        files = {"mine.py": POD.format(body=body)}
+        command = "explore --target mine:pod --scenario mine:ONE --budget 0.5"
+        yield Row(f"a call that {name}", command, 3, blocked, files)
     yield from results()
 
 

@@ -56,7 +56,7 @@ def replay(file: Path, fleet: str, run: Run) -> None:
 def _replay(lab: Lab, saved: SavedSchedule, target: NamedTarget, fleet: str, folder: Path) -> tuple[Cell, str]:
     """What the schedule did this time, as a cell and as what is shown."""
     from podrace.simulator.app import campaign, runs, timeline
-    from podrace.simulator.fleets.inline import watchdog
+    from podrace.simulator.fleets.watchdog import watchdog
     from podrace.simulator.history.events import write_history
     from podrace.simulator.judge.findings import HOLDS, INCONCLUSIVE
 

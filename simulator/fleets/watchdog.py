@@ -1,0 +1,58 @@
+"""The watchdog over pods in this process: a target that never comes back is told, with the place where it is."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+import greenlet
+
+from podrace.simulator.errors import TargetError, place_of
+from podrace.simulator.fleets.inline import STEP_WITHIN_S, leave
+
+WHAT_TO_DO = "expected every wait to go through env, or through what @podrace.own leads"
+
+
+class _BlockedError(BaseException):
+    """Raised in the harness when a step takes too long; its text says who took it, and where."""
+
+
+@contextmanager
+def watchdog(moves: Callable[[], object], *, within_s: float = STEP_WITHIN_S) -> Iterator[None]:
+    """Turns a target that never comes back into a TargetError: `moves` tells something else after every step.
+
+    `within_s`: so long a step may take, in seconds. An actor that catches even that is left where it stands. Works in
+    the main thread, where signals arrive; elsewhere it does nothing.
+    """
+    hub = greenlet.getcurrent()
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    seen: object = None
+
+    def look(_: int, frame: FrameType | None) -> None:
+        nonlocal seen
+        before, seen = seen, moves()
+        if seen != before:
+            return
+        actor = greenlet.getcurrent()
+        who = getattr(actor, "name", "the target")
+        place = f", at {place_of(frame)}" if frame and actor is not hub else ""
+        error = _BlockedError(f"{who} did not come back within {within_s:g} s{place}")
+        if actor is hub:
+            raise error
+        leave(actor)
+        hub.throw(error)
+
+    before = signal.signal(signal.SIGALRM, look)
+    signal.setitimer(signal.ITIMER_REAL, within_s, within_s)
+    try:
+        yield
+    except _BlockedError as error:
+        raise TargetError(f"{error}: it blocks, or loops, outside its environment; {WHAT_TO_DO}") from None
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
