@@ -1,4 +1,4 @@
-"""Reports that a person would rather look at than read, from the files of any mix of runs.
+"""Reports with pictures, made from the files of any mix of runs.
 
     build.py      paths in, one report out: html, markdown, junit or svg; the way in
     results.py    reads run folders, Locust results and benchmark files; KINDS is the table of them

@@ -1,4 +1,4 @@
-"""Paths in, one report out: `build(paths, out=…, format="html")`."""
+"""Builds one report from paths: `build(paths, out=…, format="html")`."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from podrace.reports.timeline import NARROW, WIDE, timeline
 MOST_BYTES = 980_000
 """A page stays under 1 MB: pictures that would make it longer are left out, and it says so."""
 FEW_PICTURES = 4
-"""So many counterexamples stand open; of more only the first does, until somebody opens them."""
+"""Up to so many counterexamples are shown open; if there are more, only the first is."""
 MOST_CURVES = 24
 """Operations of one load test that are drawn."""
 MOST_ITEMS = 200
 """Rows of any one table, or items of a list."""
 RATES = "rate-against-p99"
 MARKS = (b"<title>podrace: ", b"# podrace\n", b'<testsuites name="podrace"', b'class="podrace"')
-"""One of these stands at the beginning of every report, in whatever form."""
+"""Every report contains one of these near its beginning."""
 PARTS = (("Not as expected", False), ("Known", True))
 
 
@@ -54,7 +54,7 @@ def read_and_draw(paths: Sequence[Path], *, format: str) -> tuple[Report, str | 
 
 
 def _may_be_replaced(path: Path) -> bool:
-    """Whether a file is empty, or a report of podrace: no other is ever written over."""
+    """Whether a file is empty or a report of podrace. Other files are never overwritten."""
     with path.open("rb") as file:
         start = file.read(1000)
     return not start or any(mark in start for mark in MARKS)
@@ -109,7 +109,7 @@ FACTS = ("seed", "server", "machine", "versions")
 
 
 def _common(report: Report) -> dict[str, str]:
-    """What most runs say alike: told once, in the page's head; at a run stands what it says otherwise."""
+    """The facts that most runs share. They stand once in the page's head; a run repeats only what differs."""
     said = {name: Counter(value for run in report.runs if (value := getattr(run, name))) for name in FACTS}
     return {name: values.most_common(1)[0][0] for name, values in said.items() if values}
 

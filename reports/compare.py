@@ -20,7 +20,7 @@ from podrace.reports.benchmarks import Benchmarks, Ratio, benchmarks
 from podrace.reports.safety import read_regular
 
 LIMIT = 1.10
-"""A ratio may grow by so much."""
+"""How much a ratio may grow."""
 RESAMPLES = 500
 _Z = 1.96
 
@@ -52,7 +52,7 @@ class Comparison:
     only_before: Sequence[str]
     only_after: Sequence[str]
     past_own_limit: Sequence[Ratio]
-    """Of the second file: ratios past the limit that they carry themselves."""
+    """Ratios of the second file that exceed the limit stated in that file."""
     damaged: Sequence[str] = ()
 
     @property
@@ -89,7 +89,7 @@ def compare(before: Path, after: Path, *, limit: float = LIMIT, seed: int = 7) -
 
 
 def as_text(comparison: Comparison) -> str:
-    """A line an operation, what changed most first, and the verdict."""
+    """One line for each operation, the largest change first, then the verdict."""
     changes = sorted(comparison.changes, key=lambda change: -change.change)
     names = [f"{change.target} {change.operation}" for change in changes]
     width = max(map(len, names), default=0)
@@ -183,7 +183,7 @@ def _change(before: _Measured, after: _Measured, limit: float, rng: random.Rando
 
 
 def _draw(measured: _Measured, rng: random.Random) -> float:
-    """The ratio as another run of the same might have had it."""
+    """A ratio as a repeated run might have measured it."""
     if measured.blocks:
         processes = rng.choices(measured.blocks, k=len(measured.blocks))
         return statistics.median(value for blocks in processes for value in rng.choices(blocks, k=len(blocks)))

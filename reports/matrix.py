@@ -14,7 +14,7 @@ from podrace.reports.records import NOT_APPLICABLE, Cell, Report
 
 SEVERE = ("lost", "duplicated")
 SIGNS = {"severe": "✗", "bad": "!", "fine": "✓", "none": "", "unknown": "?"}
-"""Beside the colour, for who cannot tell the colours apart."""
+"""Signs beside the colours, for readers who cannot tell the colours apart."""
 LEGEND = {
     "lost": "something was accepted, never had its effect, and nobody was told",
     "duplicated": "something had its effect more than once",
@@ -75,7 +75,7 @@ def rows(cells: Sequence[Cell]) -> list[MatrixRow]:
 
 
 def _outcomes(cells: Sequence[Cell]) -> tuple[Cell, ...]:
-    """One of each outcome, the first that has a picture; what nobody expected first."""
+    """One cell of each outcome, preferably one with a picture; unexpected ones first."""
     found: dict[tuple[str, str, bool], Cell] = {}
     for cell in cells:
         key = (cell.words, cell.verdict, cell.is_expected)
@@ -93,7 +93,7 @@ def tone(cell: Cell) -> str:
     return "none" if cell.verdict == NOT_APPLICABLE else "fine"
 
 
-def held(cells: Sequence[Cell], target: str) -> str:
+def count_holding(cells: Sequence[Cell], target: str) -> str:
     """`5 of 20 hold`: of the target's failure modes, those that apply."""
     outcomes: dict[str, list[str]] = {}
     for cell in cells:
@@ -104,7 +104,7 @@ def held(cells: Sequence[Cell], target: str) -> str:
 
 def picture(cells: Sequence[Cell], *, name: str) -> Markup:
     """The matrix as an SVG that stands alone: a row a failure mode, a column a target."""
-    heads = [(target, held(cells, target)) for target in targets(cells)]
+    heads = [(target, count_holding(cells, target)) for target in targets(cells)]
     desc = "; ".join(f"{target}: {said}" for target, said in heads)
     return draw("matrix.svg.j2", id=name, desc=desc, heads=heads, rows=rows(cells), tone=tone, signs=SIGNS)
 
@@ -119,7 +119,7 @@ def _some(count: int, noun: str) -> str:
 
 
 def verdict(report: Report) -> tuple[str, str]:
-    """(tone, one line): what came of all of it. Races first, new ones before known ones; then limits."""
+    """(tone, one line): the summary of the report. Races first, new before known ones; then limits."""
     cells = report.cells
     ratios = [ratio for found in report.measured for ratio in found.ratios]
     claims = [claim for found in report.measured for claim in found.claims]

@@ -15,7 +15,7 @@ NOT_APPLICABLE = "not-applicable"
 
 @dataclass(frozen=True)
 class Skipped:
-    """A file that is not in the report, and why; or that is in it in part."""
+    """A file that is missing from the report, or only partly in it, and why."""
 
     path: str
     reason: str
@@ -46,17 +46,17 @@ class Cell:
 
     @property
     def is_expected(self) -> bool:
-        """Whether it is no surprise. A fault that had nothing to strike is none where `holds` was expected."""
+        """Whether the verdict is expected. `–` instead of an expected `holds` counts as expected."""
         return self.verdict == self.expected or (self.verdict == NOT_APPLICABLE and self.expected == "holds")
 
     @property
     def is_new(self) -> bool:
-        """Whether it is violated, and nobody knew."""
+        """Whether it is violated and was not known to be."""
         return self.verdict == "violated" and not self.is_expected
 
     @property
     def tag(self) -> str:
-        """What stands beside the words of a cell that is not as expected."""
+        """The tag shown in a cell that is not as expected."""
         return "" if self.is_expected else "new" if self.is_new else "unexpected"
 
 

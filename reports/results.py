@@ -79,7 +79,7 @@ def read_benchmark(run: Run, path: Path, document: Mapping[str, Any], report: Re
 
 
 def read_counterexample(run: Run, path: Path, document: Mapping[str, Any], report: Report) -> None:
-    """A counterexample given by itself, with the history beside it."""
+    """A counterexample file on its own, with the history beside it."""
     cell = Cell(str(document["target"]), str(document["scenario"]), str(document["verdict"]), str(document["verdict"]))
     cell.words = str(document.get("words", ""))
     run.seed = str(document.get("seed", ""))
@@ -123,7 +123,7 @@ def read_results(paths: Sequence[Path]) -> Report:
 
 
 def describe(run: Run, document: Mapping[str, Any]) -> None:
-    """What any kind may say of itself: command, seed, server, machine, versions."""
+    """Read what every kind of file may hold: command, seed, server, machine, versions."""
     command, server = document.get("command"), document.get("server")
     if isinstance(command, list) and command:
         run.command = shlex.join([*(() if command[0] == "locust" else ("podrace",)), *map(str, command)])

@@ -13,7 +13,7 @@ Event = Mapping[str, Any]
 
 FIRST_ROWS, MIDDLE_ROWS, LAST_ROWS = 20, 43, 15
 MOST_ROWS = FIRST_ROWS + MIDDLE_ROWS + LAST_ROWS + 2
-"""What a printed page still holds."""
+"""The most rows that fit on a printed page."""
 FULL_CHARS = 400
 """A tooltip holds no more than this."""
 REDIS, NUMBERS = "redis", (int, float)
@@ -46,7 +46,7 @@ class Row:
 
     @property
     def struck(self) -> bool:
-        """Whether the harness did something here, or it ended badly."""
+        """Whether a fault struck here, or the step failed."""
         return self.marks not in ("", "time") or self.mark == "died" or self.fate not in ("answered", "received")
 
 

@@ -1,4 +1,4 @@
-"""What keeps a report safe to read and to pass on: no secret, no unseen character, no endless text."""
+"""Keeps reports safe to read and to pass on: no secrets, no invisible characters, no endless texts."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 DAMAGE = (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
-"""What reading a file, or a document of another shape, may end in."""
+"""Errors that reading a damaged or foreign file can raise."""
 
 _SECRET = re.compile(r"(://[^/\s:@\"'<>]*):[^/\s@\"'<>]+@")
 _UNSEEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ufffe\uffff]")

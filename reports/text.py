@@ -1,4 +1,4 @@
-"""The report as Markdown, for a CI job's summary, and as JUnit XML, a test case a cell."""
+"""The report as Markdown, for a CI job's summary, and as JUnit XML with a test case for each cell."""
 
 from __future__ import annotations
 
@@ -192,7 +192,7 @@ def _case(cell: Cell) -> ET.Element:
 
 
 def _other_cases(run: Run, report: Report) -> list[ET.Element]:
-    """Cases of what is no cell: exceeded limits, claims, ratios that have a limit."""
+    """Test cases for what is not a cell: exceeded limits, claims, ratios with a limit."""
     cases = [_other("load", line, "failure", line) for line in run.breaches]
     found = next((one for one in report.measured if one is run.benchmarks), None)
     for claim in found.claims if found else ():

@@ -23,7 +23,7 @@ class UsageError(PodraceError):
 
 
 class HarnessError(PodraceError):
-    """Our fault or the machine's: a server that would not start, a pod that died unasked."""
+    """Our fault or the machine's: a server that would not start, a pod that died unexpectedly."""
 
     exit_code = 4
 

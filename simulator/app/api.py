@@ -61,9 +61,9 @@ def replay(
     scenario: Scenario | None = None,
     redis_url: str | None = None,
 ) -> campaign.Replayed:
-    """Run a counterexample's very schedule again, on `processes` or `inline`. `scenario` where it has no name.
+    """Run the schedule of a counterexample again, on `processes` or `inline`. Pass `scenario` if it has no name.
 
-    Raises UsageError for a file that is none, TargetError where the target goes another way.
+    Raises UsageError for a file that is not a counterexample, TargetError if the target does something else now.
     """
     if fleet not in ("processes", "inline"):
         raise UsageError(f"fleet {fleet!r}: expected processes or inline")

@@ -28,7 +28,7 @@ from podrace.simulator.world.footprints import names_of
 from podrace.simulator.world.plain.watch import Prints, without_prints
 
 LEAST_WITHIN_S = 1.0
-"""However small the budget is, a step may take so long: a busy machine needs that now and then."""
+"""A step may take this long however small the budget is: a busy machine needs that now and then."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ def _printed(prints: Prints) -> list[str]:
 def _confirm(
     cell: Cell, server: Server, target: NamedTarget, scenario: Scenario, *, seed: int, parts: Mapping[str, str]
 ) -> Cell:
-    """Run the default schedule once on processes: what holds in one process has to hold there too."""
+    """Run the default schedule once on real processes: a target that holds in one process has to hold there too."""
     try:
         with ProcessLab(server, target.path, scenario, seed=seed, parts=parts) as lab:
             again = _play(lab, take_default, scenario.retries[0])
@@ -135,7 +135,7 @@ def _confirm(
 
 
 def replay(lab: Lab, saved: counterexample.SavedSchedule) -> Replayed:
-    """Run a saved schedule again. Raises TargetError, with the step, where the target goes another way."""
+    """Run a saved schedule again. Raises TargetError, naming the step, if the target does something else this time."""
     return _play(lab, _follow_closely(lab, saved), saved.retries)
 
 
@@ -151,7 +151,7 @@ def _play(lab: Lab, choose: Chooser, retries: int) -> Replayed:
 
 
 def _follow_closely(lab: Lab, saved: counterexample.SavedSchedule) -> Chooser:
-    """A chooser that repeats a schedule, and says where a step is not what it was when that was found."""
+    """A chooser that repeats a saved schedule and reports the first step that differs from the saved one."""
     again = follow(saved.schedule)
 
     def choose(play: Any, steps: Any, default: Any) -> Decision:
@@ -189,7 +189,7 @@ def lab_for(
     """A lab whose plays run on this kind of fleet: `inline` or `processes`."""
     if fleet == "inline":
         return InlineLab(server, target.path, scenario, seed=seed)
-    load_target(target.path)  # what is wrong with it is better said here than by a pod
+    load_target(target.path)  # so that an error in it is reported here, and not by a pod
     return ProcessLab(server, target.path, scenario, seed=seed, parts=parts)
 
 
@@ -205,7 +205,7 @@ def _readable(lab: Lab, events: Sequence[Event]) -> list[Event]:
 def _write(
     lab: Lab, target: NamedTarget, named: NamedScenario, found: Exploration, *, seed: int, folder: Path
 ) -> tuple[Path | None, str]:
-    """Write the counterexample. Returns its file and its sentence; nothing where there is none."""
+    """Write the counterexample. Returns its file and its sentence, or (None, '') if there is none."""
     best = found.counterexample
     if best is None:
         return None, ""
@@ -237,7 +237,7 @@ def _write(
 
 
 def _scripts(lab: Lab, events: Sequence[Event]) -> list[tuple[str, str]]:
-    """The scripts that were run, each once: its name and its text."""
+    """The Lua scripts that were run, each once, as (name, text)."""
     from podrace.simulator.history.events import script_name
 
     found: dict[str, str] = {}
@@ -250,7 +250,7 @@ def _scripts(lab: Lab, events: Sequence[Event]) -> list[tuple[str, str]]:
 
 
 def mark(events: Sequence[Event], deciding: int | None) -> Iterator[Event]:
-    """The events, the deciding one marked as such."""
+    """The events, with `deciding` set in the deciding one."""
     for number, event in enumerate(events):
         yield event | {"deciding": True} if number == deciding else event
 

@@ -1,4 +1,4 @@
-"""What a target lacks, in words: before anything is explored, and of all things at once."""
+"""Finds everything that a target lacks, and says it in words, before anything is explored."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ from podrace.simulator.world.clock import EPOCH_US, US_PER_S
 EVERY_VERB = Scenario(
     "uploads", {"A": [add("m1", "image-1"), ask("status", "m1")], "B": [absorb("memory")]}, (), UPLOADS
 )
-"""Every method of the uploads workload, each called once: what is looked at where no scenario is named."""
+"""Calls every method of the uploads workload once. Used if the user names no scenario."""
 STATUSES = ("pending", "completed", "failed", "unknown")
 PARTS = {
     "text": ("text",),
     "google_cloud_file_uri": ("google_cloud_file_uri",),
     "missing_image": ("filename", "reason"),
 }
-"""What each type of a part must have beside its type."""
+"""The keys that a part of each type must have beside `type`."""
 INSTEAD = {
     "time.sleep": "env.runtime.sleep(seconds)",
     "asyncio": "plain functions, and env.runtime.spawn(name, function)",
@@ -61,20 +61,20 @@ INSTEAD = {
     "httpx": "a service of the workload, as env.NAME",
     "urllib.request": "a service of the workload, as env.NAME",
 }
-"""What goes past the environment when it is called, a function or all of a module, and what to use instead."""
+"""Functions, or whole modules, that bypass the environment when they are called, and what to use instead."""
 HARMLESS = ("random.Random", "redis.exceptions", "redis.lock", "socket.timeout")
 
 
 @dataclass(frozen=True)
 class Checkup:
-    """What a target lacks, and what its calls returned, a line each."""
+    """What a target lacks, and what its calls returned: one line for each."""
 
     lacks: Sequence[str]
     returned: Sequence[str] = ()
 
 
 class _Idle:
-    """A runtime in which nothing runs: the factory is called only to see what it makes."""
+    """A runtime that runs nothing: the factory is called only to look at the pod that it makes."""
 
     def now(self) -> float:
         return EPOCH_US / US_PER_S
@@ -118,7 +118,7 @@ def check_target(server: Server, path: str, scenario: Scenario, *, seed: int) ->
 
 
 def past_the_environment(module: Any) -> Iterator[str]:
-    """Calls in a module's source that nobody can lead, by line, and what to use instead."""
+    """Calls in a module's source that bypass the environment, with their lines and what to use instead."""
     try:
         file = Path(module.__file__ or "")
         tree = ast.parse(file.read_bytes())
@@ -130,7 +130,7 @@ def past_the_environment(module: Any) -> Iterator[str]:
             called = _dotted(node.func, names)
             instead = _instead(called)
             if instead:
-                yield f"{file.name}, line {node.lineno}: {called} goes past the environment; use {instead}"
+                yield f"{file.name}, line {node.lineno}: {called} bypasses the environment; use {instead}"
 
 
 def _instead(called: str) -> str:
@@ -142,7 +142,7 @@ def _instead(called: str) -> str:
 
 
 def _imported(tree: ast.AST) -> Iterator[tuple[str, str]]:
-    """By its name in the module, what is imported."""
+    """Pairs of a name in the module and the full name of what was imported under it."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             for alias in node.names:
@@ -154,7 +154,7 @@ def _imported(tree: ast.AST) -> Iterator[tuple[str, str]]:
 
 
 def _dotted(node: ast.expr, names: Mapping[str, str]) -> str:
-    """The full name of what is called; empty where it is reached by something else than imported names."""
+    """The full name of a called function; empty if it is not reached through imported names."""
     if isinstance(node, ast.Name):
         return names.get(node.id, "")
     if isinstance(node, ast.Attribute):
@@ -211,7 +211,7 @@ def _takes(method: Any, args: tuple[Any, ...]) -> bool:
 
 
 def _wrong_answers(run: Run) -> Iterator[str]:
-    """What the methods of the uploads workload returned that is of another shape than the contract has."""
+    """Return values of the uploads workload's methods whose shape is not that of the contract."""
     for call in run.calls:
         if call.type != "ok":
             continue
@@ -228,7 +228,7 @@ def _wrong_answers(run: Run) -> Iterator[str]:
 
 
 def _wrong_parts(run: Run) -> Iterator[str]:
-    """What was sent to the memory agent that no check can recognise."""
+    """Parts sent to the memory agent that the checks cannot recognise."""
     batches = run.services["memory"].batches()
     for _, _, parts in batches:
         for part in parts:

@@ -42,7 +42,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         try:
             code = _run(arguments)
             sys.stdout.flush()
-        except HarnessError as error:  # standard output takes no more
+        except HarnessError as error:  # for example, the disk behind standard output is full
             code = _tell(error, error.exit_code)
     sys.exit(code)
 
@@ -70,9 +70,9 @@ def _run(arguments: list[str] | None) -> int:
 
 
 def _tell(what: object, code: int) -> int:
-    """Say on standard error why it ends, in one line. An error's notes tell, for one, of keys that are left."""
+    """Print one line on standard error: why the command ends, and the error's notes, such as keys that are left."""
     line = "; ".join([str(what), *getattr(what, "__notes__", [])])
-    with suppress(HarnessError):  # where that takes nothing, the exit code says it still
+    with suppress(HarnessError):  # if nothing can be written there, the exit code still says it
         click.echo(f"podrace: {' '.join(line.split())}", err=True)
     return code
 

@@ -1,4 +1,4 @@
-"""How every command that judges ends: the result written, printed or shown, and the exit code of the verdicts."""
+"""The end of every command that judges: write the result, print or show it, exit with the verdicts' code."""
 
 from __future__ import annotations
 

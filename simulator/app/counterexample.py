@@ -20,9 +20,9 @@ from podrace.simulator.search.schedule import Decision
 VERSION: Literal[2] = 2
 SUFFIX = ".podrace.json"
 MOST_BYTES = 4 * 1024 * 1024
-"""A larger file is none of ours."""
+"""A counterexample is never larger than this."""
 MOST_RETRIES = 100
-"""A client that sends a command again more often than that is none of a scenario of ours."""
+"""No scenario lets a client send a command again more often than this."""
 
 
 @dataclass(frozen=True, config=ConfigDict(strict=False, extra="forbid"))
@@ -57,7 +57,7 @@ def save(path: Path, saved: SavedSchedule) -> None:
 
 
 def load(path: Path) -> SavedSchedule:
-    """The schedule in a file; UsageError where it is missing, damaged or of another version."""
+    """Read the schedule in a file. Raises UsageError if the file is missing, damaged or of another version."""
     try:
         if not path.is_file():
             raise UsageError(f"counterexample {path}: expected a *{SUFFIX} file, found none")

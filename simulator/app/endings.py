@@ -1,4 +1,4 @@
-"""How a command ends that is told to end: by Ctrl-C, by SIGTERM, or by a terminal that goes away."""
+"""How a command ends when it is told to: by Ctrl-C, by SIGTERM, or because its terminal is closed."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from typing import Any, Self
 
 WORDS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated", signal.SIGHUP: "hung up"}
 UNDISTURBED_S = 2.0
-"""So long nothing disturbs what is being cleared up; after that a further signal ends the process at once."""
+"""For this long, further signals do not disturb the clean-up; after that the next one ends the process at once."""
 
 
 class Interrupted(KeyboardInterrupt):
-    """Raised wherever this process is when it is told to end."""
+    """Raised at whatever point the process has reached when the signal arrives."""
 
     def __init__(self, number: int) -> None:
         super().__init__(WORDS[signal.Signals(number)])
@@ -54,7 +54,7 @@ class Endings:
     def _came(self, number: int, frame: FrameType | None) -> None:
         if self._began_s is not None:
             if time.monotonic() - self._began_s > UNDISTURBED_S:
-                os._exit(128 + number)  # pods, servers and temporary files are seen to by their guards
+                os._exit(128 + number)  # guardians end the servers and remove temporary files; pods die with us
             return
         self._began_s = time.monotonic()
         error = Interrupted(number)

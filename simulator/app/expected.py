@@ -1,4 +1,4 @@
-"""What targets are known to violate, as a file: CI then fails on a new race, and only on that."""
+"""The file of known violations: with it, CI fails only on a new race."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Expected:
     violated: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     def applied(self, cell: Cell) -> Cell:
-        """The cell beside what is known: no worse than that is expected, and so is better."""
+        """The cell with what is expected of it: the known violation, or anything less bad."""
         known = self.violated.get(cell.target, {}).get(cell.scenario)
         if known is None:
             return replace(cell, expected=HOLDS)
@@ -34,7 +34,7 @@ class Expected:
 
 
 def load(path: Path) -> Expected:
-    """What a file says; UsageError, with the place, where it is missing or damaged."""
+    """Read a file. Raises UsageError, naming the place, if it is missing or damaged."""
     document = read_json(path, what="expectations")
     violated: Any = document.get("violated") if isinstance(document, dict) else None
     if not isinstance(violated, dict) or document.get("version") != VERSION:
@@ -47,7 +47,7 @@ def load(path: Path) -> Expected:
 
 
 def save(path: Path, cells: Sequence[Cell]) -> None:
-    """Write what is violated in the cells into a file, beside what it says of other targets and scenarios."""
+    """Write the cells' violations into a file; entries of other targets and scenarios in it stay."""
     before = load(path).violated if path.exists() else {}
     violated = {target: dict(rows) for target, rows in before.items()}
     for cell in cells:

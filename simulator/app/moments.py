@@ -19,7 +19,7 @@ NARROW_COLUMNS = 76
 
 @dataclass(frozen=True)
 class Moment:
-    """One of T0 to T3: when, and what each pod and Redis made of it."""
+    """One of T0 to T3: its time, and what each pod did and Redis held then."""
 
     name: str
     t_ms: float
@@ -52,7 +52,9 @@ def moments(events: Sequence[Event]) -> list[Moment]:
         and absorb["t_ms"] <= event["t_ms"] <= ended[absorb["call"]]["t_ms"]
     ]
     sent = [step for step in steps if step["kind"] == "service" and step["what"].startswith("send to")]
-    before = [step for step in steps if not sent or step["t_ms"] <= sent[0]["t_ms"]]  # it may read once more after that
+    before = [
+        step for step in steps if not sent or step["t_ms"] <= sent[0]["t_ms"]
+    ]  # it may read once more later
     read = [step for step in before if step["what"].startswith("LRANGE")]
     asked = [step for step in before if step["what"].startswith("GET upload_status:")]
     kept = any("image " in step["what"].partition(":")[2] for step in sent[:1])
@@ -130,7 +132,7 @@ def summary_line(target: str, scenario: str, judgement: Judgement) -> str:
 def print_timelines(
     timelines: Mapping[str, Sequence[Moment]], judgements: Mapping[str, Judgement], *, file: IO[str] | None = None
 ) -> None:
-    """The timelines and one line a target, on standard output as wide as that is, or into a file."""
+    """Print the timelines and one line for each target, on standard output or into a file."""
     from rich.console import Console
 
     from podrace.simulator.app import show

@@ -24,7 +24,7 @@ class Whole(click.IntRange):
 
 
 class Finite(click.FloatRange):
-    """A number in a range; not a number, and infinity, are none."""
+    """A finite number in a range: neither NaN nor infinity."""
 
     name = "number"
 
@@ -63,7 +63,7 @@ class Names(click.ParamType[list[str]]):
 
 @dataclass(frozen=True)
 class Run:
-    """What every command that judges is asked: on which server, and where its results go."""
+    """The options of every command that judges: which server, and where the results go."""
 
     redis_url: str | None
     as_json: bool
@@ -150,7 +150,7 @@ def _cores() -> int:
 
 
 def expect_options(command: Command) -> Command:
-    """What is known to be violated: a file, and whether it is to be written."""
+    """Options for the file of known violations: which file, and whether to write it."""
 
     @click.option(
         "--expect",

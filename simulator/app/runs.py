@@ -28,7 +28,7 @@ _VERSIONS = ("podrace", "redis", "google-genai")
 
 @dataclass(frozen=True)
 class Cell:
-    """One judgement: what a target did in a scenario, beside what was expected of it."""
+    """One judgement: what a target did in a scenario, and what was expected of it."""
 
     target: str
     scenario: str
@@ -53,7 +53,7 @@ class Cell:
 
     @property
     def is_expected(self) -> bool:
-        """Whether the verdict is the expected one; `–` where `holds` was expected is no surprise, and no pass."""
+        """Whether the verdict is expected. `–` instead of an expected `holds` counts as expected, not as a pass."""
         return self.verdict == self.expected or (self.verdict == NOT_APPLICABLE and self.expected == HOLDS)
 
 
@@ -74,7 +74,7 @@ def result_document(
 
 
 def exit_code(cells: Sequence[Cell]) -> int:
-    """0 where every verdict is the expected one, else 1; 3 where nothing is wrong but something unknown."""
+    """0 if every verdict is expected; 3 if the only unexpected ones are inconclusive; else 1."""
     unexpected = [cell for cell in cells if not cell.is_expected]
     if not unexpected:
         return 0
@@ -116,11 +116,11 @@ def run_folder(path: Path | None, name: str) -> Iterator[Path]:
 _NO_MORE = frozenset(
     {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 )
-"""What the machine says where it has no more of something, often without naming a file."""
+"""Errors that mean that the machine has run out of something. They often name no file."""
 
 
 def unexpected(error: BaseException, folder: Path | None = None) -> PodraceError:
-    """An error of ours as one line, its traceback in the folder, or in a temporary file without one."""
+    """An unexpected error as one line. Its traceback goes into the folder, or into a temporary file without one."""
     if isinstance(error, OSError) and error.strerror:
         if not _has_current_folder():
             return UsageError("the current folder has been deleted; change to another one")
@@ -151,9 +151,9 @@ def _has_current_folder() -> bool:
 
 
 def write_json(path: Path, document: Any) -> None:
-    """Write a document whole or not at all; HarnessError where the disk does not take it."""
+    """Write a document completely or not at all. Raises HarnessError if the disk cannot hold it."""
     text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
-    real = Path(os.path.realpath(path))  # a link stays a link
+    real = Path(os.path.realpath(path))  # the target of a link is replaced, not the link
     part = real.with_name(f".{real.name}.part")
     try:
         part.write_text(text, encoding="utf-8", errors="backslashreplace")
@@ -165,7 +165,7 @@ def write_json(path: Path, document: Any) -> None:
 
 
 def read_json(path: Path, *, what: str) -> Any:
-    """A document from a file; UsageError for one that is missing, no regular file, too large, or no JSON."""
+    """Read a JSON document. Raises UsageError if the file is missing, not regular, too large, or not JSON."""
     try:
         if not path.is_file():
             raise UsageError(f"{what} {path}: expected a file, found none")

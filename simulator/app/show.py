@@ -35,7 +35,7 @@ LEGEND = (
 
 
 def matrix(cells: Sequence[Cell]) -> None:
-    """The matrix as a table, what could not be judged below it, and what it took."""
+    """Print the matrix as a table, then the notes of unexpected cells, the legend and the totals."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -69,7 +69,7 @@ def _style(cell: Cell) -> str:
 
 
 def cell(cell: Cell) -> None:
-    """One cell: the verdict, what was covered, the counterexample as a timeline."""
+    """Print one cell: the verdict, what was covered, and the counterexample as a timeline."""
     from podrace.simulator.app import counterexample, timeline
     from podrace.simulator.history.events import read_history
 
@@ -92,7 +92,7 @@ def cell(cell: Cell) -> None:
 
 
 class Bar:
-    """A bar on standard error, where that is a terminal and the work takes more than a second."""
+    """A progress bar on standard error, shown if that is a terminal and the work takes more than a second."""
 
     def __init__(self, what: str, total: int | None) -> None:
         from rich.console import Console
@@ -117,7 +117,7 @@ class Bar:
         self._about = what
 
     def advance(self, steps: int, detail: str = "") -> None:
-        """So many steps more are done."""
+        """Count so many more steps as done."""
         self._waiting += steps
         if time.monotonic() < self._due_s:
             return
@@ -132,7 +132,7 @@ class Bar:
 
 @contextmanager
 def progress_bar(what: str, total: int | None) -> Iterator[Bar]:
-    """A bar that goes with the block; `total=None` where nobody knows it."""
+    """A bar that is removed at the end of the block. `total=None` if the total is unknown."""
     bar = Bar(what, total)
     try:
         yield bar
@@ -142,16 +142,16 @@ def progress_bar(what: str, total: int | None) -> Iterator[Bar]:
 
 @dataclass
 class Apart:
-    """What a target prints; `folder` is the run's, as soon as there is one."""
+    """Where the target's output goes: `folder` is set to the run's as soon as that exists."""
 
     folder: Path | None = None
 
 
 @contextmanager
 def kept_apart() -> Iterator[Apart]:
-    """Keeps from our output what the target prints meanwhile, its modules and its processes too.
+    """Keep the output of the target, its modules and its processes out of our own output.
 
-    It goes into the run's folder; where the run never gets one, to standard error.
+    It goes into the run's folder, or to standard error if the run never gets one.
     """
     apart = Apart()
     ours = sys.stdout
@@ -181,7 +181,7 @@ def _keep(printed: bytes, folder: Path | None) -> None:
 
 
 def width() -> int:
-    """Columns to draw in: what COLUMNS says, else the terminal's, or 118 where the output is none; at least 40."""
+    """The columns to draw in: COLUMNS, else the terminal's width, or 118 if there is no terminal; at least 40."""
     told = os.environ.get("COLUMNS", "")
     if told.isdecimal() and int(told):
         return max(LEAST_COLUMNS, int(told))
@@ -192,7 +192,7 @@ def width() -> int:
 
 
 def console() -> Console:
-    """Standard output as rich writes it, so wide."""
+    """A rich console on standard output with that width."""
     from rich.console import Console
 
     return Console(width=width())

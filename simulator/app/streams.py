@@ -1,4 +1,4 @@
-"""Standard output and error that survive a reader who goes away, a poor encoding, and a closed descriptor."""
+"""Output streams that survive a closed pipe, an encoding that lacks letters, and a closed descriptor."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _NAMES = {1: "standard output", 2: "standard error"}
 
 
 class _Outlet(io.RawIOBase):
-    """Writes to a descriptor. Once its reader has gone away, what is written is dropped: that changes no verdict."""
+    """Writes to a descriptor. Once the reader has closed the pipe, output is dropped: that changes no verdict."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
@@ -41,7 +41,7 @@ class _Outlet(io.RawIOBase):
 
 
 def make_robust() -> None:
-    """Put such streams in the place of this process's own; those that a test or a notebook has put there stay."""
+    """Replace this process's own streams by such; streams that a test or a notebook has installed stay."""
     for descriptor in (0, 1, 2):
         _fill(descriptor)
     sys.stdin = sys.stdin or open(0, encoding="utf-8", closefd=False)  # noqa: SIM115 - it stays open
@@ -51,22 +51,22 @@ def make_robust() -> None:
 
 def _robust(stream: object, descriptor: int) -> io.TextIOWrapper:
     if stream is not None and not isinstance(stream, io.TextIOWrapper):
-        return stream  # type: ignore[return-value]  # whatever it is, it is not ours
+        return stream  # type: ignore[return-value]  # something that was installed by others
     if isinstance(stream, io.TextIOWrapper):
-        file = getattr(stream.buffer, "raw", stream.buffer)  # unbuffered, it is the file itself
+        file = getattr(stream.buffer, "raw", stream.buffer)  # with `python -u` the buffer is the file itself
         if not isinstance(file, io.FileIO) or stream.fileno() != descriptor:
             return stream
         stream.flush()
     return io.TextIOWrapper(
         io.BufferedWriter(_Outlet(descriptor)),
         encoding=stream.encoding if stream else "utf-8",
-        errors="replace",  # a terminal that is not UTF-8 is no reason to fail
+        errors="replace",  # a terminal without UTF-8 is not a reason to fail
         line_buffering=stream is not None and (stream.line_buffering or stream.write_through),
     )
 
 
 def _fill(descriptor: int) -> None:
-    """Open a descriptor that the caller has closed: the next file to be opened would get its number, and our output."""
+    """Open a descriptor that the caller has closed; else the next opened file would get its number and our output."""
     try:
         os.fstat(descriptor)
     except OSError:

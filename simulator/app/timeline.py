@@ -1,4 +1,4 @@
-"""A counterexample as text: a line an event, a column a pod and one for Redis, the deciding step marked."""
+"""A counterexample as text: a line for each event, a column for each pod and for Redis; ▶ marks the deciding step."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def draw(events: Sequence[Event], deciding: int | None, *, width: int = 118) -> 
 
 
 def sentence(events: Sequence[Event], judgement: Judgement) -> str:
-    """What went wrong first, and what the history proves of why; empty where nothing did."""
+    """What went wrong first and, as far as the history proves it, why. Empty if nothing went wrong."""
     if not judgement.findings:
         return ""
     finding = judgement.findings[0]
@@ -49,7 +49,7 @@ def sentence(events: Sequence[Event], judgement: Judgement) -> str:
 
 
 def _why(events: Sequence[Event], finding: Finding) -> str:
-    """Only what stands in the history: the calls that raised, who sent it twice, who wrote the key last."""
+    """The reason, from the history only: which call raised, who sent it twice, who wrote the key last."""
     if finding.kind == "leaked":
         return _last_writer(events, finding.subject)
     if finding.kind == "stuck":
@@ -74,7 +74,7 @@ def _why(events: Sequence[Event], finding: Finding) -> str:
 
 
 def _text_of(events: Sequence[Event], subject: str) -> str:
-    """The text of the message that the subject is, or belongs to, as a delivery shows it."""
+    """The text of the message with this id, or of the one with this image, as it appears in a delivery."""
     for event in events:
         if event["type"] == "invoke" and event["method"] == "add_message":
             _, text, images, message_id = event["args"]
@@ -88,7 +88,7 @@ def _is_done(event: Event) -> bool:
 
 
 def _last_writer(events: Sequence[Event], key: str) -> str:
-    """The last command that names the key and succeeded, reads left out."""
+    """The last successful write that names the key."""
     reads = ("GET", "LRANGE", "MGET", "SCAN", "HGET", "HGETALL", "EXISTS", "TTL", "PTTL", "TYPE", "SMEMBERS", "ZRANGE")
     for event in reversed(events):
         if event["type"] == "step" and event["kind"] == "redis" and event["action"] != "drop-request":

@@ -66,7 +66,7 @@ def explore_there(jobs: Sequence[Job], executor: Executor, folder: Path) -> Iter
 
     Raises HarnessError where a worker dies.
     """
-    with without_interrupts():  # a worker that is being started would end in a traceback
+    with without_interrupts():  # Ctrl-C during a worker's start would print a traceback
         futures: list[Future[Done]] = [executor.submit(explore_apart, job) for job in jobs]
     for job, future in zip(jobs, futures, strict=True):
         try:
@@ -106,7 +106,7 @@ def processes(workers: int) -> Iterator[Executor]:
     finally:
         running: list[BaseProcess] = list((executor._processes or {}).values())
         for process in running:
-            process.kill()  # one in the middle of a cell would be waited for; its server and pods go with it
+            process.kill()  # shutdown would wait for the cell to end; its server and pods die with it
         executor.shutdown(cancel_futures=True)
 
 
@@ -142,12 +142,12 @@ def _explore(job: Job, server: Server, folder: Path, progress: Callable[[int], N
 
 
 def _begin(cores: SimpleQueue[int | None]) -> None:
-    """Prepare a worker: Ctrl-C is its parent's to handle, with whom it dies, and its core is its own."""
+    """Prepare a worker: it leaves Ctrl-C to its parent, dies with it, and gets a core of its own."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     guarded.die_with_parent()
     parent = parent_process()
     if parent is None or not parent.is_alive():
-        os._exit(1)  # it ended while this process was being started
+        os._exit(1)  # the parent ended while this process was starting
     core = cores.get()
     if core is not None:
         os.sched_setaffinity(0, {core})

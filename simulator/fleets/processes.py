@@ -137,14 +137,14 @@ class Fleet:
         return self._calls
 
     def wait(self, pod: str, call: int) -> Result:
-        """How a call ended. Raises HarnessError where the pod died unasked or does not answer in time."""
+        """How a call ended. Raises HarnessError where the pod died unexpectedly or does not answer in time."""
         handle = self._pods[pod]
         while call not in handle.results:
             self._receive(handle, within_s=ANSWER_WITHIN_S)
         return handle.results.pop(call)
 
     def send(self, pod: str, *message: Any) -> None:
-        """Tell a pod something (see pod.serve). Raises HarnessError where it died unasked."""
+        """Tell a pod something (see pod.serve). Raises HarnessError where it died unexpectedly."""
         try:
             self._pods[pod].connection.send(message)
         except OSError as error:
@@ -225,7 +225,7 @@ class Fleet:
     def _died(self, handle: Handle) -> HarnessError:
         handle.process.join(1.0)
         return HarnessError(
-            f"pod {handle.spec.name} died unasked (exit code {handle.process.exitcode}); "
+            f"pod {handle.spec.name} died unexpectedly (exit code {handle.process.exitcode}); "
             f"its target is {handle.spec.target}"
         )
 
@@ -238,9 +238,9 @@ def _pod_main(connection: Any, spec: PodSpec) -> None:
 
 @contextmanager
 def without_interrupts() -> Iterator[None]:
-    """Keeps Ctrl-C for later, and for ever from a fork server that is started meanwhile, and so from its pods.
+    """Defers Ctrl-C to the end of the block. A fork server started in the block, and its pods, never receive it.
 
-    Of itself that ignores Ctrl-C only once its imports are done, and would end in a traceback before. The
+    On its own it ignores SIGINT only after its imports, and would print a traceback before that. The
     signal's mask is for the fork server; with other threads about it keeps nothing from this one.
     """
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})

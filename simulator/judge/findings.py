@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 KINDS = ("lost", "duplicated", "misreported", "stuck", "leaked")
-"""What a run can do wrong, worst first."""
+"""The kinds of what can go wrong in a run, worst first."""
 
 HOLDS, VIOLATED, INCONCLUSIVE = "holds", "violated", "inconclusive"
 NOT_APPLICABLE = "not-applicable"
-"""The verdict where a scenario's faults had nothing to strike: shown as `–`, never taken for `holds`."""
+"""The verdict if a scenario's faults found nothing to strike. Shown as `–`; it never counts as `holds`."""
 
 
 @dataclass(frozen=True)

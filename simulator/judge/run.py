@@ -11,7 +11,7 @@ from podrace.simulator.history.events import Event
 from podrace.simulator.judge.findings import Finding
 
 OPEN = "open"
-"""How a call ended that never did."""
+"""The type of a call that never ended."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Run:
     waits: Mapping[str, str]
     _left: Callable[[], Sequence[Left]] = field(repr=False)
     notes: dict[str, Any] = field(default_factory=dict, repr=False)
-    """What a workload has read from the run, so that it reads it once."""
+    """A cache for what a workload has computed from the run."""
 
     @cached_property
     def left(self) -> Sequence[Left]:
@@ -90,4 +90,4 @@ class Run:
 
 
 Check = Callable[[Run], Iterable[Finding]]
-"""A finished run in, findings out; pure."""
+"""A pure function from a finished run to its findings."""

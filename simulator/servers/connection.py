@@ -76,13 +76,13 @@ def open_server(url: str | None) -> Iterator[Server]:
     HarnessError where the server is lost during the run, or keys could not be deleted.
     """
     if url is None:
-        with EmbeddedServer() as embedded, _losing_it_told(embedded.url):
+        with EmbeddedServer() as embedded, _report_lost_server(embedded.url):
             yield Server(url=embedded.url, info=embedded.info(), prefix="mirix:", embedded=embedded)
         return
     run_prefix = f"podrace:{os.urandom(6).hex()}:"
     info = _first_contact(url, run_prefix)
     try:
-        with _losing_it_told(url):
+        with _report_lost_server(url):
             yield Server(url=url, info=info, prefix=f"{run_prefix}mirix:")
     except BaseException as error:
         if left_over := _sweep(url, run_prefix):
@@ -108,12 +108,12 @@ def visiting(url: str) -> Iterator[redis.Redis]:
     except Exception as error:
         reason = _reason(error, url)
         raise UsageError(f"server {redact(url)!r}: cannot be used: {reason}; correct --redis-url") from None
-    with client, _losing_it_told(url):
+    with client, _report_lost_server(url):
         yield client
 
 
 @contextmanager
-def _losing_it_told(url: str) -> Iterator[None]:
+def _report_lost_server(url: str) -> Iterator[None]:
     """What the harness itself hears of a lost server, as one line. A pod's calls end in an outcome of their own."""
     from redis.exceptions import RedisError
 

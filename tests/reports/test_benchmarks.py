@@ -68,11 +68,11 @@ def test_an_interval_that_reaches_the_limit_is_not_past_it(write: Callable[..., 
     assert not change.past
 
 
-def test_faster_passes(write: Callable[..., Path]) -> None:
+def test_a_lower_ratio_passes(write: Callable[..., Path]) -> None:
     assert compare(write("a", entry("set", 2.0)), write("b", entry("set", 1.0))).passed
 
 
-def test_the_limit_is_the_callers(write: Callable[..., Path]) -> None:
+def test_the_caller_sets_the_limit(write: Callable[..., Path]) -> None:
     before, after = write("a", entry("set", 1.0)), write("b", entry("set", 1.08))
     assert compare(before, after).passed
     assert not compare(before, after, limit=1.04).passed
@@ -172,7 +172,7 @@ def test_damaged_entries_are_named_and_left_out(write: Callable[..., Path]) -> N
         ('{"benchmarks": [{"name": "x", "extra_info": {}}]}', "found none"),
     ],
 )
-def test_what_is_no_benchmark_file_is_refused_by_name(
+def test_a_file_that_is_no_benchmark_is_refused_by_name(
     write: Callable[..., Path], tmp_path: Path, content: str, says: str
 ) -> None:
     wrong = tmp_path / "wrong.json"

@@ -157,7 +157,7 @@ def test_a_damaged_or_foreign_file_is_named_and_the_others_are_shown(
     assert "shared paused-pod: lost, as expected" in text
 
 
-def test_half_a_history_is_shown_and_named(page: Callable[..., Page], write_run: Write) -> None:
+def test_the_undamaged_half_of_a_history_is_shown(page: Callable[..., Page], write_run: Write) -> None:
     folder = write_run()
     path = folder / "counterexample-0.history.jsonl"
     foreign = ['{"type": ["step"]}', '{"type": "ok", "call": []}', "7"]
@@ -180,7 +180,7 @@ def test_missing_files_and_unfinished_runs_are_named(
     assert "the counterexample of shared paused-pod cannot be read" in text
 
 
-def test_nothing_at_all_is_never_a_pass(page: Callable[..., Page], tmp_path: Path) -> None:
+def test_an_empty_report_is_never_a_pass(page: Callable[..., Page], tmp_path: Path) -> None:
     assert "Nothing could be read, so nothing is known" in page(tmp_path / "nowhere").text
 
 

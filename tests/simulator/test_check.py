@@ -117,12 +117,12 @@ def test_what_is_lacking_is_said(check: Check, before: str, after: str, says: st
         ("import threading; threading.Thread(target=print)", "threading.Thread", "env.runtime.spawn"),
     ],
 )
-def test_what_goes_past_the_environment_is_said_with_its_line(
+def test_a_call_that_bypasses_the_environment_is_reported_with_its_line(
     check: Check, line: str, called: str, instead: str
 ) -> None:
     code, out = check(f"{line}\n{GOOD}")
     assert code == (3 if called else 0)
-    assert f"✗ mine.py, line 1: {called} goes past the environment; use " in out or not called
+    assert f"✗ mine.py, line 1: {called} bypasses the environment; use " in out or not called
     assert instead in out
 
 

@@ -156,7 +156,7 @@ def test_an_error_becomes_one_line_and_the_exit_code_of_whose_fault_it_was(
     assert capsys.readouterr().err.lstrip("\n") == line
 
 
-def test_a_reader_that_goes_away_is_no_error() -> None:
+def test_a_closed_pipe_is_no_error() -> None:
     """`podrace scenarios | true`"""
     process = subprocess.Popen(
         [sys.executable, "-c", "import sys; sys.stdin.read(); " + CLI, "scenarios"],

@@ -36,25 +36,25 @@ def test_what_is_new_fails(words: str) -> None:
 @pytest.mark.parametrize(
     "other", [cell("lost", target="another"), cell("lost", scenario="late-completion")], ids=["target", "scenario"]
 )
-def test_what_is_known_of_one_cell_says_nothing_of_another(other: Cell) -> None:
+def test_a_known_violation_of_one_cell_does_not_excuse_another(other: Cell) -> None:
     assert exit_code([KNOWN.applied(other)]) == 1
 
 
-def test_of_what_is_not_known_holds_is_expected_whatever_the_catalogue_says() -> None:
+def test_without_a_known_violation_holds_is_expected_whatever_the_catalogue_says() -> None:
     applied = Expected().applied(cell("ok"))
     assert (applied.expected, exit_code([applied])) == ("holds", 0)
     assert exit_code([Expected().applied(cell("lost"))]) == 1
 
 
 @pytest.mark.parametrize("words", ["ok", "–"])
-def test_what_is_violated_no_longer_is_said_and_fails_nothing(words: str) -> None:
+def test_a_violation_that_has_gone_is_reported_and_fails_nothing(words: str) -> None:
     applied = KNOWN.applied(cell(words))
     assert exit_code([applied]) == 0
     assert "known to be violated (lost, leaked), and no longer" in applied.note
 
 
 @pytest.mark.parametrize("known", [KNOWN, Expected()])
-def test_what_nobody_knows_is_never_a_pass(known: Expected) -> None:
+def test_an_inconclusive_cell_is_never_a_pass(known: Expected) -> None:
     assert exit_code([known.applied(cell("inconclusive"))]) == 3
 
 

@@ -121,12 +121,12 @@ def test_a_connection_that_no_fault_broke_is_not_the_targets_doing(spec: PodSpec
         fleet.call("A", "add_message", "u", "hello", [], "m1")
 
 
-def test_a_pod_that_would_end_its_process_is_no_pod_that_died(fleet: Fleet) -> None:
+def test_a_pod_that_exits_its_process_is_the_targets_error(fleet: Fleet) -> None:
     with pytest.raises(TargetError, match="raised SystemExit: expected the target to return or to raise an Exception"):
         fleet.call("A", "leave")
 
 
-def test_a_method_that_a_pod_has_not_is_the_targets_error(fleet: Fleet) -> None:
+def test_a_missing_method_is_the_targets_error(fleet: Fleet) -> None:
     with pytest.raises(TargetError, match=r"the pod .* has no method fly"):
         fleet.call("A", "fly")
 
@@ -165,10 +165,10 @@ def test_a_pod_that_does_not_answer_in_time(fleet: Fleet, monkeypatch: pytest.Mo
         fleet.call("A", "absorb", "u")
 
 
-def test_a_pod_that_dies_unasked(fleet: Fleet) -> None:
+def test_a_pod_that_dies_though_nobody_killed_it(fleet: Fleet) -> None:
     with pytest.raises(HarnessError) as caught:
         fleet.call("B", "upload_status", "die")
-    assert "pod B died unasked (exit code 3)" in str(caught.value)
+    assert "pod B died unexpectedly (exit code 3)" in str(caught.value)
     assert "pods_under_test:Pod" in str(caught.value)
 
 

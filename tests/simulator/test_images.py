@@ -130,7 +130,7 @@ def test_a_folders_pictures_are_taken_in_turn(tmp_path: Path) -> None:
     assert [path.suffix.lower() for path in paths] == [".png", ".jpg", ".png", ".jpg", ".png"]
 
 
-def test_an_unmarked_picture_is_nobodys(tmp_path: Path) -> None:
+def test_an_unmarked_picture_has_no_name(tmp_path: Path) -> None:
     pictures = [noise(tmp_path / f"{width}.png", (width, 480)) for width in (64, 640, 1920)]
     for shade in (0, 127, 128, 255):
         pictures.append(tmp_path / f"plain-{shade}.png")
@@ -139,11 +139,11 @@ def test_an_unmarked_picture_is_nobodys(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"text", b"\x89PNG\r\n\x1a\n and no more"])
-def test_what_is_no_picture_is_nobodys(content: bytes) -> None:
+def test_a_file_that_is_no_picture_has_no_name(content: bytes) -> None:
     assert identify(content) is None
 
 
-def test_a_truncated_picture_is_nobodys(tmp_path: Path) -> None:
+def test_a_truncated_picture_has_no_name(tmp_path: Path) -> None:
     (path,) = prepared(tmp_path, None, count=1)
     assert identify(path.read_bytes()[:300]) is None
 

@@ -33,7 +33,7 @@ def saved(run_server: Server, tmp_path: Path) -> SavedSchedule:
 
 
 @pytest.mark.parametrize("fleet", ["inline", "processes"])
-def test_a_schedule_that_does_not_fit_the_target_is_no_verdict(
+def test_a_schedule_that_does_not_fit_the_target_gives_no_verdict(
     run_server: Server, saved: SavedSchedule, fleet: str
 ) -> None:
     foreign = replace(saved, decisions=(*saved.decisions[:2], ("Q", "go", "SET key"), *saved.decisions[2:]))

@@ -267,7 +267,7 @@ def bad_image(folder: Path, what: str) -> str:
 
 
 @pytest.mark.parametrize("what", ["a folder without images", "no image", "a corrupt PNG", "nothing there"])
-def test_images_that_are_none(podrace: Podrace, what: str) -> None:
+def test_files_that_are_no_images_are_refused(podrace: Podrace, what: str) -> None:
     name = bad_image(podrace.folder, what)
     before = set(podrace.folder.rglob("*"))
     ended = podrace("reproduce", "--images", name)
@@ -275,7 +275,7 @@ def test_images_that_are_none(podrace: Podrace, what: str) -> None:
     assert name in ended.err
 
 
-def test_no_pods(podrace: Podrace) -> None:
+def test_zero_pods_are_refused(podrace: Podrace) -> None:
     before = set(podrace.folder.rglob("*"))
     ended = podrace("reproduce", "--pods", "0")
     assert_refused(podrace, ended, before)

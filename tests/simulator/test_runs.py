@@ -107,7 +107,7 @@ def test_a_folder_that_cannot_be_made_is_one_clear_line(tmp_path: Path, below: s
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-def test_a_file_is_no_folder(tmp_path: Path) -> None:
+def test_a_file_is_refused_as_a_run_folder(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UsageError, match="run folder"), run_folder(tmp_path / "file", "explore"):
         pytest.fail("it cannot be there")

@@ -123,12 +123,12 @@ def why(kind: str, subject: str, *raw: Event) -> str:
     return told.removeprefix("It is wrong").removeprefix(": ").removesuffix(".")
 
 
-def test_what_holds_needs_no_sentence() -> None:
+def test_a_run_that_holds_has_no_sentence() -> None:
     assert sentence(EVENTS, Judgement(())) == ""
 
 
 @pytest.mark.parametrize("kind", ["lost", "duplicated", "misreported", "stuck", "leaked"])
-def test_without_a_proof_no_reason_is_said(kind: str) -> None:
+def test_no_reason_is_given_without_a_proof(kind: str) -> None:
     assert why(kind, "m1", ADD) == ""
 
 

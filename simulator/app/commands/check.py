@@ -1,4 +1,4 @@
-"""`podrace check` and `init`: a target of one's own, looked at before it is explored, and one to begin with."""
+"""`podrace check` looks at a target before it is explored; `podrace init` writes one to begin with."""
 
 from __future__ import annotations
 

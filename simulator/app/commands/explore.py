@@ -152,7 +152,7 @@ def _places(target_names: Sequence[str], scenario_names: Sequence[str]) -> list[
 
 
 def _explored(jobs: Sequence[Job], server: Server, folder: Path, workers: Workers) -> Iterator[Cell]:
-    """Explore the cells, with a bar that tells how far that is."""
+    """Explore the cells and show the progress."""
     from podrace.simulator.app.workers import explore_here, explore_there, processes, scheduler
 
     single = len(jobs) == 1
@@ -178,7 +178,7 @@ def _explored(jobs: Sequence[Job], server: Server, folder: Path, workers: Worker
 
 
 def _unexplored(places: Sequence[tuple[NamedScenario, NamedTarget]]) -> list[Cell]:
-    """The cells that an interrupted matrix has not come to."""
+    """The cells that were not explored when the matrix was interrupted."""
     from podrace.simulator.app.runs import Cell
     from podrace.simulator.judge.findings import INCONCLUSIVE
 
@@ -200,7 +200,7 @@ def _unexplored(places: Sequence[tuple[NamedScenario, NamedTarget]]) -> list[Cel
 
 
 def _write_markdown(folder: Path, server: ServerInfo, seed: int, cells: list[Cell]) -> None:
-    """The matrix as Markdown, as reports have it."""
+    """Write the matrix as the same Markdown that `podrace report` makes."""
     from podrace.reports.build import build
     from podrace.simulator.app import runs
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 @click.option("--fleet", type=click.Choice(["inline", "processes"]), default="processes", show_default=True)
 @run_options
 def replay(file: Path, fleet: str, run: Run) -> None:
-    """Run a counterexample's very schedule again.
+    """Run the schedule of a counterexample again.
 
     It is shown as a timeline. On processes every step of real pods is let go by the scheduler; it exits 0
     when the verdict is the same.
@@ -54,7 +54,7 @@ def replay(file: Path, fleet: str, run: Run) -> None:
 
 
 def _replay(lab: Lab, saved: SavedSchedule, target: NamedTarget, fleet: str, folder: Path) -> tuple[Cell, str]:
-    """What the schedule did this time, as a cell and as what is shown."""
+    """Run the schedule. Returns the cell, and the text to show."""
     from podrace.simulator.app import campaign, runs, timeline
     from podrace.simulator.fleets.watchdog import watchdog
     from podrace.simulator.history.events import write_history
@@ -63,7 +63,7 @@ def _replay(lab: Lab, saved: SavedSchedule, target: NamedTarget, fleet: str, fol
     began_s = time.monotonic()
     cell = runs.Cell(target.name, saved.scenario, fleet, INCONCLUSIVE, saved.verdict, {})
     try:
-        with watchdog(lab.moves) if fleet == "inline" else nullcontext():  # others are watched step by step
+        with watchdog(lab.moves) if fleet == "inline" else nullcontext():  # processes have a timeout for each step
             again = campaign.replay(lab, saved)
     except TargetError as error:
         return replace(cell, note=str(error)), f"inconclusive: {error}"

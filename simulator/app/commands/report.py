@@ -70,7 +70,7 @@ def bench_compare(before: Path, after: Path, limit: float, seed: int, accept: bo
         if accept:
             ratios = compare.reference_ratios(after)
             if before.exists():
-                compare.reference_ratios(before)  # whatever else it is, it is not written over
+                compare.reference_ratios(before)  # raises if it is something else, which must not be overwritten
             runs.write_json(before, ratios)
             return
         found = compare.compare(before, after, limit=limit, seed=seed)
