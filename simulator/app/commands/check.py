@@ -16,15 +16,37 @@ EXAMPLE = Path(__file__).parents[1] / "wallet.py.txt"
 
 
 @click.command()
-@click.argument("target")
+@click.argument("subject", metavar="TARGET|FILE")
 @click.option("--scenario", metavar="NAME", help=f"{SCENARIO_HELP}  [default: every method of the uploads workload]")
 @seed_option
-def check(target: str, scenario: str | None, seed: int) -> None:
-    """Say in words what a target lacks.
+@click.option(
+    "--model", type=click.Choice(["register", "cas-register", "upload-status"]), help="Judge a history in FILE."
+)
+@click.option(
+    "--states", type=click.IntRange(min=1), default=1_000_000, show_default=True, help="Of each key of a history."
+)
+@click.option("--json", "as_json", is_flag=True, help="Of a history: print one JSON document and nothing else.")
+def check(subject: str, scenario: str | None, seed: int, model: str | None, states: int, as_json: bool) -> None:
+    """Say in words what a target lacks; with --model, judge whether a recorded history is linearizable.
 
-    A method by its name, a wrong shape of what it returns or sends, and whatever goes past its environment: a client
-    or a thread of its own, time.sleep, randomness. Every call is made once. Exits 3 where something is lacking.
+    Of a target: a method by its name, a wrong shape of what it returns or sends, and whatever goes past its
+    environment: a client or a thread of its own, time.sleep, randomness. Every call is made once. Exits 3 where
+    something is lacking.
+
+    Of a history: FILE holds one JSON object a line: {"process", "type": "invoke|ok|fail|info", "f": "read|write|cas",
+    "key", "value"}. `info` is an operation of which nobody knows whether it was done. A violation is shown by as few
+    operations as can show it.
     """
+    if model:
+        from podrace.simulator.app.commands.history import check_history
+
+        raise SystemExit(check_history(Path(subject), model, states=states, as_json=as_json))
+    if as_json:
+        raise click.UsageError("--json: expected --model beside it, which says that a history is judged.")
+    _check_target(subject, scenario, seed)
+
+
+def _check_target(target: str, scenario: str | None, seed: int) -> None:
     from podrace.simulator.app.checkup import EVERY_VERB, check_target
     from podrace.simulator.servers.connection import open_server
 

@@ -1,0 +1,102 @@
+"""A history from a file, judged for linearizability: what `podrace check FILE --model …` does."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from podrace.simulator.errors import UsageError
+
+if TYPE_CHECKING:
+    from podrace.simulator.judge.linear import KeyVerdict, Operation
+
+EXIT_CODES = {"holds": 0, "violated": 1, "inconclusive": 3}
+SHOWN_KEYS = 10
+WIDTH = 60
+
+
+def check_history(file: Path, model: str, *, states: int, as_json: bool) -> int:
+    """Print whether the history is linearizable, and the fewest operations that show it is not. Returns the exit code.
+
+    Raises UsageError, with the line, for a file that holds no such history.
+    """
+    from podrace.simulator.judge import linear
+    from podrace.simulator.judge.operations import read_operations
+
+    meant = linear.MODELS[model]
+    if not file.is_file():
+        raise UsageError(f"history {file}: expected a file, found none")
+    try:
+        with file.open("rb") as lines:
+            histories = read_operations(lines, meant, source=str(file))
+    except OSError as error:
+        raise UsageError(f"history {file}: expected a file that can be read: {error.strerror or error}") from error
+    verdicts = linear.check(histories, meant, states_a_key=states)
+    overall = linear.overall(verdicts)
+    if as_json:
+        click.echo(json.dumps(_document(model, overall, verdicts), indent=2, ensure_ascii=False))
+    else:
+        for one in [one for one in verdicts if one.verdict != "holds"][:SHOWN_KEYS]:
+            click.echo(as_text(one) + "\n")
+        counts = [f"{sum(one.verdict == word for one in verdicts)} {word}" for word in EXIT_CODES]
+        total = sum(one.operations for one in verdicts)
+        click.echo(f"{overall}: {len(verdicts)} keys, {total} operations: {', '.join(counts)}")
+    return EXIT_CODES[overall]
+
+
+def as_text(one: KeyVerdict) -> str:
+    """A verdict, and the operations that show a violation as bars in real time."""
+    if one.verdict == "inconclusive":
+        return f"key {_shown(one.key)}: inconclusive: {one.states} states looked at; more with --states"
+    if not one.shows:
+        return f"key {_shown(one.key)}: {one.verdict}"
+    drawn = "\n".join(bars(one.shows))
+    return f"key {_shown(one.key)}: violated: no order explains these {len(one.shows)} of its operations:\n{drawn}"
+
+
+def bars(shows: Sequence[Operation]) -> list[str]:
+    """One line an operation: who, what, when it began and ended. Only the order of begins and ends is to scale."""
+    places = sorted({place for one in shows for place in (one.began, one.ended) if place is not None})
+    step = max(2, WIDTH // max(1, len(places)))
+    at = {place: number * step for number, place in enumerate(places)}
+    names, told = [f"process {_shown(one.process)}" for one in shows], [what(one) for one in shows]
+    width, name_width, told_width = len(places) * step + 1, max(map(len, names)), max(map(len, told))
+    lines = []
+    for one, name, words in zip(shows, names, told, strict=True):
+        start = at[one.began]
+        end = len(places) * step if one.ended is None else at[one.ended]
+        bar = " " * start + "├" + "─" * (end - start - 1) + ("┄" if one.ended is None else "┤")
+        until = "…" if one.ended is None else str(one.ended)
+        lines.append(f"  {name:<{name_width}}  {words:<{told_width}}  {bar:<{width}}  {one.began}–{until}")
+    return lines
+
+
+def what(one: Operation) -> str:
+    """An operation in a few words."""
+    if one.f == "cas":
+        return f"cas {_shown(one.value[0])} → {_shown(one.value[1])}"
+    return f"{one.f} {_shown(one.value)}"
+
+
+def _shown(value: Any) -> str:
+    return "null" if value is None else str(value)
+
+
+def _document(model: str, overall: str, verdicts: Sequence[KeyVerdict]) -> dict[str, Any]:
+    keys = [
+        {
+            "key": one.key,
+            "verdict": one.verdict,
+            "operations": one.operations,
+            "states": one.states,
+            "shows": [shown._asdict() for shown in one.shows],
+        }
+        for one in verdicts
+        if one.verdict != "holds"
+    ]
+    counts = {word: sum(one.verdict == word for one in verdicts) for word in EXIT_CODES}
+    return {"version": 1, "command": "check", "model": model, "verdict": overall, "counts": counts, "keys": keys}
