@@ -186,4 +186,4 @@ class Fleet:
             keys = self._clients[0].scan_iter(
                 match=f"{self.plan.prefix}*", count=1000
             )  # KEYS would stop everybody else
-            return {text for key in keys for text in TEXT.findall(str(probe.value(key_text(key))))}
+            return {text for key in keys for text in TEXT.findall(str(probe.values([key_text(key)])))}

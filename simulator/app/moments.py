@@ -52,9 +52,7 @@ def moments(events: Sequence[Event]) -> list[Moment]:
         and absorb["t_ms"] <= event["t_ms"] <= ended[absorb["call"]]["t_ms"]
     ]
     sent = [step for step in steps if step["kind"] == "service" and step["what"].startswith("send to")]
-    before = [
-        step for step in steps if not sent or step["t_ms"] <= sent[0]["t_ms"]
-    ]  # it may read once more later
+    before = [step for step in steps if not sent or step["t_ms"] <= sent[0]["t_ms"]]  # it may read once more later
     read = [step for step in before if step["what"].startswith("LRANGE")]
     asked = [step for step in before if step["what"].startswith("GET upload_status:")]
     kept = any("image " in step["what"].partition(":")[2] for step in sent[:1])
