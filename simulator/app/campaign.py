@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import gc
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -142,8 +141,7 @@ def replay(lab: Lab, saved: counterexample.SavedSchedule) -> Replayed:
 def _play(lab: Lab, choose: Chooser, retries: int) -> Replayed:
     play = lab.play(retries)
     try:
-        with redirect_stdout(sys.stderr):  # what a pod prints is shown, but not among what the command prints
-            judgement = judge(lab.scenario, play.run(choose))
+        judgement = judge(lab.scenario, play.run(choose))
         events = _readable(lab, play.events)
     finally:
         lab.finish(play)

@@ -8,7 +8,7 @@ import random
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,11 @@ from podrace.simulator.history.events import shorten
 from podrace.simulator.judge.run import Run
 from podrace.simulator.scenarios.model import Call, Scenario
 from podrace.simulator.scenarios.uploads import UPLOADS, absorb, add, ask
+from podrace.simulator.search.explorer import Restart
 from podrace.simulator.search.lab import InlineLab
 from podrace.simulator.search.schedule import take_default
 from podrace.simulator.servers.connection import Server, connect, delete_prefix
-from podrace.simulator.target import PodEnv, load_target, make_pod
+from podrace.simulator.target import PodEnv, Target, is_plain, load_target, make_pod
 from podrace.simulator.world.clock import EPOCH_US, US_PER_S
 
 EVERY_VERB = Scenario(
@@ -95,26 +96,33 @@ def check_target(server: Server, path: str, scenario: Scenario, *, seed: int) ->
     Raises UsageError where the target cannot be loaded.
     """
     factory = load_target(path)
-    lacks = [line for module in _modules(path, factory) for line in past_the_environment(module)]
+    plain = is_plain(factory)  # what bypasses an environment is led there, and its factory is called by nobody else
+    lacks = [] if plain else [line for module in _modules(path, factory) for line in past_the_environment(module)]
     try:
         with InlineLab(server, path, scenario, seed=seed) as lab, watchdog(lab.moves):
-            with connect(server.url) as client:
-                pod = make_pod(factory, _idle_env(lab.scenario, client, server.prefix, seed))
-                delete_prefix(client, server.prefix)
-            wrong = list(_wrong_methods(pod, _calls(scenario)))
+            wrong = [] if plain else _wrong_methods_of(factory, lab, server, seed)
             if wrong:
                 return Checkup([*wrong, *lacks])
             play = lab.play(scenario.retries[0])
             try:
                 run = play.run(take_default)
             finally:
-                lab.finish(play)
+                with suppress(Restart):  # the target's modules hold what changes: explorations give each pod its own
+                    lab.finish(play)
     except TargetError as error:
         return Checkup([*lacks, str(error)])
     wrong = [*_wrong_answers(run), *_wrong_parts(run)] if scenario.workload.name == UPLOADS.name else []
     raised = [f"{call.method} raised {call.error}" for call in run.calls if call.error]
     returned = [f"{call.method} returned {shorten(repr(call.value), 100)}" for call in run.calls if call.type == "ok"]
     return Checkup([*lacks, *dict.fromkeys([*wrong, *raised])], tuple(dict.fromkeys(returned)))
+
+
+def _wrong_methods_of(factory: Target, lab: InlineLab, server: Server, seed: int) -> list[str]:
+    """What is wrong with the methods of a pod that is made only to be looked at."""
+    with connect(server.url) as client:
+        pod = make_pod(factory, _idle_env(lab.scenario, client, server.prefix, seed))
+        delete_prefix(client, server.prefix)
+    return list(_wrong_methods(pod, _calls(lab.scenario)))
 
 
 def past_the_environment(module: Any) -> Iterator[str]:

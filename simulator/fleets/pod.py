@@ -36,7 +36,6 @@ def main(connection: Any, spec: PodSpec) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle: it ends its pods itself
     guarded.die_with_parent()
     _let_fork_server_go()
-    os.dup2(2, 1)  # what a pod prints must not come among what the command prints
     pipe = Pipe(connection)
     gate: Any = StepGate(pipe, spec) if spec.gated else RecordingGate(pipe, spec)
     make = cache(partial(build_pod, spec, gate, pipe))

@@ -6,9 +6,11 @@ import os
 import random
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -219,16 +221,22 @@ class Podrace:
         return files + [str(process) for processes in self.processes().values() for process in processes]
 
 
+@contextmanager
+def _podrace() -> Iterator[Podrace]:
+    with tempfile.TemporaryDirectory(prefix="p") as folder:  # a short name: a server's socket has to fit below it
+        command = Podrace(Path(folder))
+        yield command
+        command.end()
+
+
 @pytest.fixture
-def podrace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Podrace]:
-    command = Podrace(tmp_path_factory.mktemp("p"))  # a short name: a server's socket has to fit below it
-    yield command
-    command.end()
+def podrace() -> Iterator[Podrace]:
+    with _podrace() as command:
+        yield command
 
 
 @pytest.fixture(scope="module")
-def podrace_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Podrace]:
+def podrace_once() -> Iterator[Podrace]:
     """For a run that several tests look at."""
-    command = Podrace(tmp_path_factory.mktemp("p"))
-    yield command
-    command.end()
+    with _podrace() as command:
+        yield command

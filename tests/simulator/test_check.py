@@ -158,3 +158,10 @@ def test_the_example_is_the_readmes_and_lacks_nothing(
     assert "wallet:pod: nothing lacking" in out
     assert "holds: ok" in out
     sys.modules.pop("wallet", None)
+
+
+def test_plain_code_lacks_nothing_for_its_threads_and_clocks(check: Check) -> None:
+    """What bypasses an environment is led there, and the factory is called by nobody but the harness."""
+    plain = GOOD.replace("def pod(env)", "@podrace.own()\ndef pod(env)")
+    threads = "time.sleep(1)\n        threading.Thread(target=time.time).start()\n        self.env.redis.incr"
+    assert check("import podrace, threading, time\n" + plain.replace("self.env.redis.incr", threads))[0] == 0

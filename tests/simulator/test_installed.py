@@ -35,7 +35,7 @@ def test_modules_of_the_users_with_the_names_of_our_rooms_are_left_alone(podrace
     )
     assert ended.code == 0, ended.err
     assert "LOST  1 of 1 images" in ended.out
-    assert "all 2 cells as expected" in ended.out
+    assert "all 3 cells as expected" in ended.out
     assert ended.err == ""
 
 
@@ -92,7 +92,7 @@ def test_the_wheel_works_in_an_empty_environment(tmp_path: Path) -> None:
     names = "foreign-pod,crash-after-send"
     run(python, "-m", "podrace", "matrix", "--scenarios", names, "--run-dir", "m", cwd=user)
     run(podrace, "replay", "m/shared-crash-after-send.podrace.json", cwd=user)
-    assert "all 4 cells as expected" in run(podrace, "report", "m", cwd=user)
+    assert "all 6 cells as expected" in run(podrace, "report", "m", cwd=user)
     run(podrace, "init", cwd=user)
     assert "holds: ok" in run(podrace, "explore", "--target", "wallet:pod", "--scenario", "wallet:TRANSFER", cwd=user)
     found = run(python, "-c", "import podrace.loadtests as it; print(it.__path__[0])", cwd=user).strip()

@@ -13,10 +13,10 @@ from podrace import Call, Scenario, Workload
 from podrace.simulator.app.campaign import NamedScenario, explore_cell
 from podrace.simulator.app.names import PARTS, named_target
 from podrace.simulator.app.runs import Cell
-from podrace.simulator.fleets import inline
 from podrace.simulator.search.frontier import Bounds
 from podrace.simulator.servers.connection import Server
 
+BLOCKS_WITHIN_S = 1.0
 HERE = Path(__file__).parent
 UNLED = {
     "sleeps_elsewhere": (
@@ -52,7 +52,6 @@ def _planted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     library.write_bytes((HERE / "planted" / library.name).read_bytes())
     monkeypatch.syspath_prepend(HERE)
     monkeypatch.syspath_prepend(library.parent)
-    monkeypatch.setattr(inline, "STEP_WITHIN_S", 1.0)
     yield
     for name in ("planted.plain_unled", "unnamed_library"):
         sys.modules.pop(name, None)
@@ -64,7 +63,13 @@ def explored(server: Server, target: str, method: str, folder: Path, workload: W
         "calls", {pod: [Call(pod, method)] for pod in "AB"}, keeps=["*"], workload=workload or Workload()
     )
     return explore_cell(
-        server, named_target(target), NamedScenario("calls", scenario), Bounds(), seed=7, folder=folder, parts=PARTS
+        server,
+        named_target(target),
+        NamedScenario("calls", scenario),
+        Bounds(budget_s=BLOCKS_WITHIN_S),
+        seed=7,
+        folder=folder,
+        parts=PARTS,
     )
 
 

@@ -27,15 +27,15 @@ EXAMPLE = Path(__file__).parents[1] / "wallet.py.txt"
 )
 @click.option("--json", "as_json", is_flag=True, help="Of a history: print one JSON document and nothing else.")
 def check(subject: str, scenario: str | None, seed: int, model: str | None, states: int, as_json: bool) -> None:
-    """Say in words what a target lacks; with --model, judge whether a recorded history is linearizable.
+    """Say what a target lacks, or judge a history.
 
     Of a target: a method by its name, a wrong shape of what it returns or sends, and whatever goes past its
     environment: a client or a thread of its own, time.sleep, randomness. Every call is made once. Exits 3 where
     something is lacking.
 
-    Of a history: FILE holds one JSON object a line: {"process", "type": "invoke|ok|fail|info", "f": "read|write|cas",
-    "key", "value"}. `info` is an operation of which nobody knows whether it was done. A violation is shown by as few
-    operations as can show it.
+    Of a history, with --model, whether it is linearizable: FILE holds one JSON object a line: {"process",
+    "type": "invoke|ok|fail|info", "f": "read|write|cas", "key", "value"}. `info` is an operation of which nobody
+    knows whether it was done. A violation is shown by as few operations as can show it.
     """
     if model:
         from podrace.simulator.app.commands.history import check_history
@@ -70,9 +70,9 @@ def _check_target(target: str, scenario: str | None, seed: int) -> None:
 @click.command()
 @click.argument("file", type=Folder(path_type=Path), default="wallet.py")
 def init(file: Path) -> None:
-    """Write an example: a target and its scenario, in one file.
+    """Write an example target and its scenario.
 
-    It holds. Nothing is ever written over.
+    In one file, where it holds. Nothing is ever written over.
     """
     if file.suffix != ".py" or not file.stem.isidentifier():
         raise UsageError(f"example {file}: expected a name that can be imported, such as wallet.py")

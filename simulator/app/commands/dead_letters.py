@@ -29,10 +29,10 @@ OF_DURABLE = "podrace.reference.durable_dead_letters:DeadLetters"
 @click.option("--requeue", metavar="ID", help="Put this message at the end of its user's queue again.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document and nothing else.")
 def dead_letters(redis_url: str, prefix: str, user: str | None, requeue: str | None, as_json: bool) -> None:
-    """List the messages of `durable` that the memory agent refused until their attempts were used up.
+    """List the messages that durable has given up.
 
-    Each with its user, its id, and why. With --requeue one of them is queued again, with its images, and the next
-    absorption offers it to the agent.
+    Those that the memory agent refused until their attempts were used up: each with its user, its id, and why. With
+    --requeue one of them is queued again, with its images, and the next absorption offers it to the agent.
     """
     from podrace.simulator.servers.connection import visiting
     from podrace.simulator.target import load_object
