@@ -9,7 +9,6 @@ from __future__ import annotations
 import random
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # for measuring, racing: also in the processes that they start
 
+from benched import TARGETS
 from measuring import on_core
 
 from podrace.reference.memory import MemoryLedger
@@ -24,23 +24,6 @@ from podrace.reference.runtime import ThreadRuntime
 from podrace.simulator.servers.connection import Server, connect
 from podrace.simulator.servers.files_api import InProcessFiles
 from podrace.simulator.target import PodEnv, load_target
-
-
-@dataclass(frozen=True)
-class Benched:
-    """`path`: the target's factory. `floor`: what its store is compared with, `redis` or `memory`."""
-
-    path: str
-    floor: str
-    store: Callable[[Any], Any] = lambda pod: pod.upload_manager._store
-    """The four functions of the specification, of a pod."""
-
-
-TARGETS: Mapping[str, Benched] = {
-    "local": Benched("podrace.reference.targets:local", "memory"),
-    "shared": Benched("podrace.reference.targets:shared", "redis"),
-}
-"""Every target that is measured; a further one joins by an entry."""
 
 CLAIMS: list[dict[str, str]] = []
 FIGURES: list[Mapping[str, Any]] = []

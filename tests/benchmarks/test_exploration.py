@@ -9,7 +9,7 @@ from typing import Any
 
 import processes
 import pytest
-from conftest import TARGETS
+from benched import TARGETS
 from measuring import Ratio, busy_s, check, on_core, quiet_collector, ratio_of, tell
 
 from podrace.simulator.app.campaign import NamedScenario, explore_cell

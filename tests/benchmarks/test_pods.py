@@ -11,7 +11,7 @@ from typing import Any
 
 import orjson
 import pytest
-from conftest import TARGETS
+from benched import TARGETS
 from measuring import PROCESSES, SEED, Timed, beside, check_ratio, on_core, percentile_us, percentiles, ratio_of, tell
 from processes import work
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import orjson
 import pytest
-from conftest import TARGETS
+from benched import TARGETS
 from measuring import Ratio, Timed, beside, check, check_ratio, on_core
 
 from podrace.reference.status import encode
