@@ -17,8 +17,8 @@ from pathlib import Path
 from podrace.simulator.errors import HarnessError
 
 _PR_SET_PDEATHSIG = 1
-_PATH_BYTES_MAX = 60
-"""A longer one leaves no room for a socket's name: the kernel takes 107 bytes on Linux and 103 on macOS."""
+_PATH_BYTES_MAX = 70
+"""A longer one leaves no room for a socket's name below it: the kernel takes 107 bytes on Linux and 103 on macOS."""
 
 
 def folder() -> Path:
@@ -43,7 +43,7 @@ def _guarded_folder() -> Path:
 
     from podrace.simulator.servers.embedded import GUARDIAN
 
-    path = Path(tempfile.gettempdir(), f"podrace-{os.urandom(6).hex()}")
+    path = Path(tempfile.gettempdir(), f"podrace-{os.urandom(4).hex()}")
     if len(os.fsencode(path)) > _PATH_BYTES_MAX:
         path = Path("/tmp", path.name)
     read_end, write_end = os.pipe()  # neither survives an exec: no other process can keep it open
