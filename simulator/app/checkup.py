@@ -35,6 +35,7 @@ PARTS = {
     "text": ("text",),
     "google_cloud_file_uri": ("google_cloud_file_uri",),
     "missing_image": ("filename", "reason"),
+    "missing_message": ("message_id", "reason"),
 }
 """The keys that a part of each type must have beside `type`."""
 INSTEAD = {
