@@ -6,6 +6,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -137,27 +138,16 @@ def test_the_parts_that_are_recognised_are_those_of_the_readme() -> None:
     assert all(f'"{name}"' in README.read_text(encoding="utf-8") for name in PARTS)
 
 
-def test_the_example_is_the_readmes_and_lacks_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    with pytest.raises(SystemExit) as ended:
-        main(["init"])
-    assert ended.value.code == 0
-    command = "podrace explore --target wallet:pod --scenario wallet:TRANSFER"
-    assert capsys.readouterr().out == f"written: wallet.py\nnext: {command}\n"
-    written = (tmp_path / "wallet.py").read_text(encoding="utf-8")
-    assert f"```python\n{written}```" in README.read_text(encoding="utf-8")
+def test_the_example_is_the_readmes_and_lacks_nothing(podrace: Any) -> None:
+    explore = "podrace explore --target wallet:pod --scenario wallet:TRANSFER"
+    ended = podrace.script(f"podrace init && podrace check wallet:pod --scenario wallet:TRANSFER && {explore}")
+    assert (ended.code, ended.err) == (0, "")
+    assert ended.out.startswith(f"written: wallet.py\nnext: {explore}\n")
+    assert "wallet:pod: nothing lacking" in ended.out
+    assert "holds: ok" in ended.out
+    written = (podrace.folder / "wallet.py").read_text(encoding="utf-8")
     assert written == EXAMPLE.read_text(encoding="utf-8")
-    for arguments in (["check", "wallet:pod", "--scenario", "wallet:TRANSFER"], command.split()[1:]):
-        with pytest.raises(SystemExit) as ended:
-            main(arguments)
-        assert ended.value.code == 0
-    out = capsys.readouterr().out
-    assert "wallet:pod: nothing lacking" in out
-    assert "holds: ok" in out
-    sys.modules.pop("wallet", None)
+    assert f"```python\n{written}```" in README.read_text(encoding="utf-8")
 
 
 def test_plain_code_lacks_nothing_for_its_threads_and_clocks(check: Check) -> None:
