@@ -59,9 +59,7 @@ class Endings:
         self._began_s = time.monotonic()
         error = Interrupted(number)
         inline = sys.modules.get("podrace.simulator.fleets.inline")
-        if inline is not None:
-            inline.raise_in_harness(error)
-        raise error
+        getattr(inline, "raise_in_harness", _raise)(error)  # while that module is being imported, it has none yet
 
     def _dropped(self, what: Any) -> None:
         if not isinstance(what.exc_value, Interrupted):
@@ -72,3 +70,7 @@ class Endings:
         again = threading.Timer(0.02, signal.raise_signal, [number])
         again.daemon = True
         again.start()
+
+
+def _raise(error: BaseException) -> None:
+    raise error
