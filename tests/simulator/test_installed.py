@@ -29,7 +29,7 @@ def test_modules_of_the_users_with_the_names_of_our_rooms_are_left_alone(podrace
     ended = podrace.script(
         f"""set -e
         {sys.executable} -m podrace reproduce
-        {sys.executable} -m podrace matrix --scenarios foreign-pod --workers 1 --run-dir m
+        {sys.executable} -m podrace matrix --targets local,shared --scenarios foreign-pod --run-dir m
         {sys.executable} -m podrace report m
         {sys.executable} -m podrace replay m/local-foreign-pod.podrace.json"""
     )
