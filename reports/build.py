@@ -25,7 +25,7 @@ MOST_CURVES = 24
 MOST_ITEMS = 200
 """Rows of any one table, or items of a list."""
 RATES = "rate-against-p99"
-MARKS = (b"<title>podrace: ", b"# podrace\n", b'<testsuites name="podrace"', b'class="podrace"')
+MARKS = (b"<title>podrace: ", b"# podrace\n", b'<testsuites name="podrace"', b'class="podrace')
 """Every report contains one of these near its beginning."""
 PARTS = (("Not as expected", False), ("Known", True))
 

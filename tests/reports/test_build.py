@@ -456,3 +456,31 @@ def test_what_the_generator_says_of_itself_stands_at_its_run(tmp_path: Path, wri
     for form in ("html", "markdown"):
         build([write_load(form)], out=tmp_path / "report", format=form)
         assert "generator: woke up late by p50 9" in (tmp_path / "report").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("form", "begins"), [("html", "<!doctype html>"), ("markdown", "# podrace"), ("junit", "<?xml")]
+)
+def test_a_dash_prints_the_report_and_nothing_else(
+    write_run: Write, capsys: pytest.CaptureFixture[str], form: str, begins: str
+) -> None:
+    folder = write_run("run")
+    with pytest.raises(SystemExit) as ended:
+        main(["report", str(folder), "--format", form, "--out", "-"])
+    told = capsys.readouterr()
+    assert ended.value.code == 0
+    assert told.out.startswith(begins)
+    assert "as expected" in told.err
+    assert not Path("-").exists()
+
+
+@pytest.mark.parametrize("form", ["html", "markdown", "junit", "svg"])
+def test_a_report_replaces_an_earlier_one(tmp_path: Path, write_run: Write, form: str) -> None:
+    folder, out = write_run("run"), tmp_path / "out"
+    build([folder], out=out, format=form)
+    build([folder], out=out, format=form)
+    files = [out] if out.is_file() else list(out.iterdir())
+    files[0].write_text("notes", encoding="utf-8")
+    with pytest.raises(FileExistsError):
+        build([folder], out=out, format=form)
+    assert files[0].read_text(encoding="utf-8") == "notes"

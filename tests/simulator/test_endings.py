@@ -216,3 +216,75 @@ def test_an_interrupted_matrix_keeps_its_cells(podrace: Podrace, until: Until, s
     assert "inconclusive" in (podrace.folder / "r" / "matrix.md").read_text()
     assert "inconclusive" in out
     assert podrace.left() == []
+
+
+def test_an_interrupt_that_python_drops_is_sent_again(podrace: Podrace) -> None:
+    """What is raised within a `__del__` goes nowhere: Python prints it and goes on."""
+    (podrace.folder / "dropping.py").write_text(
+        """
+import signal, threading
+from podrace.simulator.app.endings import Endings, Interrupted
+class Dropped:
+    def __del__(self):
+        signal.raise_signal(signal.SIGINT)
+try:
+    with Endings():
+        Dropped()
+        threading.Event().wait(30)
+        print("nothing came")
+except Interrupted as error:
+    print(error.exit_code)
+"""
+    )
+    ended = podrace.script(f"{sys.executable} dropping.py")
+    assert (ended.code, ended.out, ended.err) == (0, "130\n", "")
+
+
+@linux
+@pytest.mark.parametrize("body", ["self.env.redis.ping()", "sum(range(1000))"])
+def test_a_target_that_catches_everything_does_not_catch_the_end(podrace: Podrace, until: Until, body: str) -> None:
+    loop = f'open("begun", "w")\n        while True:\n            try: {body}\n            except BaseException: pass'
+    (podrace.folder / "mine.py").write_text(TARGET.replace('print("in a call")', loop))
+    process = podrace.start("explore", "--target", "mine:pod", "--scenario", "mine:ONE", measured=False)
+    assert until((podrace.folder / "begun").exists, timeout_s=30.0)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err.splitlines()[-1]) == (130, "", "podrace: interrupted")
+    assert podrace.left() == []
+
+
+@linux
+def test_a_second_signal_ends_what_does_not_end(podrace: Podrace, until: Until) -> None:
+    """Here the clean-up itself hangs: the first signal starts it, one that comes later ends the process at once."""
+    (podrace.folder / "hanging.py").write_text(
+        """
+import pathlib, threading
+from podrace.simulator.app.endings import Endings
+try:
+    with Endings():
+        pathlib.Path("begun").touch()
+        try:
+            threading.Event().wait(30)
+        finally:
+            pathlib.Path("ending").touch()
+            threading.Event().wait(60)
+except KeyboardInterrupt:
+    pass
+"""
+    )
+    process = subprocess.Popen(
+        [sys.executable, "hanging.py"],
+        cwd=podrace.folder,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)},
+    )
+    assert until((podrace.folder / "begun").exists, timeout_s=30.0)
+    process.send_signal(signal.SIGINT)
+    assert until((podrace.folder / "ending").exists, timeout_s=30.0)
+    assert process.poll() is None
+
+    def is_over() -> bool:
+        process.send_signal(signal.SIGTERM)
+        return process.poll() is not None
+
+    assert until(is_over, timeout_s=30.0)
+    assert process.returncode == 143

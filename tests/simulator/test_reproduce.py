@@ -102,6 +102,38 @@ def test_a_reproduction(tmp_path: Path, target: str, verdict: str, lost: int) ->
     assert ("upload status completed" in said[1]) == (target == "shared")
 
 
+def test_what_a_pod_reads_after_it_has_sent_is_not_the_moment_before() -> None:
+    """It may look for more messages: T2 is its last read before it sends, so that T2 comes before T3."""
+    steps = [
+        (40, "redis", "LRANGE temp_messages:user-1 0 -1"),
+        (45, "redis", "GET upload_status:u"),
+        (50, "service", "send to x: image image-1"),
+    ]
+    steps += [(55, "redis", "GET upload_status:v"), (60, "redis", "LRANGE temp_messages:user-1 0 -1")]
+    events = [
+        {
+            "t_ms": 0,
+            "type": "invoke",
+            "actor": "A",
+            "call": 0,
+            "method": "add_message",
+            "args": ["u", "t", ["image-1"], "m"],
+        },
+        {"t_ms": 10, "type": "ok", "actor": "A", "call": 0, "result": []},
+        {"t_ms": 30, "type": "invoke", "actor": "B", "call": 1, "method": "absorb", "args": ["u"]},
+        *(
+            {"t_ms": t, "type": "step", "actor": "B", "kind": kind, "what": what, "reply": "nil"}
+            for t, kind, what in steps
+        ),
+        {"t_ms": 70, "type": "ok", "actor": "B", "call": 1, "result": 1},
+        *(
+            {"t_ms": t, "type": "snapshot", "moment": name, "keys": {}}
+            for t, name in ((11, "accepted"), (71, "absorbed"))
+        ),
+    ]
+    assert [(moment.name, moment.t_ms) for moment in moments(events)] == [("T0", 10), ("T2", 45), ("T3", 50)]
+
+
 # --- the command -----------------------------------------------------------------------------------
 
 
