@@ -278,13 +278,17 @@ except KeyboardInterrupt:
         env=os.environ | {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)},
     )
     assert until((podrace.folder / "begun").exists, timeout_s=30.0)
-    process.send_signal(signal.SIGINT)
-    assert until((podrace.folder / "ending").exists, timeout_s=30.0)
-    assert process.poll() is None
-
-    def is_over() -> bool:
+    try:
         process.send_signal(signal.SIGTERM)
-        return process.poll() is not None
+        assert until((podrace.folder / "ending").exists, timeout_s=30.0)
+        assert process.poll() is None
 
-    assert until(is_over, timeout_s=30.0)
-    assert process.returncode == 143
+        def is_over() -> bool:
+            process.send_signal(signal.SIGTERM)
+            return process.poll() is not None
+
+        assert until(is_over, timeout_s=30.0)
+        assert process.returncode == 143
+    finally:
+        process.kill()
+        process.wait()

@@ -79,6 +79,14 @@ USAGE = {
     "check nope": "target 'nope': expected local, shared, durable, or module:factory",
     "check ..a:b": "target '..a:b': expected the form module:name",
     "check local --scenario nope": "scenario 'nope': there is none",
+    "check h --model nope": "'nope' is not one of 'register', 'cas-register', 'upload-status'",
+    "check h --model register": "history h: expected a file, found none",
+    "check /dev/zero --model register": "history /dev/zero: expected a file, found none",
+    "check h --model register --states 0": "0 is not in the range x>=1",
+    "check local --json": "--json: expected --model beside it",
+    "dead-letters": "Missing option '--redis-url'",
+    "dead-letters --redis-url http://x": "server 'http://x': cannot be used",
+    "dead-letters --redis-url unix:///nothing/here.sock": "No such file or directory",
     "init a b": "unexpected extra argument (b)",
     "init ''": "expected a path, got nothing",
     "init my-wallet.py": "example my-wallet.py: expected a name that can be imported, such as wallet.py",
@@ -345,6 +353,7 @@ def rows() -> Iterator[Row]:
         yield Row(f"replay {name}", "replay f", 2, "counterexample f: ", files)
         yield Row(f"report on {name}", "report f", 3, "left out: f: ", files)
         yield Row(f"bench-compare {name}", "bench-compare f f", 2, "f: ", files)
+        yield Row(f"check a history of {name}", "check f --model register", 2, ": expected ", files)
         yield Row(f"--expect {name}", f"{EXPLORE} --expect f", 2, "expectations f: ", files)
         ratios = {"g": json.dumps({"ratios": {"set": 1.1}})}
         if "link" not in name and name != "nothing":

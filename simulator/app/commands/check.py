@@ -9,7 +9,7 @@ import click
 
 from podrace.simulator.app import show
 from podrace.simulator.app.names import named_scenario, named_target
-from podrace.simulator.app.options import SCENARIO_HELP, Folder, seed_option
+from podrace.simulator.app.options import SCENARIO_HELP, Folder, Whole, seed_option
 from podrace.simulator.errors import UsageError
 
 EXAMPLE = Path(__file__).parents[1] / "wallet.py.txt"
@@ -22,9 +22,7 @@ EXAMPLE = Path(__file__).parents[1] / "wallet.py.txt"
 @click.option(
     "--model", type=click.Choice(["register", "cas-register", "upload-status"]), help="Judge a history in FILE."
 )
-@click.option(
-    "--states", type=click.IntRange(min=1), default=1_000_000, show_default=True, help="Of each key of a history."
-)
+@click.option("--states", type=Whole(min=1), default=1_000_000, show_default=True, help="Of each key of a history.")
 @click.option("--json", "as_json", is_flag=True, help="Of a history: print one JSON document and nothing else.")
 def check(subject: str, scenario: str | None, seed: int, model: str | None, states: int, as_json: bool) -> None:
     """Say what a target lacks, or judge a history.

@@ -35,6 +35,8 @@ def check_history(file: Path, model: str, *, states: int, as_json: bool) -> int:
             histories = read_operations(lines, meant, source=str(file))
     except OSError as error:
         raise UsageError(f"history {file}: expected a file that can be read: {error.strerror or error}") from error
+    if not histories:
+        raise UsageError(f"history {file}: expected operations, found none: of nothing nothing is known")
     verdicts = linear.check(histories, meant, states_a_key=states)
     overall = linear.overall(verdicts)
     if as_json:
