@@ -30,7 +30,9 @@ def moments(events: Sequence[Event]) -> list[Moment]:
     """T0 to T3 of the first message. Moments that a run never reached are left out."""
     first = {event["method"]: event for event in reversed(events) if event["type"] == "invoke"}
     ended = {event["call"]: event for event in events if event["type"] in ("ok", "fail", "info")}
-    redis = {event["moment"]: ("Redis", _held(event["keys"])) for event in events if event["type"] == "snapshot"}
+    redis = {
+        event["moment"]: ("Redis", _redis_in_words(event["keys"])) for event in events if event["type"] == "snapshot"
+    }
     add, absorb = first["add_message"], first["absorb"]
     image = add["args"][2][0]
     pod, other = f"Pod {add['actor']}", f"Pod {absorb['actor']}"
@@ -73,7 +75,7 @@ def _answer(reply: str) -> str:
     return next((word for word in ("completed", "failed", "pending") if f'"{word}"' in reply), reply)
 
 
-def _held(keys: Mapping[str, str]) -> str:
+def _redis_in_words(keys: Mapping[str, str]) -> str:
     statuses = {json.loads(value)["status"] for key, value in keys.items() if key.startswith("upload_status:")}
     words = [f"upload status {', '.join(sorted(statuses))}" if statuses else "no upload status"]
     if "temp_messages:user-1" in keys:

@@ -196,12 +196,12 @@ class Reproduction:
 
     def _snapshot(self, client: redis.Redis, moment: str) -> None:
         """What Redis holds now: every key of the run with its value in a few words."""
-        held = {}
+        values = {}
         for name, key in self._keys(client).items():
             kind = plain(client.type(key))
             value = client.lrange(key, 0, -1) if kind == "list" else client.get(key) if kind == "string" else kind
-            held[name] = shorten(plain(value), 2000)
-        self._record({"type": "snapshot", "moment": moment, "keys": held})
+            values[name] = shorten(plain(value), 2000)
+        self._record({"type": "snapshot", "moment": moment, "keys": values})
 
     def _keys(self, client: redis.Redis) -> dict[str, bytes]:
         keys = client.scan_iter(match=f"{self.server.prefix}*", count=1000)

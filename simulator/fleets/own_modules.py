@@ -149,12 +149,12 @@ class _Names:
     def __init__(self, names: Mapping[str, Any]) -> None:
         self._names = names
         self._ids = tuple(map(id, names.values()))
-        self._by_name = self._told()
+        self._by_name = self._ids_by_name()
 
     def is_as_before(self) -> bool:
-        return tuple(map(id, self._names.values())) == self._ids or self._told() == self._by_name
+        return tuple(map(id, self._names.values())) == self._ids or self._ids_by_name() == self._by_name
 
-    def _told(self) -> dict[str, int]:
+    def _ids_by_name(self) -> dict[str, int]:
         """Without what Python itself keeps there."""
         return {name: id(value) for name, value in self._names.items() if not name.startswith(("__", "_abc_"))}
 

@@ -115,10 +115,10 @@ class Words:
 def readable(events: Sequence[Event], words: Words) -> list[Event]:
     """The events as a history file holds them, every one in words, the same for the same seed."""
     calls = {event["call"]: event for event in events if event["type"] == "invoke"}
-    return [{"n": number} | _told(event, words, calls) for number, event in enumerate(events)]
+    return [{"n": number} | _in_words(event, words, calls) for number, event in enumerate(events)]
 
 
-def _told(raw: Event, words: Words, calls: Mapping[int, Event]) -> Event:
+def _in_words(raw: Event, words: Words, calls: Mapping[int, Event]) -> Event:
     event: Event = dict(raw)
     pod, _, line = str(raw.get("actor", "")).partition(".")
     event |= {"pod": pod, "line": line, "says": "", "redis": "", "marks": ""}

@@ -541,7 +541,7 @@ class Play:
                     "actor": step.actor,
                     "step": step,
                     "action": action,
-                    "reply": _told(reply),
+                    "reply": _comparable(reply),
                 }
                 if step.kind == "service":
                     failed = action not in (GO, DROP_REPLY) or isinstance(reply, BaseException | Failed)
@@ -629,8 +629,8 @@ def _refs(args: Sequence[Any]) -> list[str]:
     return found
 
 
-def _told(reply: Any) -> Any:
+def _comparable(reply: Any) -> Any:
     """A reply with its errors as text, those among the replies of a transaction too: so it can be compared."""
     if isinstance(reply, BaseException):
         return plain_reply(reply)
-    return [_told(part) for part in reply] if type(reply) is list else reply
+    return [_comparable(part) for part in reply] if type(reply) is list else reply
