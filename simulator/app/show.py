@@ -54,7 +54,12 @@ def matrix(cells: Sequence[Cell]) -> None:
     out.print(table)
     for cell in cells:
         if cell.note and (cell.verdict == "inconclusive" or not cell.is_expected):
-            out.print(f"{cell.target} {cell.scenario}: {cell.note}", style="yellow", highlight=False)
+            out.print(
+                f"{cell.target} {cell.scenario}: {' '.join(cell.note.split())}",
+                markup=False,
+                style="yellow",
+                highlight=False,
+            )
     out.print(LEGEND, style="dim", highlight=False)
     runs = sum(cell.schedules.get("run", 0) for cell in cells)
     skipped = sum(cell.verdict == "not-applicable" for cell in cells)
@@ -81,7 +86,7 @@ def cell(cell: Cell) -> None:
             f"{schedules['pruned']} pruned as equivalent, {covered}, {cell.elapsed_s:.2f} s)"
         )
     if cell.note:
-        click.echo(f"{cell.target}  {cell.scenario}  {cell.verdict}: {cell.note}")
+        click.echo(f"{cell.target}  {cell.scenario}  {cell.verdict}: {' '.join(cell.note.split())}")
     if cell.counterexample:
         path = Path(cell.counterexample)
         events = read_history(path.with_name(path.name.removesuffix(".podrace.json") + ".history.jsonl"))

@@ -294,6 +294,11 @@ MODULES = {
     "takes nothing": ("def pod(): pass", 3, "the target's factory raised TypeError: pod() takes 0 positional"),
     "is a class that takes nothing": ("class pod: pass", 3, "the target's factory raised TypeError"),
     "raises in its factory": ("def pod(env): raise ValueError('x')", 3, "the target's factory raised ValueError: x"),
+    "raises two lines in its factory": (
+        "def pod(env): raise ValueError('a\\nb')",
+        3,
+        "the target's factory raised ValueError: a b, at mine.py:1",
+    ),
     "exits in its factory": ("def pod(env): raise SystemExit", 3, "A raised SystemExit: expected the target to return"),
     "recurses in its factory": ("def pod(env): return pod(env)", 3, "the target's factory raised RecursionError"),
     "makes an object": ("def pod(env): return object()", 3, "the pod (object) has no method add_message"),
