@@ -173,6 +173,8 @@ def read_message(
     message = checked_message_id(message_id)
     if not isinstance(text, str) or _bytes_of(text) is None:
         raise InvalidTextError(f"text: expected a str that UTF-8 can hold, got {_shown(text)}")
+    if not isinstance(images, Sequence) or isinstance(images, str | bytes):
+        raise InvalidPlaceholderError(f"images: expected a list of files and placeholders, got {_shown(images)}")
     shown: list[dict[str, Any]] = []
     new: list[NewImage] = []
     again: list[Placeholder] = []

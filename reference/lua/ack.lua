@@ -13,10 +13,13 @@ for number = 7, #KEYS do
   local id = ARGV[2 * number - 11]
   for upload in string.gmatch(redis.call('HGET', KEYS[3], '/of/' .. id) or '', '%S+') do
     -- The last message that shows an image takes its status along; its done record still tells it.
-    if redis.call('HINCRBY', KEYS[3], upload .. '/refs', -1) <= 0 then
-      freed = freed + redis.call('HSTRLEN', KEYS[4], upload)
-      redis.call('HDEL', KEYS[4], upload)
-      redis.call('HDEL', KEYS[3], upload, upload .. '/refs', upload .. '/attempts', upload .. '/taken')
+    if tonumber(redis.call('HGET', KEYS[3], upload .. '/more') or 0) > 0 then
+      redis.call('HINCRBY', KEYS[3], upload .. '/more', -1)
+    else
+      local kept = redis.call('HSTRLEN', KEYS[4], upload)
+      if kept > 0 then redis.call('HDEL', KEYS[4], upload) end
+      freed = freed + kept
+      redis.call('HDEL', KEYS[3], upload, upload .. '/more', upload .. '/attempts', upload .. '/taken')
     end
   end
   redis.call('HDEL', KEYS[2], id)
@@ -27,6 +30,6 @@ end
 local alone, kept = math.max(0, tonumber(state[3] or 0) - size), math.max(0, tonumber(state[4] or 0) - freed)
 redis.call('HSET', KEYS[5], 'acked', ARGV[1], 'alone', alone, 'kept', kept)
 redis.call('HDEL', KEYS[5], 'batch', 'size', 'refusals', 'refused')
-if redis.call('LLEN', KEYS[1]) == 0 and kept == 0 then redis.call('PEXPIRE', KEYS[5], ARGV[2]) end
+if kept == 0 and redis.call('LLEN', KEYS[1]) == 0 then redis.call('PEXPIRE', KEYS[5], ARGV[2]) end
 redis.call('DEL', KEYS[6]) -- it is the caller's, or gone: who takes it raises the fence with it
 return 1

@@ -8,12 +8,10 @@
 --       that the queue waits for: upload id, id of the message that brought it in, ...
 local holder = redis.call('GET', KEYS[5])
 if holder and holder ~= ARGV[1] then return {'busy'} end
-if redis.call('LLEN', KEYS[1]) == 0 then return {'none', {}} end
-redis.call('PERSIST', KEYS[4]) -- also the first write, which alone a full server refuses: absorbing is what empties it
 
-local function object(text)
-  local ok, value = pcall(cjson.decode, text or '')
-  return ok and type(value) == 'table' and value or nil
+-- What was cut is recognised without decoding all of it. What is damaged otherwise, `build` finds.
+local function whole(text)
+  return text and string.sub(text, 1, 1) == '{' and string.sub(text, -1) == '}'
 end
 
 -- A damaged record is set aside and reported; in its place stands that it is missing. Its images are not.
@@ -42,23 +40,26 @@ local state = redis.call('HMGET', KEYS[4], 'size', 'alone', 'fence', 'batch')
 local size, alone, stored, batch = tonumber(state[1] or 0), tonumber(state[2] or 0), state[3], state[4]
 local most = size > 0 and size or (alone > 0 and 1 or tonumber(ARGV[5]))
 local items, pending = {}, {}
-for place, id in ipairs(redis.call('LRANGE', KEYS[1], 0, most - 1)) do
+local queue = redis.call('LRANGE', KEYS[1], 0, most)
+if #queue == 0 then return {'none', {}} end
+redis.call('PERSIST', KEYS[4]) -- also the first write, which alone a full server refuses: absorbing is what empties it
+for place, id in ipairs(queue) do
+  if place > most then break end
   local record = redis.call('HGET', KEYS[2], id)
   if not record then
     id = mended(place - 1, id)
     record = redis.call('HGET', KEYS[2], id)
   end
-  if not object(record) then record = set_aside(id, record) end
+  if not whole(record) then record = set_aside(id, record) end
   local statuses = {}
   for upload in string.gmatch(redis.call('HGET', KEYS[3], '/of/' .. id) or '', '%S+') do
     local status = redis.call('HGET', KEYS[3], upload)
-    local now = object(status)
-    if not now then
+    if not whole(status) then
       status = ARGV[6]
       redis.call('HSET', KEYS[3], upload, status)
-    elseif now.status == 'pending' then
+    elseif string.sub(status, 1, 19) == '{"status":"pending"' then
       pending[#pending + 1] = upload
-      pending[#pending + 1] = now.message_id
+      pending[#pending + 1] = cjson.decode(status).message_id
     end
     statuses[#statuses + 1] = upload
     statuses[#statuses + 1] = status
@@ -79,5 +80,5 @@ if size == 0 then
 else
   redis.call('HSET', KEYS[4], 'fence', fence)
 end
-local more = #pending == 0 and redis.call('LLEN', KEYS[1]) > #items and 1 or 0
+local more = #pending == 0 and #queue > #items and 1 or 0
 return {'batch', pending, batch, fence, more, items}

@@ -6,18 +6,22 @@
 local current = redis.call('HGET', KEYS[1], ARGV[1])
 if not current then return {0, ''} end
 if current == ARGV[2] then return {1} end
-local ok, now = pcall(cjson.decode, current)
-local ended = ok and type(now) == 'table' and now.status ~= 'pending'
-if ended and not (ARGV[4] ~= '' and now.status == 'completed' and now.result.name == ARGV[4]) then
-  return {0, current}
+local ended = string.sub(current, 1, 19) ~= '{"status":"pending"' and string.sub(current, -1) == '}'
+if ended then
+  local ok, now = pcall(cjson.decode, ARGV[4] ~= '' and current or '')
+  if not (ok and type(now) == 'table' and now.status == 'completed' and now.result.name == ARGV[4]) then
+    return {0, current}
+  end
 end
 
 redis.call('PERSIST', KEYS[1]) -- no change: a full server refuses a script's first write alone
 redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
 if ARGV[3] == '1' then
   local freed = redis.call('HSTRLEN', KEYS[2], ARGV[1])
-  redis.call('HDEL', KEYS[2], ARGV[1])
-  if freed > 0 then redis.call('HINCRBY', KEYS[3], 'kept', -freed) end
+  if freed > 0 then
+    redis.call('HDEL', KEYS[2], ARGV[1])
+    redis.call('HINCRBY', KEYS[3], 'kept', -freed)
+  end
 end
 redis.call('PUBLISH', KEYS[4], ARGV[1])
 return {1}

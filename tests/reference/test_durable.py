@@ -13,8 +13,10 @@ import redis
 from podrace.reference.durable import DurablePod
 from podrace.reference.durable_dead_letters import DeadLetters
 from podrace.reference.durable_scripts import NotReplicatedError
-from podrace.reference.durable_server import NotDurableError
+from podrace.reference.durable_server import NotDurableError, damages
 from podrace.reference.memory import MemoryLedger
+from podrace.simulator.servers.connection import connect
+from podrace.simulator.servers.embedded import EmbeddedServer
 from podrace.simulator.target import PodEnv, load_target
 
 if TYPE_CHECKING:
@@ -760,6 +762,36 @@ def test_server_that_may_lose_what_it_acknowledged(
         return
     make_durable(options={"durability": durability})
     assert ("appendonly yes" in caplog.text) == (durability == "warn")
+
+
+KEEPS = {"appendonly": "yes", "appendfsync": "always"}
+
+
+@pytest.mark.parametrize(
+    ("config", "replicas", "change"),
+    [
+        (KEEPS, 0, None),
+        ({}, 0, "`appendonly yes`"),
+        ({**KEEPS, "appendfsync": "everysec"}, 0, "`appendfsync always`"),
+        ({**KEEPS, "maxmemory": "100mb", "maxmemory-policy": "allkeys-lru"}, 0, "`maxmemory-policy noeviction`"),
+        ({**KEEPS, "maxmemory": "100mb", "maxmemory-policy": "noeviction"}, 0, None),
+        (KEEPS, 1, "`wait_replicas`"),
+    ],
+)
+def test_what_a_server_lacks_is_named_with_the_line_to_change(
+    config: dict[str, str], replicas: int, change: str | None
+) -> None:
+    with EmbeddedServer(config=config) as server, connect(server.url) as client:
+        found = list(damages(client, replicas=replicas))
+    assert [change in one for one in found] == ([True] if change else [])
+
+
+def test_a_server_that_does_not_say_is_no_server_that_keeps(open_client: Callable[..., redis.Redis]) -> None:
+    open_client().acl_setuser("shy", enabled=True, nopass=True, categories=["+@all"], commands=["-config"], keys=["*"])
+    shy = open_client(username="shy", password="any")
+    (said,) = damages(shy, replicas=0)
+    assert said.startswith("CONFIG GET failed")
+    open_client().acl_deluser("shy")
 
 
 def test_client_that_decodes_replies(make_durable: MakePod, open_client: Callable[..., redis.Redis]) -> None:

@@ -123,6 +123,13 @@ def test_bad_images(
     assert pod.add_message("ann", "1", [png], "m1"), "what was refused can be handed in again"
 
 
+@pytest.mark.parametrize("bad", [None, "image.png", b"image.png", 7])
+def test_what_is_no_list_of_images(pod: DurablePod, redis_client: redis.Redis, bad: Any) -> None:
+    with pytest.raises(durable_input.InvalidPlaceholderError, match="images: expected a list"):
+        pod.add_message("ann", "1", bad, "m1")
+    assert of_a_pod(redis_client) == []
+
+
 def test_status_of_what_is_no_placeholder(pod: DurablePod) -> None:
     with pytest.raises(durable_input.InvalidPlaceholderError):
         pod.upload_status({"upload_uuid": "0f8fad5b-d9cb-469f-a165-70867728950e", "filename": "a", "pending": True})

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import pytest
 from crippled import PODS_WITHOUT, SCRIPTS_WITHOUT
+from crippled.moving import MOVING
 from crippled.scenes import SCENES
 
 from podrace.reference.targets import durable
@@ -50,7 +51,6 @@ WITHOUT = (
     ("taking_a_refused_batch_apart", "poison-in-company", "stuck"),
     ("sending_alone_what_was_taken_apart", "poison-in-company", ENDLESS),
     ("damaged_records_set_aside", "corrupt-value", "leaked"),
-    ("damaged_statuses_named", "corrupt-value", "stuck"),
     ("damaged_ids_found_again", "corrupt-value", "stuck"),
     ("usable_until", "expired-gemini-file", "lost"),
     ("look_at_anothers_key", "foreign-gemini-file", "lost"),
@@ -70,7 +70,8 @@ def run_server(server: EmbeddedServer) -> Server:
 
 def explore(server: Server, target: str, name: str, word: str) -> Exploration:
     """Until something as bad as the word is found, or all schedules with one preemption are played."""
-    scenario = replace(SCENES.get(name) or find(name), keeps=durable.keeps)  # type: ignore[attr-defined]
+    known = {**SCENES, MOVING.name: MOVING}
+    scenario = replace(known.get(name) or find(name), keeps=durable.keeps)  # type: ignore[attr-defined]
     bounds = Bounds(preemptions=1, faults=FAULTS.get(name, 1), budget_s=60 if name in TOO_MANY else 600)
     with InlineLab(server, target, scenario, seed=7) as lab:
         return Explorer(lab.scenario, lab.play, lab.finish, bounds, worst=word).explore()
@@ -97,3 +98,11 @@ def test_with_all_of_them_nothing_is(run_server: Server, scenario: str) -> None:
     found = explore(run_server, "podrace.reference.targets:durable", scenario, "lost")
     verdict = ("inconclusive", False) if scenario in TOO_MANY and not found.complete else ("holds", True)
     assert (found.verdict, found.complete) == verdict, found.judgement.findings
+
+
+def test_old_and_new_pods_side_by_side(run_server: Server) -> None:
+    """As the README says it; without the wait for what the old ones have accepted, a user's order is lost."""
+    found = explore(run_server, "crippled.moving:pods", "moving", "lost")
+    assert (found.verdict, found.complete) == ("holds", True), found.judgement.findings
+    hasty = explore(run_server, "crippled.moving:hasty_pods", "moving", "misreported")
+    assert "was delivered before m1" in hasty.judgement.findings[0].sentence

@@ -226,6 +226,15 @@ def accept_again_when_absorbed(s: Scene) -> object:
     return s.delivered
 
 
+def completion_of_what_was_damaged(s: Scene) -> object:
+    """It is on its way to the memory agent as missing, and stays so."""
+    (placeholder,) = s.a.add_message("ann", "1", [s.png], "m1")
+    s.redis.hset(TAG + "uploads", placeholder["upload_uuid"], '{"status":"pend')
+    s.claim(s.b)
+    s.slow.run()
+    return s.b.upload_status(placeholder)["status"]
+
+
 def late_completion(s: Scene) -> object:
     """What was named as missing stays so: it may be on its way to the memory agent."""
     (placeholder,) = s.a.add_message("ann", "1", [s.png], "m1")
@@ -381,10 +390,11 @@ SAFEGUARDS: list[tuple[Callable[[Scene], object], object, str, str, str]] = [
         "redis.call('SET', KEYS[number], ARGV[2 * number - 10], 'PX', ARGV[2])",
         "",
     ),
-    (limit_of_kept_bytes, ["m2"], "accept", "if added > 0 and kept", "if false and kept"),
-    (late_completion, "failed", "finish", "if ended and not", "if false and not"),
+    (limit_of_kept_bytes, ["m2"], "accept", "if kept and kept", "if false and kept"),
+    (completion_of_what_was_damaged, "failed", "claim", "      redis.call('HSET', KEYS[3], upload, status)\n", ""),
+    (late_completion, "failed", "finish", "if ended then", "if false then"),
     (take_over_of_the_living, 0, "take", "if holder and holder ~= ARGV[2]", "if false"),
-    (take_over_of_the_dead, 1, "claim", "pending[#pending + 1] = now.message_id", "pending = {}"),
+    (take_over_of_the_dead, 1, "claim", "pending[#pending + 1] = cjson.decode(status).message_id", "pending = {}"),
     (attempt_twice, [2, 2], "take", "~= ARGV[4] then", "~= '' then"),
     (renewal_of_a_foreign_lease, (False, True), "renew", "~= ARGV[1] then", "== '' then"),
     (progress_goes_up, [40, 40], "renew", "(now.progress or 0) < tonumber(ARGV[5])", "true"),
@@ -396,13 +406,13 @@ SAFEGUARDS: list[tuple[Callable[[Scene], object], object, str, str, str]] = [
     (image_still_pending, 0, "claim", "if #pending > 0 then break end", ""),
     (acknowledgement_of_the_late, (False, 1, 1), "ack", "if state[2] ~= ARGV[1]", "if false"),
     (acknowledgement_twice, (True, True, [b"m2"]), "ack", "== ARGV[1] then return 1", "== 0 then return 1"),
-    (shared_image, "completed", "ack", "'/refs', -1) <= 0", "'/refs', -1) <= 9"),
+    (shared_image, "completed", "ack", "'/more') or 0) > 0", "'/more') or 0) > 9"),
     (
         shared_image,
         "completed",
         "accept",
-        "redis.call('HINCRBY', KEYS[3], ARGV[i] .. '/refs', 1)\nend\nif #sh",
-        "end\nif #sh",
+        "redis.call('HINCRBY', KEYS[3], ARGV[i] .. '/more', 1)\n  end\nend\nif #sh",
+        "end\nend\nif #sh",
     ),
     (refusal_twice, (["again", "counted"], []), "dead_letter", "then return 'counted' end", "then end"),
     (

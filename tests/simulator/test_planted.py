@@ -95,10 +95,8 @@ def test_a_correct_target_is_left_alone(run_server: Server, tmp_path: Path, scen
     assert cell.schedules["complete"]
 
 
-def test_no_target_can_know_that_a_file_outlives_the_way_to_the_memory_agent(
-    run_server: Server, tmp_path: Path
-) -> None:
-    """A row that this design cannot hold: 48 hours pass after its last look at the file, before `send`."""
+def test_a_target_that_does_not_say_how_long_a_file_lives_sends_it_too_late(run_server: Server, tmp_path: Path) -> None:
+    """48 hours pass after its last look at the file, before `send`: without `usable_until` no agent can refuse it."""
     cell = explore(run_server, "planted.correct:correct", "expired-gemini-file", tmp_path)
     assert (cell.verdict, cell.words) == ("violated", "lost")
     history = (tmp_path / "planted.correct.correct-expired-gemini-file.txt").read_text()
