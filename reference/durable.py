@@ -10,8 +10,9 @@ Where `add_message` raised a ValueError, nothing was promised and nothing is kep
 nobody can know: call again with the same message id, and the message is there exactly once. A status never goes
 backwards. A dead pod delays a user's queue by no more than one lease.
 
-It rests on a memory agent that records the ids of a user's batches, and refuses an older fence (see `memory`); on a
-server that keeps what it has acknowledged (option `durability`); and on message ids that differ for each message.
+It rests on a memory agent that records the ids of a user's batches and never refuses one that it has, refuses an older
+fence, and a batch that comes when one of its files is over (see `memory`); on a server that keeps what it has
+acknowledged (options `durability`, `wait_replicas`); and on message ids that differ for each message.
 
 Read in this order: `lua/accept.lua`, `finish.lua`, `claim.lua`, `ack.lua` (the life of a message), `durable_store`
 (keys, and the scripts as functions), `durable_uploads` (who uploads), `durable_input` (options and checks), this file.
