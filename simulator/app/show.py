@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shlex
 import sys
@@ -154,7 +155,7 @@ class Apart:
 
 @contextmanager
 def kept_apart() -> Iterator[Apart]:
-    """Keep the output of the target, its modules and its processes out of our own output.
+    """Keep what the target, its modules and its processes print and log out of our own output.
 
     It goes into the run's folder, or to standard error if the run never gets one.
     """
@@ -165,9 +166,14 @@ def kept_apart() -> Iterator[Apart]:
     with tempfile.TemporaryFile() as file:
         os.dup2(file.fileno(), 1)
         sys.stdout = open(os.dup(1), "w", encoding="utf-8", errors="backslashreplace")  # noqa: SIM115
+        log = open(os.dup(1), "w", encoding="utf-8", errors="backslashreplace")  # noqa: SIM115 - the target may close ours
+        handler = logging.StreamHandler(log)  # without one, warnings go to standard error
+        logging.getLogger().addHandler(handler)
         try:
             yield apart
         finally:
+            logging.getLogger().removeHandler(handler)
+            log.close()
             sys.stdout.close()
             sys.stdout = ours
             os.dup2(descriptor, 1)

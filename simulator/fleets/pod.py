@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import threading
@@ -35,6 +36,8 @@ def main(connection: Any, spec: PodSpec) -> None:
     """A pod's process, from its first instruction to its last."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle: it ends its pods itself
     guarded.die_with_parent()
+    log = open(os.dup(1), "w", encoding="utf-8", errors="backslashreplace")  # noqa: SIM115 - open to the end
+    logging.basicConfig(stream=log, format="%(message)s")  # beside what the target prints
     _let_fork_server_go()
     pipe = Pipe(connection)
     gate: Any = StepGate(pipe, spec) if spec.gated else RecordingGate(pipe, spec)

@@ -87,7 +87,7 @@ ENDINGS = (
     ),
 )
 TARGET = """
-import os, sys
+import logging, os, sys
 from podrace import Call, Scenario
 print("on import")
 class Pod:
@@ -95,6 +95,7 @@ class Pod:
     def go(self):
         print("in a call")
         os.write(1, b"past Python\\n")
+        logging.warning("a warning")
         self.env.redis.set(self.env.prefix + "k", "v", ex=5)
 def pod(env): return Pod(env)
 ONE = Scenario("one", lines={"A": [Call("go", "go", ())]})
@@ -118,7 +119,7 @@ def test_what_a_target_prints_is_kept_apart(podrace: Podrace) -> None:
     assert (ended.code, ended.err, ended.left) == (0, "", [])
     assert json.loads(ended.out)["cells"][0]["verdict"] == "holds"
     kept = (podrace.folder / "r" / "target-output.txt").read_text()
-    assert {"on import", "in a call", "past Python"} == set(kept.splitlines())
+    assert {"on import", "in a call", "past Python", "a warning"} == set(kept.splitlines())
 
 
 @pytest.mark.parametrize("body", ["sys.stdout.close()", "os.close(1)"])
