@@ -23,7 +23,7 @@ def explore(
     *,
     preemptions: int = 2,
     faults: int = 1,
-    budget_s: float = 60.0,
+    budget_s: float = 300.0,
     seed: int = 7,
     folder: str | os.PathLike[str] | None = None,
     redis_url: str | None = None,

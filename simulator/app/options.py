@@ -104,7 +104,7 @@ def bounds_options(command: Command) -> Command:
     @click.option(
         "--budget",
         type=Finite(min=0.1),
-        default=60.0,
+        default=300.0,
         show_default=True,
         metavar="SECONDS",
         help="For each target in each scenario.",

@@ -18,7 +18,7 @@ class Bounds:
 
     preemptions: int = 2
     faults: int = 1
-    budget_s: float = 60.0
+    budget_s: float = 300.0
     reduce: bool = True
 
 
