@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from podrace import (
     Call,
+    CancelCall,
     CorruptKey,
     Finding,
     Kill,
@@ -43,6 +44,7 @@ FAULTS: dict[str, Any] = {
     "time": [TimePasses()],
     "connection": [LoseConnection()],
     "corrupt": [CorruptKey()],
+    "cancel": [CancelCall()],
     "kill and time": [Kill(pods=frozenset("A")), TimePasses()],
 }
 
@@ -61,6 +63,7 @@ class Program:
     preemptions: int
     retries: int
     insist: bool = False
+    target: str = "cases.programs:Runner"
 
     def scenario(self, checks: Sequence[Any]) -> Scenario:
         calls = {
@@ -101,7 +104,7 @@ def outcomes(server: Server, program: Program, *, reduce: bool, faults: int = 1)
             raise TooLargeError
 
     scenario = program.scenario([note])
-    with InlineLab(server, "cases.programs:Runner", scenario, seed=7) as lab:
+    with InlineLab(server, program.target, scenario, seed=7) as lab:
         bounds = Bounds(preemptions=program.preemptions, faults=faults, budget_s=60, reduce=reduce)
         found = Explorer(lab.scenario, lab.play, lab.finish, bounds, progress=count, worst="never").explore()
     assert found.complete or not reduce
@@ -165,13 +168,35 @@ STEPS = st.one_of(
 )
 
 
+PLAIN_CODE = st.one_of(
+    PLAIN,
+    PLAIN,
+    PLAIN.map(lambda command: ("SPAWN", *command)),
+    PLAIN.map(lambda command: ("LOCKED", *command)),
+    PLAIN.map(lambda command: ("JOIN", *command)),
+    st.tuples(st.just("SPAWN"), st.just("SLEEP"), st.just(1)),
+    st.tuples(st.just("JOIN"), st.just("WAIT_EVENT"), st.just(3)),
+    st.tuples(st.just("SPAWN"), st.just("LEARN"), TEXTS),
+    st.tuples(st.just("LEARN"), TEXTS),
+    st.tuples(st.just("REMEMBER"), st.just("word")),
+    st.tuples(st.just("RECALL")),
+    st.tuples(st.just("SET_EVENT")),
+    st.tuples(st.just("WAIT_EVENT"), st.sampled_from([1, 3])),
+    st.tuples(st.just("PUT"), st.sampled_from(["one", "<"])),
+    st.tuples(st.just("TAKE"), st.sampled_from([1, 3])),
+    st.tuples(st.just("SLEEP"), st.sampled_from([0, 1, 3])),
+)
+"""What programs of plain code are made of: memory, locks, events and queues of the pod's own among it."""
+PLAIN_TARGETS = ("cases.plain_programs:threaded", "cases.plain_programs:asynchronous")
+
+
 @st.composite
-def programs(draw: st.DrawFn) -> Program:
+def programs(draw: st.DrawFn, steps: Any = STEPS, targets: Sequence[str] = ("cases.programs:Runner",)) -> Program:
     actors = draw(st.sampled_from([("A", "B"), ("A", "A.two", "B"), ("A", "B", "C")]))
     most = 3 if len(actors) == 2 else 2
     lines: dict[str, Any] = {}
     for actor in actors:
-        commands = draw(st.lists(STEPS, min_size=1, max_size=most))
+        commands = draw(st.lists(steps, min_size=1, max_size=most))
         cut = draw(st.integers(0, len(commands) - 1))
         parts = [tuple(commands[:cut]), tuple(commands[cut:])] if cut else [tuple(commands)]
         lines[actor] = tuple(parts)
@@ -180,6 +205,7 @@ def programs(draw: st.DrawFn) -> Program:
         fault=draw(st.sampled_from(sorted(FAULTS))),
         preemptions=draw(st.integers(0, 3)),
         retries=draw(st.sampled_from([0, 0, 1])),
+        target=draw(st.sampled_from(targets)),
     )
 
 
@@ -188,15 +214,27 @@ def run_server(server: EmbeddedServer) -> Server:
     return Server(url=server.url, info=server.info(), prefix="cases:", embedded=server)
 
 
-@settings(
+MANY = settings(
     max_examples=PROGRAMS,
     deadline=None,
     derandomize=True,
     database=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.filter_too_much],
 )
+
+
+@MANY
 @given(program=programs())
 def test_the_reduction_leaves_out_no_outcome(run_server: Server, program: Program) -> None:
+    try:
+        assert not difference(run_server, program)
+    except TooLargeError:
+        event("too large")
+
+
+@MANY
+@given(program=programs(PLAIN_CODE, PLAIN_TARGETS))
+def test_the_reduction_leaves_out_no_outcome_of_plain_code(run_server: Server, program: Program) -> None:
     try:
         assert not difference(run_server, program)
     except TooLargeError:
