@@ -42,13 +42,13 @@ class OwnModules:
     """The modules of one target, and factories out of them. Raises UsageError where the target cannot be loaded.
 
     `here` finds the pod of whoever runs, for a target of plain code (see world.plain): its pods always have modules
-    of their own.
+    of their own. `free`: it runs under the real clock, alone in its process.
     """
 
-    def __init__(self, path: str, here: Here = current_inside) -> None:
+    def __init__(self, path: str, here: Here = current_inside, *, free: bool = False) -> None:
         self._path = path
         self._target = load_target(path)
-        self.plain = _plain_factory(path, self._target, here) if is_plain(self._target) else None
+        self.plain = _plain_factory(path, self._target, here, free) if is_plain(self._target) else None
         """Makes pods of plain code; None where the target is none."""
         if self.plain is not None:
             self.afresh = True
@@ -100,7 +100,7 @@ class OwnModules:
         return found
 
 
-def _plain_factory(path: str, target: Any, here: Here) -> Target:
+def _plain_factory(path: str, target: Any, here: Here, free: bool) -> Target:
     """A factory of pods of plain code, which own the packages named, the target's module, and what lies near that."""
     from podrace.simulator.world.plain.standard import standard  # all that it replaces is loaded only here
 
@@ -119,7 +119,7 @@ def _plain_factory(path: str, target: Any, here: Here) -> Target:
             known[name] = any(name == root or name.startswith(f"{root}.") for root in roots) or _lies_in(folder, name)
         return known[name]
 
-    base = standard(here)
+    base = standard(here, free=free)
     return target_in(lambda: View(is_own, above, code, base), path)
 
 

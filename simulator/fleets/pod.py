@@ -136,7 +136,7 @@ def _target_of(spec: PodSpec, gate: Any) -> Target:
     target = load_target(spec.target)
     if not is_plain(target):
         return target
-    return OwnModules(spec.target, lambda: inside_of(gate)).factory(spec.name)
+    return OwnModules(spec.target, lambda: inside_of(gate), free=not spec.gated).factory(spec.name)
 
 
 def serve(pipe: Pipe, make: Callable[[], Any], gate: Any) -> None:
@@ -167,6 +167,7 @@ class RecordingGate:
     virtual = False
     answer: Any = None
     env: PodEnv | None = None
+    inside: Any = None
 
     def __init__(self, pipe: Pipe, spec: PodSpec) -> None:
         self._pipe = pipe
@@ -213,6 +214,10 @@ class RecordingGate:
 
     def receive(self, connection: Any, seconds: float | None, what: str) -> bool:
         raise AssertionError("under the real clock a connection waits by itself")
+
+    def refuse(self, error: Exception) -> NoReturn:
+        self._pipe.send("broken", error)
+        raise SystemExit
 
     def lost(self, error: BaseException) -> None:
         self._pipe.send("broken", _loss(self._spec.name, error))

@@ -173,6 +173,36 @@ def test_fixtures_give_a_server_a_fleet_of_processes_and_the_files_api(project: 
             def count(self):
                 return self.env.redis.incr(self.env.prefix + "n")
         """,
+        free="""
+        import asyncio, threading, time
+        import podrace, redis
+        import redis.asyncio as aioredis
+
+        class Threaded:
+            def __init__(self):
+                self.redis = redis.Redis(host="redis.example.com", decode_responses=True)
+            def count(self):
+                found = []
+                thread = threading.Thread(target=lambda: found.append(self.redis.incr("n")))
+                thread.start()
+                thread.join()
+                return found[0]
+
+        class Asynchronous:
+            def __init__(self):
+                self.redis = aioredis.from_url("redis://redis.example.com")
+            async def count(self):
+                await asyncio.sleep(0.001)
+                return await self.redis.incr("n")
+
+        @podrace.own()
+        def threaded(env):
+            return Threaded()
+
+        @podrace.own()
+        def asynchronous(env):
+            return Asynchronous()
+        """,
         test_them="""
         import redis
         from google import genai
@@ -193,6 +223,14 @@ def test_fixtures_give_a_server_a_fleet_of_processes_and_the_files_api(project: 
             fleet.kill("A")
             assert fleet.names == ["B"]
 
+        def test_a_fleet_of_plain_code(podrace_fleet):
+            fleet = podrace_fleet("free:threaded", "A", "B")
+            assert [fleet.call(pod, "count").value for pod in "ABA"] == [1, 2, 3]
+
+        def test_a_fleet_of_plain_code_on_asyncio(podrace_fleet):
+            fleet = podrace_fleet("free:asynchronous", "A", "B")
+            assert [fleet.call(pod, "count").value for pod in "ABA"] == [1, 2, 3]
+
         def test_files(podrace_files, tmp_path):
             path = tmp_path / "a.png"
             path.write_bytes(b"a picture")
@@ -202,7 +240,7 @@ def test_fixtures_give_a_server_a_fleet_of_processes_and_the_files_api(project: 
             client.close()
         """,
     )
-    run(project).assert_outcomes(passed=4)
+    run(project).assert_outcomes(passed=6)
 
 
 def test_under_xdist_each_worker_has_a_server(project: pytest.Pytester) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import redis.asyncio as real_redis
 
-from podrace.simulator.world.plain.clients import Pool, client_of, named, options_of
+from podrace.simulator.world.plain.clients import KEPT, Pool, client_of, named, options_of
 from podrace.simulator.world.plain.inside import Here
 from podrace.simulator.world.plain.loop import request
 
@@ -72,6 +72,32 @@ def aioredis_names(here: Here) -> dict[str, Any]:
     return {
         "Redis": Redis, "StrictRedis": Redis, "from_url": Redis.from_url, "ConnectionPool": Pool,
         "BlockingConnectionPool": Pool, "RedisCluster": cannot, "Sentinel": cannot,
+    }  # fmt: skip
+
+
+def free_names(here: Here) -> dict[str, Any]:
+    """The real client, which leads to the pod's server whatever address it names."""
+
+    class Redis(real_redis.Redis):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            inside = here()
+            asked = named(args, options)
+            client_of(inside, asked)  # refuses a second server
+            place = inside.env.redis.connection_pool.connection_kwargs
+            where = (
+                {"unix_socket_path": place["path"]}
+                if "path" in place
+                else {key: place[key] for key in ("host", "port")}
+            )
+            super().__init__(**where, **{name: asked[name] for name in KEPT if asked.get(name) is not None})
+
+        @classmethod
+        def from_url(cls, url: str, **options: Any) -> Any:  # type: ignore[override]
+            return cls(**options_of(url, options))
+
+    return {
+        "Redis": Redis, "StrictRedis": Redis, "from_url": Redis.from_url, "ConnectionPool": Pool,
+        "BlockingConnectionPool": Pool,
     }  # fmt: skip
 
 

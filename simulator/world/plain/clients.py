@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import redis as real_redis
@@ -9,7 +10,7 @@ import redis as real_redis
 from podrace.simulator.world.client import another
 from podrace.simulator.world.plain.inside import Here, Inside
 
-_KEPT = ("decode_responses", "encoding", "encoding_errors")
+KEPT = ("decode_responses", "encoding", "encoding_errors")
 """What of a client's options changes how it behaves towards whoever uses it."""
 
 
@@ -100,7 +101,7 @@ def client_of(inside: Inside, options: dict[str, Any]) -> Any:
     first = inside.addresses.setdefault("redis", address)
     if first != address:
         inside.refuse(f"talks to two Redis servers or databases ({first}; {address})", "let it use one of them")
-    kept = {name: options[name] for name in _KEPT if options.get(name) is not None}
+    kept = {name: options[name] for name in KEPT if options.get(name) is not None}
     return another(inside.env.redis, kept) if kept else inside.env.redis
 
 
@@ -126,6 +127,8 @@ def genai_names(here: Here) -> dict[str, Any]:
             from podrace.simulator.world.plain.loop import request
 
             method = getattr(self._files, name)
+            if not here().gate.virtual:
+                return lambda *args, **options: asyncio.to_thread(method, *args, **options)
 
             async def call(*args: Any, **options: Any) -> Any:
                 return await request(here, lambda: method(*args, **options))

@@ -11,6 +11,7 @@ import asyncio
 import functools
 import inspect
 import sys
+import threading
 from asyncio import base_events
 from collections.abc import Callable
 from contextlib import suppress
@@ -261,6 +262,14 @@ def awaited(inside: Inside, result: Any) -> Any:
     if begun[0].cancelled():
         raise TimeoutError("the call was cancelled")  # nobody can know what was done before
     return begun[0].result()
+
+
+def awaited_freely(inside: Inside, result: Any) -> Any:
+    """The same under the real clock: in a real loop, which has a thread of its own."""
+    if inside.loop is None:
+        inside.loop = asyncio.new_event_loop()
+        threading.Thread(target=inside.loop.run_forever, name="loop", daemon=True).start()
+    return asyncio.run_coroutine_threadsafe(_whole(result), inside.loop).result()
 
 
 async def _whole(awaitable: Any) -> Any:

@@ -42,6 +42,6 @@ def called(inside: Inside, method: Callable[..., Any], args: tuple[Any, ...]) ->
     result = method(*args)
     if not inspect.isawaitable(result):
         return result
-    from podrace.simulator.world.plain.loop import awaited  # only where there is something to await
+    from podrace.simulator.world.plain import loop  # only where there is something to await
 
-    return awaited(inside, result)
+    return (loop.awaited if inside.gate.virtual else loop.awaited_freely)(inside, result)

@@ -50,8 +50,22 @@ FACADES: Mapping[str, Callable[[Here], Mapping[str, Any]]] = {
 }
 
 
-def standard(here: Here) -> Standard:
-    """What all pods of this process share. `here` finds the pod of whoever runs."""
+FREE: Mapping[str, Callable[[Here], Mapping[str, Any]]] = {
+    "redis": clients.redis_names,
+    "redis.client": clients.redis_names,
+    "redis.asyncio": _lazily("aclients", "free_names"),
+    "redis.asyncio.client": _lazily("aclients", "free_names"),
+    "google.genai": clients.genai_names,
+    "google.genai.client": clients.genai_names,
+}
+"""For a pod that runs free, under the real clock: only its clients lead elsewhere."""
+
+
+def standard(here: Here, *, free: bool = False) -> Standard:
+    """What all pods of this process share. `here` finds the pod of whoever runs; `free`: it is the only one."""
+    if free:
+        facades = {name: partial(make, here) for name, make in FREE.items()}
+        return Standard(copied=frozenset(), hidden=frozenset(), facades=facades, after={})
     base: Standard
     base = Standard(
         copied=COPIED,
