@@ -1,19 +1,21 @@
 """What cannot be led is noticed where it happens, and ends the run with a message that names the place.
 
-Python tells its audit hooks of it (https://docs.python.org/3/library/audit_events.html). A hook cannot be taken away
-again; this one does nothing outside a `watched` block. Of sleeps Python tells since 3.13, of threads since 3.12:
-before that, the functions themselves are replaced meanwhile, wherever a module names them.
+Within a `watched` block functions that sleep, start threads or processes, or talk to the outside stand behind a check,
+wherever a module names them. (Python's audit hooks tell of most of it too, but cannot be taken away again, and cost a
+tenth of a search.)
 """
 
 from __future__ import annotations
 
 import _thread
 import os
+import socket
+import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, redirect_stdout
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from typing import Any, TextIO
 
 from podrace.simulator.errors import place_of
@@ -22,83 +24,78 @@ from podrace.simulator.world.plain.inside import unled
 Refuse = Callable[[Callable[[], Exception]], None]
 """Ends the run of the pod whose actor is running with the error that is made; does nothing where none is running."""
 
-_SLEEP = "use runtime.sleep, or name the module that sleeps in @podrace.own"
-_THREAD = "use runtime.spawn, or name the module that starts it in @podrace.own"
 _OUTSIDE = "make what it talks to a service of the workload"
 _CONNECTS = f"name the package that makes the client in @podrace.own where that is one of Redis, else {_OUTSIDE}"
-_EVENTS = {
-    "time.sleep": ("sleeps", _SLEEP),
-    "_thread.start_new_thread": ("starts a thread of its own", _THREAD),
-    "_thread.start_joinable_thread": ("starts a thread of its own", _THREAD),
-    "socket.connect": ("opens a connection of its own", _CONNECTS),
-    "socket.getaddrinfo": ("looks up an address", _CONNECTS),
-    "socket.sendto": ("sends a packet of its own", _OUTSIDE),
-    "subprocess.Popen": ("starts a process", _OUTSIDE),
-    "os.system": ("starts a process", _OUTSIDE),
-    "os.fork": ("starts a process", _OUTSIDE),
-    "os.posix_spawn": ("starts a process", _OUTSIDE),
+_SLEEPS = "sleeps", "use runtime.sleep, or name the module that sleeps in @podrace.own"
+_STARTS_THREAD = "starts a thread of its own", "use runtime.spawn, or name the module that starts it in @podrace.own"
+_STARTS_PROCESS = "starts a process", _OUTSIDE
+
+_NAMED_ANYWHERE: dict[int, tuple[Callable[..., Any], tuple[str, str]]] = {
+    id(function): (function, what)
+    for function, what in (
+        (time.sleep, _SLEEPS),
+        (_thread.start_new_thread, _STARTS_THREAD),
+        (getattr(_thread, "start_joinable_thread", None), _STARTS_THREAD),  # since 3.13
+    )
+    if function is not None
 }
-_watchers: list[Refuse] = []
-_hooks: list[object] = []
+"""Functions that modules import by name."""
+_ASKED_FOR_WHERE_THEY_STAND: tuple[tuple[Any, str, tuple[str, str]], ...] = (
+    (socket.socket, "connect", ("opens a connection of its own", _CONNECTS)),
+    (socket.socket, "connect_ex", ("opens a connection of its own", _CONNECTS)),
+    (socket.socket, "sendto", ("sends a packet of its own", _OUTSIDE)),
+    (socket, "getaddrinfo", ("looks up an address", _CONNECTS)),
+    (subprocess.Popen, "_execute_child", _STARTS_PROCESS),
+    (os, "system", _STARTS_PROCESS),
+    (os, "fork", _STARTS_PROCESS),
+    (os, "posix_spawn", _STARTS_PROCESS),
+)
+_known: dict[str, tuple[Any, list[str]]] = {}
+"""By name, a module with the names that it has for these functions."""
 
 
 @contextmanager
 def watched(refuse: Refuse) -> Iterator[None]:
     """Meanwhile a pod that does what cannot be led is refused."""
-    if not _hooks:
-        _hooks.append(_hook)
-        sys.addaudithook(_hook)
-    _watchers.append(refuse)
-    try:
-        with _replaced() if sys.version_info < (3, 13) else nullcontext():
-            yield
-    finally:
-        _watchers.remove(refuse)
-
-
-_REAL: dict[str, Any] = {"time.sleep": time.sleep, "_thread.start_new_thread": _thread.start_new_thread}
-_known: dict[str, tuple[Any, list[tuple[str, str]]]] = {}
-"""By name, a module with the names that it has for these functions, and the functions' own."""
-
-
-@contextmanager
-def _replaced() -> Iterator[None]:
-    watching = {event: _watching(event, real) for event, real in _REAL.items()}
-    events = {id(real): event for event, real in _REAL.items()}
-    for name, module in list(sys.modules.items()):
-        if name not in _known or _known[name][0] is not module:
-            held = list(getattr(module, "__dict__", {}).items())
-            _known[name] = module, [(key, events[id(value)]) for key, value in held if id(value) in events]
-    places = [(module.__dict__, key, event) for module, found in _known.values() for key, event in found]
-    places = [(names, key, event) for names, key, event in places if names.get(key) is _REAL[event]]
-    for names, key, event in places:
-        names[key] = watching[event]
-    try:
+    with ExitStack() as stack:
+        for owner, name, what in _ASKED_FOR_WHERE_THEY_STAND:
+            if hasattr(owner, name):
+                own = name in vars(owner)
+                real = getattr(owner, name)
+                setattr(owner, name, _checked(real, what, refuse))
+                stack.callback(setattr, owner, name, real) if own else stack.callback(delattr, owner, name)
+        checked = {key: _checked(*found, refuse) for key, found in _NAMED_ANYWHERE.items()}
+        for names, name, real in list(_places()):
+            names[name] = checked[id(real)]
+            stack.callback(names.__setitem__, name, real)
         yield
-    finally:
-        for names, key, event in places:
-            names[key] = _REAL[event]
 
 
-def _watching(event: str, real: Callable[..., Any]) -> Callable[..., Any]:
+def _places() -> Iterator[tuple[dict[str, Any], str, Any]]:
+    """Where modules name the functions: their variables, the name, and the function."""
+    for key, module in list(sys.modules.items()):
+        if key not in _known or _known[key][0] is not module:
+            held = list(getattr(module, "__dict__", {}).items())
+            _known[key] = module, [name for name, value in held if id(value) in _NAMED_ANYWHERE]
+        for name in _known[key][1]:
+            found = module.__dict__.get(name)
+            if id(found) in _NAMED_ANYWHERE:
+                yield module.__dict__, name, found
+
+
+def _checked(real: Callable[..., Any], what: tuple[str, str], refuse: Refuse) -> Callable[..., Any]:
     def function(*args: Any, **options: Any) -> Any:
-        _hook(event, args)
+        frame = sys._getframe(1)
+        if not _is_the_harness(frame):
+            try:
+                refuse(lambda: unled(what[0], place_of(frame), what[1]))
+            except BaseException:
+                if args and isinstance(args[0], socket.socket):  # nobody else will close it
+                    args[0].close()
+                raise
         return real(*args, **options)
 
     return function
-
-
-def _hook(event: str, args: tuple[Any, ...]) -> None:
-    if _watchers and event in _EVENTS:
-        frame = sys._getframe(1)
-        if not _is_the_harness(frame):
-            what, instead = _EVENTS[event]
-            try:
-                _watchers[-1](lambda: unled(what, place_of(frame), instead))
-            except BaseException:
-                if event == "socket.connect":  # nobody else will close it
-                    args[0].close()
-                raise
 
 
 def _is_the_harness(frame: Any) -> bool:
