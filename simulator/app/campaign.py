@@ -24,7 +24,7 @@ from podrace.simulator.search.schedule import Chooser, Decision, follow, take_de
 from podrace.simulator.servers.connection import Server
 from podrace.simulator.target import load_target
 from podrace.simulator.world.footprints import names_of
-from podrace.simulator.world.plain.watch import Prints, without_prints
+from podrace.simulator.world.plain.watch import without_prints
 
 LEAST_WITHIN_S = 1.0
 """A step may take this long however small the budget is: a busy machine needs that now and then."""
@@ -89,9 +89,9 @@ def explore_cell(
     with InlineLab(server, target.path, scenario, seed=seed) as lab, _quiet_collector():
         try:
             within_s = max(LEAST_WITHIN_S, min(STEP_WITHIN_S, bounds.budget_s))
-            with watchdog(lab.moves, within_s=within_s), without_prints(in_pod) as prints:
+            with watchdog(lab.moves, within_s=within_s), without_prints(in_pod) as places:
                 found = Explorer(lab.scenario, lab.play, lab.finish, bounds, progress=progress).explore()
-            notes = [*lab.notes(), *_printed(prints)]
+            notes = [*lab.notes(), *_printed(places)]
         except TargetError as error:
             return replace(cell, note=str(error))
         path, sentence = _write(lab, target, named, found, seed=seed, folder=folder)
@@ -111,10 +111,8 @@ def explore_cell(
     return cell
 
 
-def _printed(prints: Prints) -> list[str]:
-    if not prints.place:
-        return []
-    return [f"the target prints, at {prints.place}: left out here, as every schedule would print it"]
+def _printed(places: list[str]) -> list[str]:
+    return [f"the target prints, at {place}: left out here, as every schedule would print it" for place in places]
 
 
 def _confirm(

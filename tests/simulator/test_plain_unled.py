@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from podrace import Call, Scenario, Workload
+from podrace import Call, Scenario
 from podrace.simulator.app.campaign import NamedScenario, explore_cell
 from podrace.simulator.app.names import PARTS, named_target
 from podrace.simulator.app.runs import Cell
@@ -57,11 +57,9 @@ def _planted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
         sys.modules.pop(name, None)
 
 
-def explored(server: Server, target: str, method: str, folder: Path, workload: Workload | None = None) -> Cell:
+def explored(server: Server, target: str, method: str, folder: Path, *, on_processes: bool = True) -> Cell:
     """Two pods at once, whose other calls do nothing that cannot be led."""
-    scenario = Scenario(
-        "calls", {pod: [Call(pod, method)] for pod in "AB"}, keeps=["*"], workload=workload or Workload()
-    )
+    scenario = Scenario("calls", {pod: [Call(pod, method)] for pod in "AB"}, keeps=["*"])
     return explore_cell(
         server,
         named_target(target),
@@ -70,6 +68,7 @@ def explored(server: Server, target: str, method: str, folder: Path, workload: W
         seed=7,
         folder=folder,
         parts=PARTS,
+        on_processes=on_processes,
     )
 
 
@@ -83,11 +82,12 @@ def test_what_cannot_be_led_is_named_with_its_place(run_server: Server, tmp_path
         assert words in said
 
 
-def test_what_a_pod_prints_is_left_out_and_named(
-    run_server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("method", ["call", "log"])
+def test_what_a_pod_prints_or_logs_is_left_out_and_named(
+    run_server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str], method: str
 ) -> None:
-    cell = explored(run_server, "planted.plain_unled:prints", "call", tmp_path)
+    cell = explored(run_server, "planted.plain_unled:prints", method, tmp_path, on_processes=False)
     assert cell.verdict == "holds"
     assert "the target prints, at" in cell.note
-    assert "in call: left out here" in cell.note
-    assert capsys.readouterr().out == ""
+    assert f"in {method}: left out here" in cell.note
+    assert capsys.readouterr() == ("", "")

@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, redirect_stdout
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from typing import Any, TextIO
 
 from podrace.simulator.errors import place_of
@@ -116,18 +116,18 @@ def native_threads() -> int:
 
 
 class Prints:
-    """Stands for the standard output: what pods print in every schedule is left out, and noted."""
+    """Stands for an output of the process: what pods write there in every schedule is left out, and noted."""
 
-    def __init__(self, real: TextIO, in_pod: Callable[[], bool]) -> None:
+    def __init__(self, real: TextIO, in_pod: Callable[[], bool], places: list[str]) -> None:
         self._real = real
         self._in_pod = in_pod
-        self.place = ""
-        """Where a pod has first printed something."""
+        self._places = places
 
     def write(self, text: str) -> int:
         if not self._in_pod():
             return self._real.write(text)
-        self.place = self.place or place_of(sys._getframe(1))
+        if not self._places:
+            self._places.append(place_of(sys._getframe(1)))
         return len(text)
 
     def __getattr__(self, name: str) -> Any:
@@ -135,8 +135,10 @@ class Prints:
 
 
 @contextmanager
-def without_prints(in_pod: Callable[[], bool]) -> Iterator[Prints]:
-    """Meanwhile nothing that a pod prints comes among what a command prints."""
-    prints: Any = Prints(sys.stdout, in_pod)
-    with redirect_stdout(prints):
-        yield prints
+def without_prints(in_pod: Callable[[], bool]) -> Iterator[list[str]]:
+    """Meanwhile nothing that a pod prints or logs is seen. Yields where one has first done so, once it has."""
+    places: list[str] = []
+    out: Any = Prints(sys.stdout, in_pod, places)
+    err: Any = Prints(sys.stderr, in_pod, places)
+    with redirect_stdout(out), redirect_stderr(err):
+        yield places

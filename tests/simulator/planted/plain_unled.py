@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from typing import Any
 
@@ -77,6 +78,11 @@ class Prints:
 
     def call(self) -> None:
         print("a line in every schedule")
+        self.redis.get("a")
+
+    def log(self) -> None:
+        logging.getLogger("a service").handlers[:] = [logging.StreamHandler()]
+        logging.getLogger("a service").warning("a line in every schedule")
         self.redis.get("a")
 
 
