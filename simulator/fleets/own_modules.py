@@ -27,7 +27,7 @@ from podrace.simulator.fleets.inline import current_inside
 from podrace.simulator.target import Target, is_plain, load_target
 from podrace.simulator.world.plain.inside import Here
 from podrace.simulator.world.plain.pod import target_in
-from podrace.simulator.world.view import Code, View, found, packages_of
+from podrace.simulator.world.view import Code, View, found, packages_of, places_of
 
 _OURS = Path(__file__).resolve().parents[1]
 _ATOMS = (
@@ -128,7 +128,7 @@ def _spec_of(name: str) -> Any:
     spec = None
     parts = name.split(".")
     for number in range(1, len(parts) + 1):
-        spec = found(".".join(parts[:number]), spec.submodule_search_locations if spec is not None else None)
+        spec = found(".".join(parts[:number]), places_of(spec) if spec is not None else None)
         if spec is None:
             return None
     return spec
@@ -138,7 +138,7 @@ def _lies_in(folder: Path | None, name: str) -> bool:
     """Whether a module lies below a folder."""
     spec = _spec_of(name)
     if spec is not None and spec.origin is None:  # a folder without code of its own
-        places = list(spec.submodule_search_locations or ())
+        places = places_of(spec) or []
         return bool(places) and _is_near(f"{places[0]}/__init__.py", folder)
     return spec is not None and _is_near(spec.origin, folder)
 

@@ -65,8 +65,9 @@ class View:
         module.__dict__.update(
             __builtins__=self.builtins, __spec__=spec, __file__=spec.origin, __package__=spec.parent, __loader__=None
         )
-        if spec.submodule_search_locations is not None:
-            module.__path__ = list(spec.submodule_search_locations)
+        places = places_of(spec)
+        if places is not None:
+            module.__path__ = places
         real = sys.modules.get(name)
         sys.modules[name] = module  # for as long as it runs: it may ask there for itself, as `dataclasses` does
         try:
@@ -104,14 +105,18 @@ class View:
         for part, path in zip(fromlist or (), parts, strict=True):
             if self.has(path):
                 self._load_part(module, part, path)
+            elif part != "*" and not hasattr(module, part):
+                self._load_part(module, part, path, importlib.import_module)
         return module
 
-    def _load_part(self, module: ModuleType, part: str, path: str) -> None:
+    def _load_part(
+        self, module: ModuleType, part: str, path: str, load: Callable[[str], ModuleType] | None = None
+    ) -> None:
         """`from module import part`, where a part may be a module, or a name that the module has itself."""
         if part in module.__dict__ and not isinstance(module.__dict__[part], ModuleType):
             return
         try:
-            setattr(module, part, self.load(path))
+            setattr(module, part, (load or self.load)(path))
         except ModuleNotFoundError as error:
             if error.name != path:
                 raise  # else the import itself says that there is no such name
@@ -209,11 +214,23 @@ def found(name: str, path: Any) -> Any:
     loaded = getattr(sys.modules.get(name), "__spec__", None)
     if loaded is not None:
         return loaded
-    for finder in sys.meta_path:
-        spec = finder.find_spec(name, path)
-        if spec is not None:
-            return spec
-    return None
+    above = name.rpartition(".")[0]
+    absent = bool(above) and above not in sys.modules
+    if absent:  # a folder without code looks there for the package above
+        sys.modules[above] = ModuleType(above)
+        sys.modules[above].__path__ = path or []
+    try:
+        specs = (finder.find_spec(name, path) for finder in sys.meta_path)
+        return next((spec for spec in specs if spec is not None), None)
+    finally:
+        if absent:
+            del sys.modules[above]
+
+
+def places_of(spec: Any) -> list[str] | None:
+    """The folders of a package; None for a module. The package above is not asked, as a namespace's path would."""
+    places = spec.submodule_search_locations
+    return None if places is None else list(getattr(places, "_path", places))
 
 
 def compiled(name: str, path: Any = None) -> tuple[CodeType | None, Any]:
