@@ -91,6 +91,8 @@ class Play:
         self._begun: set[str] = set()
         self._broken_in: set[str] = set()
         """Pods in which a connection broke since their calls began."""
+        self._unsettled = False
+        """Whether the server may still be about to send what a command brings to others than its sender."""
         self._steps_taken = 0
         self._passes = 0
         self._rested_us = 0
@@ -197,6 +199,9 @@ class Play:
                     continue
             elif kind == "receive":
                 due = step.args[1]
+                if self._unsettled:  # what a command has sent to others has reached them after that, or never will
+                    self.side.probe.settle()
+                    self._unsettled = False
                 if (due is None or due > now_us) and not self._fleet.is_ready(step.actor):
                     continue
             steps.append(step)
@@ -360,6 +365,7 @@ class Play:
         if answer is None:
             reply = self._fleet.done[-1][2] if self._fleet.done else None
             side.after(step, action, footprint, reply, began_s)
+            self._unsettled = True
             if any(due <= side.clock.now_us for due in side.clock.deadlines.values()):
                 side.end_keys()
 

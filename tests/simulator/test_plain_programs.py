@@ -12,9 +12,11 @@ from typing import Any
 
 import pytest
 
-from podrace import Call, Scenario
-from podrace.simulator.app.campaign import lab_for
+from podrace import Call, CancelCall, Kill, Scenario
+from podrace.simulator.app.campaign import NamedScenario, explore_cell, lab_for
 from podrace.simulator.app.names import PARTS, named_target
+from podrace.simulator.scenarios.faults import Fault
+from podrace.simulator.search.frontier import Bounds
 from podrace.simulator.search.schedule import take_default
 from podrace.simulator.servers.connection import Server, connect
 
@@ -117,3 +119,17 @@ def test_pods_at_the_same_time_do_not_disturb_each_other(run_server: Server, mod
     calls = [(program,) for _, program in named_in(module)]
     alone = ran(run_server, module, calls, "inline")
     assert ran(run_server, module, calls, "inline", together=True) == alone
+
+
+@pytest.mark.parametrize(
+    ("program", "fault"), [("published", Kill()), ("published", CancelCall()), ("stops_listening", Kill())]
+)
+def test_listeners_hear_the_same_each_time_whatever_befalls_them(
+    run_server: Server, tmp_path: Path, program: str, fault: Fault
+) -> None:
+    """Each schedule is run again now and then: what a listener hears must not depend on how quick the server is."""
+    lines = {pod: [Call(pod, "run", (program, run_server.url))] for pod in "AB"}
+    scenario = NamedScenario("listens", Scenario("listens", lines, faults=[fault], keeps=["*"]))
+    target, bounds = named_target("planted.plain_aredis:pod"), Bounds(preemptions=0)
+    cell = explore_cell(run_server, target, scenario, bounds, seed=7, folder=tmp_path, parts=PARTS, on_processes=False)
+    assert (cell.verdict, cell.schedules.get("complete")) == ("holds", True), cell.note

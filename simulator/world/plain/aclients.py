@@ -169,9 +169,17 @@ class PubSub:
 
     async def listen(self) -> AsyncIterator[Any]:
         while self._sync.subscribed:
-            message = await self._ask(lambda: self._sync.get_message(timeout=None))
+            message = await self.get_message(timeout=None)
             if message is not None:
                 yield message
+
+    async def get_message(self, ignore_subscribe_messages: bool = False, timeout: float | None = 0.0) -> Any:
+        def get() -> Any:
+            if not self._sync.subscribed:  # the synchronous one would wait for somebody to subscribe
+                raise RuntimeError("pubsub connection not set: did you forget to call subscribe() or psubscribe()?")
+            return self._sync.get_message(ignore_subscribe_messages, timeout)
+
+        return await self._ask(get)
 
     async def aclose(self) -> None:
         self._sync.close()

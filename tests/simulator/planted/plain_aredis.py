@@ -113,6 +113,31 @@ async def published(url: str) -> Any:
     return told
 
 
+async def stops_listening(url: str) -> Any:
+    """As a service does that ends: its listener is cancelled, then its connection closed."""
+    client = aioredis.from_url(url, decode_responses=True)
+    listener = client.pubsub()
+    await listener.subscribe("news")
+    told: list[Any] = []
+
+    async def listen() -> None:
+        async for message in listener.listen():
+            told.append(message["type"])
+
+    task = asyncio.create_task(listen())
+    await client.publish("news", "one")
+    await asyncio.sleep(5 * SHORT_S)
+    task.cancel()
+    try:
+        await task
+    except asyncio.CancelledError:
+        told.append("cancelled")
+    await listener.aclose()
+    told += [await client.publish("news", "two"), await client.set("a", 1), await client.get("a")]
+    await client.aclose()
+    return told
+
+
 async def errors(url: str) -> Any:
     client, told = aioredis.from_url(url), []
     await client.set("text", "x")
@@ -148,7 +173,19 @@ async def pools(url: str) -> Any:
 
 PROGRAMS = {
     program.__name__: program
-    for program in (texts, kinds, pipelines, scripts, locks, blocking, published, errors, subclass, pools)
+    for program in (
+        texts,
+        kinds,
+        pipelines,
+        scripts,
+        locks,
+        blocking,
+        published,
+        stops_listening,
+        errors,
+        subclass,
+        pools,
+    )
 }
 
 
