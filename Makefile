@@ -6,7 +6,7 @@ PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --con
 LOCUST := $(BIN)/locust -f loadtests/locustfile.py --headless --spawn-rate 20 --only-summary --loglevel WARNING
 SOURCES := $(wildcard podrace/*.py reference simulator loadtests reports tests)
 
-.PHONY: demo test test-slow nightly lint format bench load report pictures upgrade clean
+.PHONY: demo test test-slow soak nightly lint format bench load report pictures upgrade clean
 
 demo: $(VENV)/.installed  ## the bug and its fix on real processes
 	$(BIN)/podrace reproduce
@@ -17,6 +17,12 @@ test: $(VENV)/.installed-dev lint  ## all checks and tests, as CI runs them
 
 test-slow: $(VENV)/.installed-dev  ## absolute times: on a quiet machine
 	$(BIN)/python -m pytest -m slow
+
+soak: SOAK := runs/$(shell date +%Y%m%d-%H%M%S)-soak
+soak: $(VENV)/.installed-dev  ## 20 seeds of 8 pods under all faults: durable may lose nothing
+	for seed in $$(seq 1 20); do \
+	  $(BIN)/podrace run --target durable --seed $$seed --run-dir $(SOAK)/$$seed || exit; \
+	done
 
 nightly: $(VENV)/.installed-dev  ## 5,000 random programs, all of `durable`, 700 endings at random moments
 	PODRACE_ENDINGS=100 $(BIN)/python -m pytest tests/simulator/test_endings.py -k any_moment

@@ -65,6 +65,7 @@ def pictures(report: Report) -> dict[str, str]:
     drawn: list[tuple[str, str]] = [(cell.anchor, _timeline(cell, alone=True)) for cell in report.cells if cell.history]
     drawn += [pair for _, pairs in _load_charts(report, alone=True) for pair in pairs]
     drawn += [*_rate_chart(report, alone=True), *_ratio_charts(report, alone=True)]
+    drawn += [pair for _, pairs in _over_time(report, alone=True) for pair in pairs]
     if report.modes:
         drawn.append(("matrix", matrix.picture(report.modes, name="matrix")))
     return {f"{stem}.svg": svg for stem, svg in drawn}
@@ -93,6 +94,7 @@ def page(report: Report) -> str:
         "loads": [(run, [svg for _, svg in pairs]) for run, pairs in load],
         "rates": [svg for _, svg in rates],
         "ratios": [svg for _, svg in ratios],
+        "over_time": [(run, [svg for _, svg in pairs]) for run, pairs in _over_time(report)],
         "claims": [claim for one in report.measured for claim in one.claims],
     }
     left = MOST_BYTES - len(draw("page.html.j2", **values, pictures={}).encode())
@@ -129,6 +131,16 @@ def _load_charts(report: Report, *, alone: bool = False) -> list[tuple[Run, list
         drawn = {name: one for name, one in named.items() if one.points("corrected") or one.points("raw")}
         found.append((run, [(name, charts.percentiles(one, name=name, alone=alone)) for name, one in drawn.items()]))
     return found
+
+
+def _over_time(report: Report, *, alone: bool = False) -> list[tuple[Run, list[tuple[str, Markup]]]]:
+    """Each free fleet's run over time."""
+    found = []
+    for number, run in enumerate((run for run in report.runs if run.over_time), 1):
+        assert run.over_time is not None
+        svgs = charts.over_time(run.over_time, name=f"over-time-{number}", alone=alone)
+        found.append((run, list(zip((f"over-time-{number}-rate", f"over-time-{number}-latency"), svgs, strict=True))))
+    return found[:MOST_CURVES]
 
 
 def _rate_chart(report: Report, *, alone: bool = False) -> list[tuple[str, Markup]]:

@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from podrace.reports.benchmarks import Ratio
 from podrace.reports.drawing import draw
-from podrace.reports.records import Operation, Run
+from podrace.reports.records import Operation, OverTime, Run
 from podrace.reports.safety import shorten
 
 WIDTH, HEIGHT, LEFT, TOP, BOTTOM = 364, 260, 62, 60, 210
@@ -154,6 +154,66 @@ def ratios(found: Sequence[Ratio], baseline: Sequence[Ratio] = (), *, name: str,
     )
 
 
+def over_time(run: OverTime, *, name: str, alone: bool = False) -> list[Markup]:
+    """Calls a second and losses so far, then latencies, over the seconds of a run; faults are shaded."""
+    last_s = max((at for at, *_ in run.spans), default=1.0)
+    left, right, bottom = LEFT, 700, 210
+
+    def at(second: float) -> float:
+        return left + min(second, last_s) / last_s * (right - left)
+
+    shades = [
+        (at(one.from_s), max(1.0, at(one.until_s) - at(one.from_s)), f"{one.name}: {one.place}") for one in run.faults
+    ]
+    step_s = next((step for step in (1, 2, 5, 10, 30, 60, 300, 1800) if last_s / step <= 10), 7200)
+    lost = run.spans[-1][4] if run.spans else 0
+    common: dict[str, Any] = {
+        "ticks_x": [(at(second), f"{second} s") for second in range(0, int(last_s) + 1, step_s)],
+        "shades": shades,
+        "left": left,
+        "right": right,
+        "width": 760,
+        "height": 250,
+        "bottom": bottom,
+        "alone": alone,
+    }
+    most = max([1.0, float(lost), *(rate for _, rate, *_ in run.spans)])
+    rates = [(at(second), bottom - rate / most * (bottom - TOP)) for second, rate, *_ in run.spans]
+    losses = [(at(second), bottom - count / most * (bottom - TOP)) for second, *_, count in run.spans]
+    latencies: dict[str, list[tuple[float, float]]] = {
+        "p50": [(one[0], one[2]) for one in run.spans if one[2]],
+        "p99": [(one[0], one[3]) for one in run.spans if one[3]],
+    }
+    scale_y, ticks_y = _log_axis(
+        [value for points in latencies.values() for _, value in points], bottom, TOP, microseconds
+    )
+    faults = f"{len(run.faults)} faults, shaded"
+    return [
+        _chart(
+            f"{name}-rate",
+            f"{run.target}: calls a second, and losses so far",
+            note=f"{faults}; {lost} lost, counted where they were handed in",
+            desc=f"up to {most:.0f} a second; {lost} lost; {faults}",
+            ticks_y=[(bottom - part * (bottom - TOP), f"{most * part:,.0f}") for part in (0.0, 0.5, 1.0)],
+            curves=[Curve("calls a second", rates, 0, 22), Curve("lost so far", losses, 3, 38, dashed=True)],
+            **common,
+        ),
+        _chart(
+            f"{name}-latency",
+            f"{run.target}: latency",
+            note=faults,
+            desc=f"p50 and p99 over {last_s:.0f} s; {faults}",
+            ticks_y=ticks_y,
+            curves=[
+                Curve(kind, [(at(second), scale_y(value)) for second, value in points], number, 22 + 16 * number)
+                for number, (kind, points) in enumerate(latencies.items())
+                if points
+            ],
+            **common,
+        ),
+    ]
+
+
 def microseconds(value: float) -> str:
     """1500 → `1.5 ms`."""
     unit, factor = ("µs", 1.0) if value < 1e3 else ("ms", 1e3) if value < 1e6 else ("s", 1e6)
@@ -161,7 +221,7 @@ def microseconds(value: float) -> str:
 
 
 def _chart(name: str, title: str, *, alone: bool, **values: Any) -> Markup:
-    defaults: dict[str, Any] = dict.fromkeys(("under", "curves", "bars", "ticks_y"), ())
+    defaults: dict[str, Any] = dict.fromkeys(("under", "curves", "bars", "ticks_y", "shades"), ())
     defaults |= {"heading": title, "one": "1" if "bars" in values else None, "left": LEFT, "top": TOP}
     defaults |= {"bottom": BOTTOM, "width": WIDTH, "height": HEIGHT}
     return draw("chart.svg.j2", id=name, title=title, alone=alone, **(defaults | values))

@@ -94,6 +94,25 @@ class Operation:
         return None
 
 
+@dataclass(frozen=True)
+class Fault:
+    """A fault that was about in a run, in seconds since it began."""
+
+    name: str
+    place: str
+    from_s: float
+    until_s: float
+
+
+@dataclass(frozen=True)
+class OverTime:
+    """A run over time. Of each span: its middle in seconds, calls a second, p50 and p99 in µs, losses so far."""
+
+    target: str
+    spans: Sequence[tuple[float, float, float | None, float | None, int]]
+    faults: Sequence[Fault]
+
+
 @dataclass
 class Run:
     """One run folder or file: what was run, on what, and what came of it."""
@@ -115,6 +134,7 @@ class Run:
     rates: list[tuple[float, float]] = field(default_factory=list)
     """(tasks a second, p99 in µs) of each step of a search for the highest rate."""
     benchmarks: Benchmarks | None = None
+    over_time: OverTime | None = None
 
 
 @dataclass

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from podrace.reports.benchmarks import benchmarks
-from podrace.reports.records import NOT_APPLICABLE, Cell, Operation, Report, Run
+from podrace.reports.records import NOT_APPLICABLE, Cell, Fault, Operation, OverTime, Report, Run
 from podrace.reports.rows import Event
 from podrace.reports.safety import DAMAGE, read_regular
 
@@ -87,6 +87,26 @@ def read_counterexample(run: Run, path: Path, document: Mapping[str, Any], repor
     run.cells.append(cell)
 
 
+def read_over_time(run: Run, path: Path, document: Mapping[str, Any], report: Report) -> None:
+    """over-time.json of a free fleet's run."""
+    told = document["over_time"]
+    spans = [
+        (
+            finite(one["at_s"]),
+            finite(one["rate_per_s"]),
+            finite(one["p50_us"]) if "p50_us" in one else None,
+            finite(one["p99_us"]) if "p99_us" in one else None,
+            int(finite(one["lost"])),
+        )
+        for one in told["bins"]
+    ]
+    faults = [
+        Fault(str(one["name"]), str(one["place"]), finite(one["from_s"]), finite(one["until_s"]))
+        for one in told["faults"]
+    ]
+    run.over_time = OverTime(str(told["target"]), spans, faults)
+
+
 @dataclass(frozen=True)
 class Kind:
     """How a kind of result is told from others. `file`: its name in a run folder; `has`: what it must hold."""
@@ -100,6 +120,7 @@ class Kind:
 KINDS = (
     Kind("run", "result.json", ("cells",), read_result),
     Kind("load", "latency.json", ("operations",), read_latency),
+    Kind("over time", "over-time.json", ("over_time",), read_over_time),
     Kind("benchmark", "benchmark.json", ("benchmarks",), read_benchmark),
     Kind("ratios", "ratios.json", ("ratios",), read_benchmark),
     Kind("counterexample", "", ("decisions", "sentence"), read_counterexample),
@@ -115,7 +136,7 @@ def read_results(paths: Sequence[Path]) -> Report:
             run = Run(str(folder))
             for file in _files(folder):
                 _read(run, file, report)
-            if run.cells or run.operations or run.benchmarks or run.breaches:
+            if run.cells or run.operations or run.benchmarks or run.breaches or run.over_time:
                 report.runs.append(run)
             elif not any(Path(skipped.path).is_relative_to(folder) for skipped in report.skipped):
                 report.skip(folder, _why_nothing(folder))

@@ -15,10 +15,11 @@ from podrace.simulator.app.commands.explore import explore, matrix, scenarios
 from podrace.simulator.app.commands.replay import replay
 from podrace.simulator.app.commands.report import bench_compare, report
 from podrace.simulator.app.commands.reproduce import reproduce
+from podrace.simulator.app.commands.run import run
 from podrace.simulator.app.endings import Endings, Interrupted
 from podrace.simulator.errors import HarnessError, PodraceError
 
-COMMANDS = (reproduce, explore, matrix, replay, report, bench_compare, scenarios, dead_letters, check, init)
+COMMANDS = (reproduce, run, explore, matrix, replay, report, bench_compare, scenarios, dead_letters, check, init)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

@@ -10,6 +10,7 @@ from podrace.simulator.errors import UsageError
 
 if TYPE_CHECKING:
     from podrace.simulator.app.campaign import NamedScenario, NamedTarget
+    from podrace.simulator.scenarios.model import Workload
 
 PARTS = {"memory": "podrace.reference.memory:MemoryLedger", "gemini": "podrace.reference.gemini:GeminiFiles"}
 """The real parts that a pod's process builds, by name: the simulator imports none of them."""
@@ -42,6 +43,23 @@ def named_scenario(text: str) -> NamedScenario:
     if not isinstance(scenario, Scenario):
         raise UsageError(f"scenario {text!r}: expected a podrace.Scenario, got {type(scenario).__name__}")
     return NamedScenario(text, scenario)
+
+
+def named_workload(text: str | None) -> Workload:
+    """The uploads workload with its clients, or `module:NAME`."""
+    from podrace.simulator.scenarios.model import Workload
+    from podrace.simulator.scenarios.upload_clients import FREE_UPLOADS
+    from podrace.simulator.target import load_object
+
+    if text is None:
+        return FREE_UPLOADS
+    _look_in_this_folder()
+    workload = load_object(text, what="workload")
+    if not isinstance(workload, Workload):
+        raise UsageError(f"workload {text!r}: expected a podrace.Workload, got {type(workload).__name__}")
+    if type(workload).client is Workload.client:
+        raise UsageError(f"workload {text!r}: it has no clients for a free-running fleet; expected a method `client`")
+    return workload
 
 
 def _look_in_this_folder() -> None:

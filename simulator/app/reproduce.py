@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from podrace.simulator.errors import HarnessError
-from podrace.simulator.fleets.processes import Fleet, PodSpec
+from podrace.simulator.fleets.free import NO_ANSWER, Asked, Client, Driver, pod_name
+from podrace.simulator.fleets.processes import ANSWER_WITHIN_S, PodSpec
 from podrace.simulator.history.events import Event, plain, shorten
 from podrace.simulator.history.outcome import Result
 from podrace.simulator.judge.findings import Judgement, by_severity
@@ -47,7 +48,7 @@ UPLOAD_WITHIN_S = 60.0
 
 
 @dataclass(frozen=True)
-class Workload:
+class Rounds:
     """`images[i]` goes to pod `i mod pods`; the load balancer's next pods in turn absorb."""
 
     images: Sequence[Path]
@@ -62,14 +63,18 @@ class Workload:
         return (2 * index + 1 + index // self.pods) % self.pods
 
 
-def pod_name(index: int) -> str:
-    """A, B, … Z, then AA, AB, …"""
-    name = ""
-    index += 1
-    while index:
-        index, letter = divmod(index - 1, 26)
-        name = chr(ord("A") + letter) + name
-    return name
+class _Kept:
+    """A history that is kept in memory."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+        self.epoch_s = time.monotonic()
+
+    def note(self, event: Event) -> None:
+        self.events.append({"t_ms": round((time.monotonic() - self.epoch_s) * 1000, 3)} | event)
+
+    def flush(self) -> None:
+        """Nothing waits."""
 
 
 @dataclass(frozen=True)
@@ -86,15 +91,14 @@ class Reproduction:
     """One target's run over one workload. `folder` is for its ledger; `progress` hears of uploads done."""
 
     target: str
-    workload: Workload
+    rounds: Rounds
     server: Server
     files: FilesApi
     parts: Mapping[str, str]
     folder: Path
     progress: Callable[[int], None]
-    _events: list[Event] = field(default_factory=list, init=False)
-    _calls: list[CallRecord] = field(default_factory=list, init=False)
-    _epoch_s: float = field(default_factory=time.monotonic, init=False)
+    _kept: _Kept = field(default_factory=_Kept, init=False)
+    _placeholders: dict[int, Any] = field(default_factory=dict, init=False)
 
     def run(self) -> Reproduced:
         """Run every upload through the fleet and judge the history. Raises HarnessError where a pod dies."""
@@ -109,90 +113,73 @@ class Reproduction:
                 "gemini": {"api_key": "local", "base_url": self.files.url},
                 "memory": {"path": str(ledger_path)},
             },
-            seed=self.workload.seed,
-            epoch_s=self._epoch_s,
+            seed=self.rounds.seed,
+            epoch_s=self._kept.epoch_s,
             options={"absorb_limit": 1},
         )
-        specs = [replace(spec, name=pod_name(index)) for index in range(self.workload.pods)]
+        specs = [replace(spec, name=pod_name(index)) for index in range(self.rounds.pods)]
         ledger = load_object(self.parts["memory"], what="memory agent")(ledger_path)
         client = connect(self.server.url)
         try:
-            with Fleet(specs, on_event=self._arrived) as fleet:
-                self._drive(fleet, client)
-            judgement = self._judge(ledger)
+            with Driver(specs, self._kept, choose=min, on_event=self._arrived, patience_s=ANSWER_WITHIN_S) as driver:
+                self._drive(driver, client)
+            events = _without_polls(self._kept.events)
+            judgement = self._judge(events, ledger)
         finally:
             ledger.close()
             delete_prefix(client, self.server.prefix)
             client.close()
-        self._events.sort(key=lambda event: event["t_ms"])
-        return Reproduced(self._events, judgement, time.monotonic() - self._epoch_s)
+        events.sort(key=lambda event: event["t_ms"])
+        return Reproduced(events, judgement, time.monotonic() - self._kept.epoch_s)
 
-    def _judge(self, ledger: Any) -> Judgement:
+    def _judge(self, events: Sequence[Event], ledger: Any) -> Judgement:
         """What became of the messages, by the checks of the workload."""
         services = {"gemini": self.files, "memory": _Ledger(ledger.batches())}
-        run = Run(self._events, self._calls, services, 0, math.inf, {}, lambda: ())
+        run = Run(events, _calls_of(events), services, 0, math.inf, {}, lambda: ())
         return Judgement(by_severity(list(check_deliveries(run))), UPLOADS.counted(run))
 
     def _arrived(self, event: Event) -> None:
         step = Step(*event["step"])
         told = {"says": UPLOADS.says(*step.args)} if step.kind == "service" else {}
-        self._events.append(event | told | {"step": step})
+        self._kept.events.append(event | told | {"step": step})
 
-    def _drive(self, fleet: Fleet, client: redis.Redis) -> None:
+    def _drive(self, driver: Driver, client: redis.Redis) -> None:
         """In rounds of one message a pod: no upload waits behind another, so that only the bug is seen."""
-        total = len(self.workload.images)
-        for start in range(0, total, self.workload.pods):
-            indices = range(start, min(start + self.workload.pods, total))
-            added = self._add(fleet, indices)
-            if start == 0:
-                self._snapshot(client, "accepted")
-            self._await_uploads(fleet, added)
-            if start == 0:
-                self._snapshot(client, "uploaded")
-            self._absorb(fleet, indices)
-            if start == 0:
-                self._snapshot(client, "absorbed")
+        total = len(self.rounds.images)
+        for start in range(0, total, self.rounds.pods):
+            indices = range(start, min(start + self.rounds.pods, total))
+            for act, moment in ((self._add, "accepted"), (self._await_upload, "uploaded"), (self._absorb, "absorbed")):
+                driver.play(map(act, indices))
+                if start == 0:
+                    self._snapshot(client, moment)
             self.progress(len(indices))
 
-    def _add(self, fleet: Fleet, indices: range) -> dict[int, Any]:
-        calls = []
-        for index in indices:
-            pod, image = pod_name(self.workload.accepting(index)), self.workload.images[index]
-            names = {"message": f"m{index + 1}", "user": f"user-{index + 1}", "text": f"message {index + 1}"}
-            given = (names["user"], names["text"], [Image(image.stem)], names["message"])
-            ours = self._invoke(names["message"], pod, "add_message", given)
-            args = (names["user"], names["text"], [image], names["message"])
-            calls.append((index, pod, ours, fleet.submit(pod, "add_message", *args)))
-        placeholders = {}
-        for index, pod, ours, call in calls:
-            result = fleet.wait(pod, call)
-            self._ended(ours, result)
-            if result.type == "ok" and result.value:
-                placeholders[index] = result.value[0]
-        return placeholders
+    def _add(self, index: int) -> Client:
+        pod, image = pod_name(self.rounds.accepting(index)), self.rounds.images[index]
+        user, text, message = f"user-{index + 1}", f"message {index + 1}", f"m{index + 1}"
+        args, told = (user, text, [image], message), (user, text, [Image(image.stem)], message)
+        result = _answered((yield Asked(message, "add_message", args, told, pod)))
+        if result.type == "ok" and result.value:
+            self._placeholders[index] = result.value[0]
 
-    def _await_uploads(self, fleet: Fleet, added: Mapping[int, Any]) -> None:
-        """Ask each accepting pod until its upload is over; only the answer that ends it is a client's call."""
-        deadline_s = time.monotonic() + UPLOAD_WITHIN_S
-        for index, placeholder in added.items():
-            pod, image = pod_name(self.workload.accepting(index)), self.workload.images[index].stem
-            result = Result("ok", {"status": "pending"})
-            while result.type == "ok" and result.value["status"] == "pending":
-                if time.monotonic() > deadline_s:
-                    raise HarnessError(f"pod {pod}: expected the upload of {image} within {UPLOAD_WITHIN_S:g} s")
-                time.sleep(POLL_S)
-                result = fleet.call(pod, "upload_status", placeholder)
-            name = f"status-{index + 1}"
-            self._ended(self._invoke(name, pod, "upload_status", (Ref(f"m{index + 1}", 0),)), result)
+    def _await_upload(self, index: int) -> Client:
+        """Ask the accepting pod until its upload is over."""
+        if index not in self._placeholders:
+            return
+        pod, deadline_s = pod_name(self.rounds.accepting(index)), time.monotonic() + UPLOAD_WITHIN_S
+        args, told = (self._placeholders[index],), (Ref(f"m{index + 1}", 0),)
+        while True:
+            result = _answered((yield Asked(f"status-{index + 1}", "upload_status", args, told, pod)))
+            if result.type != "ok" or result.value["status"] != "pending":
+                return
+            if time.monotonic() > deadline_s:
+                image = self.rounds.images[index].stem
+                raise HarnessError(f"pod {pod}: expected the upload of {image} within {UPLOAD_WITHIN_S:g} s")
+            yield POLL_S
 
-    def _absorb(self, fleet: Fleet, indices: range) -> None:
-        calls = []
-        for index in indices:
-            pod, user = pod_name(self.workload.absorbing(index)), f"user-{index + 1}"
-            ours = self._invoke(f"absorb-{index + 1}", pod, "absorb", (user,))
-            calls.append((pod, ours, fleet.submit(pod, "absorb", user)))
-        for pod, ours, call in calls:
-            self._ended(ours, fleet.wait(pod, call))
+    def _absorb(self, index: int) -> Client:
+        pod, args = pod_name(self.rounds.absorbing(index)), (f"user-{index + 1}",)
+        _answered((yield Asked(f"absorb-{index + 1}", "absorb", args, args, pod)))
 
     def _snapshot(self, client: redis.Redis, moment: str) -> None:
         """What Redis holds now: every key of the run with its value in a few words."""
@@ -201,25 +188,39 @@ class Reproduction:
             kind = plain(client.type(key))
             value = client.lrange(key, 0, -1) if kind == "list" else client.get(key) if kind == "string" else kind
             values[name] = shorten(plain(value), 2000)
-        self._record({"type": "snapshot", "moment": moment, "keys": values})
+        self._kept.note({"type": "snapshot", "moment": moment, "keys": values})
 
     def _keys(self, client: redis.Redis) -> dict[str, bytes]:
         keys = client.scan_iter(match=f"{self.server.prefix}*", count=1000)
         return {plain(key).removeprefix(self.server.prefix): key for key in keys}
 
-    def _invoke(self, name: str, pod: str, method: str, args: tuple[Any, ...]) -> int:
-        number = len(self._calls)
-        self._calls.append(CallRecord(name, pod, method, args, began=len(self._events)))
-        self._record({"type": "invoke", "actor": pod, "call": number, "name": name, "method": method, "args": args})
-        return number
 
-    def _ended(self, call: int, result: Result) -> None:
-        record = self._calls[call]
-        ended = {"ended": len(self._events), "type": result.type, "value": result.value, "error": result.error or ""}
-        self._calls[call] = replace(record, **ended)
-        event: Event = {"type": result.type, "actor": record.actor, "call": call}
-        self._record(event | ({"result": result.value} if result.type == "ok" else {"error": result.error}))
+def _answered(result: Result) -> Result:
+    """How a call ended; HarnessError where the pod did not say: without any fault it should have."""
+    if result.error and result.error.startswith(NO_ANSWER):
+        raise HarnessError(f"a pod: expected {result.error.removeprefix('no ')}, none came")
+    return result
 
-    def _record(self, event: Event) -> None:
-        t_ms = round((time.monotonic() - self._epoch_s) * 1000, 3)
-        self._events.append({"t_ms": t_ms} | event)
+
+def _without_polls(events: Sequence[Event]) -> list[Event]:
+    """The events without those of status calls that only said `pending`: of each upload the last one tells."""
+    methods = {event["call"]: event["method"] for event in events if event["type"] == "invoke"}
+    polls = {
+        event["call"]
+        for event in events
+        if event["type"] == "ok"
+        and methods[event["call"]] == "upload_status"
+        and event["result"]["status"] == "pending"
+    }
+    return [event for event in events if event.get("call") not in polls]
+
+
+def _calls_of(events: Sequence[Event]) -> list[CallRecord]:
+    calls: dict[int, CallRecord] = {}
+    for place, event in enumerate(events):
+        if event["type"] == "invoke":
+            calls[event["call"]] = CallRecord(event["name"], event["actor"], event["method"], event["args"], place)
+        elif "call" in event:
+            ended = {"type": event["type"], "value": event.get("result"), "error": event.get("error") or ""}
+            calls[event["call"]] = replace(calls[event["call"]], ended=place, **ended)
+    return list(calls.values())

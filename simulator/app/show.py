@@ -132,6 +132,12 @@ class Bar:
         self._progress.update(self._task, advance=self._waiting, description=f"{self._about} {detail}".strip())
         self._waiting, self._due_s = 0, time.monotonic() + PROGRESS_EVERY_S
 
+    def tell(self, line: str) -> None:
+        """How far it is, where nobody knows how much there is to do."""
+        self._due_s = min(self._due_s, time.monotonic())
+        self._about = line
+        self.advance(0)
+
     def stop(self) -> None:
         self._progress.stop()
 

@@ -7,18 +7,20 @@ import os
 import signal
 import threading
 import time
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cache, partial
 from itertools import count
+from queue import SimpleQueue
 from typing import Any, NoReturn
 
 from podrace.simulator.errors import HarnessError, PodraceError, TargetError
 from podrace.simulator.fleets import guarded
 from podrace.simulator.fleets.inline import left
 from podrace.simulator.fleets.own_modules import OwnModules
+from podrace.simulator.fleets.pipes import as_error_came, as_file_sent, packed, unpacked
 from podrace.simulator.fleets.processes import PodSpec
 from podrace.simulator.history.events import describe, shorten
 from podrace.simulator.history.outcome import outcome
@@ -39,7 +41,9 @@ def main(connection: Any, spec: PodSpec) -> None:
     log = open(os.dup(1), "w", encoding="utf-8", errors="backslashreplace")  # noqa: SIM115 - open to the end
     logging.basicConfig(stream=log, format="%(message)s")  # beside what the target prints
     _let_fork_server_go()
-    pipe = Pipe(connection)
+    if spec.output:
+        _print_into(spec.output)
+    pipe = Pipe(connection, quick=spec.free)
     gate: Any = StepGate(pipe, spec) if spec.gated else RecordingGate(pipe, spec)
     make = cache(partial(build_pod, spec, gate, pipe))
     try:
@@ -57,8 +61,9 @@ def main(connection: Any, spec: PodSpec) -> None:
 class Pipe:
     """The connection to the parent, safe to send on from every thread."""
 
-    def __init__(self, connection: Any) -> None:
+    def __init__(self, connection: Any, *, quick: bool) -> None:
         self._connection = connection
+        self._quick = quick
         self._lock = threading.Lock()
         self._numbers = count(1)
         self._replies: dict[int, tuple[threading.Event, list[Any]]] = {}
@@ -66,16 +71,15 @@ class Pipe:
     def send(self, *message: Any) -> None:
         with self._lock:
             try:
-                self._connection.send(message)
+                self._connection.send_bytes(packed(message, quick=self._quick))
             except OSError:
                 os._exit(1)  # the parent is gone
 
     def receive(self) -> tuple[Any, ...]:
         try:
-            message: tuple[Any, ...] = self._connection.recv()
+            return unpacked(self._connection.recv_bytes(), quick=self._quick)
         except (EOFError, OSError):
             os._exit(1)
-        return message
 
     def ask(self, *question: Any) -> Any:
         """Ask the parent to call a service, and wait for what that returns, or raises."""
@@ -85,7 +89,7 @@ class Pipe:
         answered.wait()
         worked, value = reply
         if not worked:
-            raise value
+            raise as_error_came(value)
         return value
 
     def answer(self, number: int, worked: bool, value: Any) -> None:
@@ -104,7 +108,12 @@ class RemoteService:
     def __getattr__(self, method: str) -> Any:
         if method.startswith("_"):
             raise AttributeError(method)
-        return lambda *args, **named: self._pipe.ask(self._name, method, args, named)
+
+        def call(*args: Any, **named: Any) -> Any:
+            sent = tuple(map(as_file_sent, args)), {name: as_file_sent(value) for name, value in named.items()}
+            return self._pipe.ask(self._name, method, *sent)
+
+        return call
 
 
 def build_pod(spec: PodSpec, gate: Any, pipe: Pipe) -> Any:
@@ -161,7 +170,7 @@ def serve(pipe: Pipe, make: Callable[[], Any], gate: Any) -> None:
 
 
 class RecordingGate:
-    """Lets every step go at once under the real clock, and reports it with its time."""
+    """Lets every step go at once under the real clock, and reports it with its time, unless the pod is free."""
 
     answer_kind = "result"
     virtual = False
@@ -174,26 +183,47 @@ class RecordingGate:
         self._spec = spec
         self._current = threading.local()
         self._numbers = _numbers()
+        self._idle: deque[SimpleQueue[tuple[str, Callable[[], None]]]] = deque()
+        self._skew_s = 0.0
 
     def run(self, actor: str, function: Callable[[], None]) -> None:
-        def act() -> None:
-            self._current.actor = actor
+        """Run it in a thread, one that has ended its last job where there is one."""
+        try:
+            jobs = self._idle.pop()
+        except IndexError:
+            jobs = SimpleQueue()
+            threading.Thread(target=self._work, args=(jobs,), name=actor, daemon=True).start()
+        jobs.put((actor, function))
+
+    def _work(self, jobs: SimpleQueue[tuple[str, Callable[[], None]]]) -> None:
+        while True:
+            actor, function = jobs.get()
+            threading.current_thread().name = self._current.actor = actor
             try:
                 function()
             except PodraceError as error:
                 self._pipe.send("broken", error)
-            except Exception:
-                raise  # a thread of the pod's own ends as it would in production
+            except Exception as error:
+                if not self._spec.free:
+                    raise  # a thread of the pod's own ends as it would in production
+                self._pipe.send("died", actor, plain_reply(error))
             except BaseException as error:
                 self._pipe.send("broken", left(actor, error))
+            self._idle.append(jobs)
 
-        threading.Thread(target=act, name=actor, daemon=True).start()
+    def take(self, kind: str, *rest: Any) -> None:
+        """A message of the parent's: how wrong the clock is from now on."""
+        assert kind == "skew"
+        (self._skew_s,) = rest
 
     def before(self, kind: str, args: tuple[Any, ...]) -> str:
-        _pushed(self._current, (kind, args))
+        if not self._spec.free:
+            _pushed(self._current, (kind, args))
         return GO
 
     def after(self, reply: Any) -> None:
+        if self._spec.free:
+            return
         kind, args = self._current.taken.pop()
         self._pipe.send(
             "event",
@@ -220,13 +250,14 @@ class RecordingGate:
         raise SystemExit
 
     def lost(self, error: BaseException) -> None:
-        self._pipe.send("broken", _loss(self._spec.name, error))
+        if not self._spec.free:
+            self._pipe.send("broken", _loss(self._spec.name, error))
 
     def hang(self) -> None:
         threading.Event().wait()
 
     def now(self) -> float:
-        return time.time()
+        return time.time() + self._skew_s
 
     def sleep(self, seconds: float, past_us: int = 0) -> None:
         time.sleep(seconds)
@@ -238,6 +269,13 @@ class RecordingGate:
 
     def lock(self) -> AbstractContextManager[Any]:
         return threading.RLock()
+
+
+def _print_into(path: str) -> None:
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    os.close(file)
 
 
 def _loss(pod: str, error: BaseException) -> HarnessError:

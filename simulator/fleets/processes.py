@@ -14,6 +14,7 @@ from typing import Any
 
 from podrace.simulator.errors import HarnessError, PodraceError
 from podrace.simulator.fleets import guarded
+from podrace.simulator.fleets.pipes import packed, unpacked
 from podrace.simulator.history.events import Event
 from podrace.simulator.history.outcome import Result
 
@@ -27,7 +28,8 @@ class PodSpec:
 
     `services`: by name, the class of a client that the pod makes from its `settings`, as `module:name`; one without
     is called over the pipe. A `gated` pod takes no step before it is let go; one that `cancels` may have its calls
-    cancelled. `import_source`: see world.client.
+    cancelled. Of a `free` one no step is told, and its connections may break; what it prints goes into the file
+    `output`. `import_source`: see world.client.
     """
 
     name: str
@@ -43,6 +45,8 @@ class PodSpec:
     failures: Mapping[str, str] = field(default_factory=dict)
     gated: bool = False
     cancels: bool = False
+    free: bool = False
+    output: str = ""
     epoch_s: float = 0.0
     options: Mapping[str, Any] = field(default_factory=dict)
 
@@ -146,7 +150,8 @@ class Fleet:
     def send(self, pod: str, *message: Any) -> None:
         """Tell a pod something (see pod.serve). Raises HarnessError where it died unexpectedly."""
         try:
-            self._pods[pod].connection.send(message)
+            handle = self._pods[pod]
+            handle.connection.send_bytes(packed(message, quick=handle.spec.free))
         except OSError as error:
             raise self._died(self._pods[pod]) from error
 
@@ -182,7 +187,7 @@ class Fleet:
         for handle in self._pods.values():
             if handle.alive:
                 with suppress(OSError):
-                    handle.connection.send(("close",))
+                    handle.connection.send_bytes(packed(("close",), quick=handle.spec.free))
         for handle in self._pods.values():
             if handle.process.is_alive():
                 handle.process.join(1.0)
@@ -201,7 +206,7 @@ class Fleet:
         try:
             if not handle.connection.poll(within_s):
                 raise NoAnswerError(f"pod {handle.spec.name}: expected an answer within {within_s:g} s, none came")
-            message = handle.connection.recv()
+            message = unpacked(handle.connection.recv_bytes(), quick=handle.spec.free)
         except (EOFError, OSError) as error:
             raise self._died(handle) from error
         self._take(handle, message)
@@ -220,7 +225,7 @@ class Fleet:
         """Take what a pod sent before it ended."""
         with suppress(EOFError, OSError):
             while handle.connection.poll(0):
-                self._take(handle, handle.connection.recv())
+                self._take(handle, unpacked(handle.connection.recv_bytes(), quick=handle.spec.free))
 
     def _died(self, handle: Handle) -> HarnessError:
         handle.process.join(1.0)

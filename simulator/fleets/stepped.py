@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from podrace.simulator.errors import TargetError
+from podrace.simulator.fleets.pipes import as_error_sent
 from podrace.simulator.fleets.processes import Fleet, NoAnswerError, PodSpec
 from podrace.simulator.history.outcome import Result
 from podrace.simulator.world.clock import EPOCH_US
@@ -109,7 +110,7 @@ class SteppedFleet(Fleet):
             try:
                 self.send(pod, "reply", number, True, self._call_service(pod, *call))
             except Exception as error:
-                self.send(pod, "reply", number, False, error)
+                self.send(pod, "reply", number, False, as_error_sent(error))
         elif kind == "quiet":
             self._stand(pod, {actor: Step(actor, kind, args) for actor, kind, args in rest[0]})
             return True

@@ -14,7 +14,7 @@ OPEN = "open"
 """The type of a call that never ended."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class CallRecord:
     """One call that a client made. `began` and `ended` are its places in the history, `ended` None for an open one.
 

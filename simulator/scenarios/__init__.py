@@ -4,4 +4,5 @@
 - `faults.py`: what the harness does to a fleet on purpose, one small class a fault
 - `uploads.py`: the workload of the image uploads: its verbs, how a run is brought to rest, its checks
 - `catalogue.py`: the failure modes of uploads, one entry each
+- `upload_clients.py`: users of the uploads workload, for free-running fleets
 """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -15,6 +15,10 @@ from podrace.simulator.judge.run import Check, Left, Run
 from podrace.simulator.world.steps import pod_of
 
 if TYPE_CHECKING:
+    import random
+
+    from podrace.simulator.fleets.free import Asked, Client
+    from podrace.simulator.judge.linear import Operation
     from podrace.simulator.scenarios.faults import Fault
 
 
@@ -83,6 +87,35 @@ class Workload:
     def argument(self, value: Any) -> Any:
         """What a call's argument stands for."""
         return value
+
+    # -- free-running fleets
+
+    takes_s: Mapping[str, float] = field(default_factory=dict)
+    """How long a service takes, by its name."""
+
+    def prepare_clients(self, folder: Path) -> Workload:
+        """The workload for clients of a free-running fleet, whose files may be written into a folder."""
+        return self
+
+    def client(self, number: int, messages: int, pause_s: float, rng: random.Random) -> Client:
+        """One of the clients, from 0: what it asks, `messages` times, with pauses of about `pause_s`."""
+        raise UsageError(
+            f"workload {self.name}: it has no clients for a free-running fleet; expected a method `client`"
+        )
+
+    def asked(self, call: Call, pod: str | None = None) -> Asked:
+        """A call as a client makes it, on any pod unless one is named."""
+        from podrace.simulator.fleets.free import Asked
+
+        return Asked(call.name, call.method, tuple(map(self.argument, call.args)), call.args, pod)
+
+    def argument_told(self, told: Any) -> Any:
+        """An argument as checks get it, from what the history says of it."""
+        return told
+
+    def objects(self, run: Run) -> Mapping[Hashable, Sequence[Operation]]:
+        """By name, the operations on objects of model upload-status that have to be linearizable."""
+        return {}
 
     def touches(self, service: str, method: str, args: tuple[Any, ...], named: Mapping[str, Any]) -> tuple[str, ...]:
         """What a call of a service changes, by names of the workload's own: calls that share none commute."""

@@ -187,7 +187,7 @@ class Uploads(Workload):
 
         if uri not in store.marks:
             return True  # a finding of its own
-        record = store.files().get(uri.partition("/v1beta/")[2])
+        record = store.find(uri.partition("/v1beta/")[2])
         key = self.keys.get(pod)
         wanted = owner_of(key) if key else record.owner if record and not self._has_key(record.owner) else ""
         return record is not None and record.state.name == "ACTIVE" and record.owner == wanted
@@ -337,7 +337,7 @@ def describe_parts(parts: Iterable[Mapping[str, Any]]) -> str:
 # --- checks ---
 
 
-@dataclass
+@dataclass(slots=True)
 class _Message:
     """One message id with all calls that handed it in, and what became of it."""
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
@@ -68,15 +68,15 @@ class Server:
 
 
 @contextmanager
-def open_server(url: str | None) -> Iterator[Server]:
-    """A server for one run: an embedded one where `url` is None, else the one node that `url` names.
+def open_server(url: str | None, config: Mapping[str, str] | None = None) -> Iterator[Server]:
+    """A server for one run: an embedded one (with `config`) where `url` is None, else the one node that `url` names.
 
     On a foreign server every key stands under a prefix of this run alone, and what is there at the end is
     deleted, even when the body raised. Raises UsageError within 2 s where the URL cannot be used,
     HarnessError where the server is lost during the run, or keys could not be deleted.
     """
     if url is None:
-        with EmbeddedServer() as embedded, _report_lost_server(embedded.url):
+        with EmbeddedServer(config=config) as embedded, _report_lost_server(embedded.url):
             yield Server(url=embedded.url, info=embedded.info(), prefix="mirix:", embedded=embedded)
         return
     run_prefix = f"podrace:{os.urandom(6).hex()}:"

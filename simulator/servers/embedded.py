@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import signal
+import socket
 import subprocess
 import tempfile
 import time
@@ -144,8 +145,52 @@ class EmbeddedServer:
         """Out of memory until unfill() or restart(): whatever may take memory fails, nothing is evicted."""
         self._set_memory("noeviction", "1")
 
+    def evict(self) -> None:
+        """Lack memory until unfill() or restart(): a quarter of what is held is dropped, and more as more comes."""
+        with self._client() as client:
+            memory = client.info("memory")
+        limit = memory["used_memory"] - memory["used_memory_dataset"] // 4
+        self._set_memory("allkeys-random", str(limit))
+
+    def drop_subscribers(self) -> None:
+        """Break the connection of everyone who listens for messages."""
+        with self._client() as client:
+            client.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+
+    def lose_last(self, bytes_kept: int) -> None:
+        """After kill(): what the log of appends holds beyond that is lost, as where the machine had crashed."""
+        for path in self.folder.glob("appendonlydir/*.incr.aof"):
+            os.truncate(path, min(bytes_kept, path.stat().st_size))
+
+    def appended_bytes(self) -> int:
+        """How long the log of appends is, 0 where there is none."""
+        return sum(path.stat().st_size for path in self.folder.glob("appendonlydir/*.incr.aof"))
+
+    def listen(self) -> None:
+        """Listen on a free loopback port too, for a replica; the same one after a restart."""
+        if self.config.get("port", "0") == "0":
+            with socket.socket() as free:
+                free.bind(("127.0.0.1", 0))
+                port = str(free.getsockname()[1])
+            with self._client() as client:
+                client.config_set("port", port)
+            self.config["port"] = port
+
+    def follow(self, primary: EmbeddedServer | None) -> None:
+        """Be a replica of another server, which listens; or, with None, of none any more. Returns once it is."""
+        with self._client() as client:
+            if primary is None:
+                client.execute_command("REPLICAOF", "NO", "ONE")
+                return
+            client.execute_command("REPLICAOF", "127.0.0.1", primary.config["port"])
+            deadline = time.monotonic() + READY_WITHIN_S
+            while client.info("replication")["master_link_status"] != "up":
+                if time.monotonic() > deadline:
+                    raise HarnessError(f"embedded server: expected a replica within {READY_WITHIN_S:g} s")
+                time.sleep(0.01)
+
     def unfill(self) -> None:
-        """Heal fill(): back to the limit and policy of `config`."""
+        """Heal fill() and evict(): back to the limit and policy of `config`."""
         self._set_memory(self.config.get("maxmemory-policy", "noeviction"), self.config.get("maxmemory", "0"))
 
     def info(self) -> ServerInfo:
@@ -188,6 +233,7 @@ class EmbeddedServer:
             "unixsocketperm": "700",
             "save": '""',
             "appendonly": "no",
+            "repl-diskless-sync-delay": "0",  # a replica of ours has not to wait for others
             "hash-seed": "podrace",  # SCAN, KEYS and SMEMBERS answer in the same order on every server of ours
             **self.config,
         }

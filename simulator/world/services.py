@@ -50,7 +50,7 @@ class GatedService:
         gate, inner = self._gate, self._inner
         # as they are now: their owner may change them while this step waits
         args, named = tuple(map(_sent, args)), {name: _sent(value) for name, value in named.items()}
-        shown = tuple(map(_shown, args)), {name: _shown(value) for name, value in named.items()}
+        shown = tuple(map(as_shown, args)), {name: as_shown(value) for name, value in named.items()}
         action = gate.before("service", (self._name, method, *shown))
         if action == HANG:
             gate.hang()
@@ -71,7 +71,8 @@ def _sent(value: Any) -> Any:
     return value if hasattr(value, "read") else as_sent(value)
 
 
-def _shown(value: Any) -> Any:
+def as_shown(value: Any) -> Any:
+    """An argument as a step has it: an open file as what can be read from it."""
     if not hasattr(value, "read") or isinstance(value, Path):
         return value
     if isinstance(value, io.BytesIO):

@@ -335,7 +335,7 @@ def test_a_file_of_ratios_is_a_baseline(tmp_path: Path, page: Callable[..., Page
 
 def test_every_kind_is_told_by_what_it_has() -> None:
     assert len({kind.has for kind in KINDS}) == len(KINDS)
-    assert [kind.name for kind in KINDS] == ["run", "load", "benchmark", "ratios", "counterexample"]
+    assert [kind.name for kind in KINDS] == ["run", "load", "over time", "benchmark", "ratios", "counterexample"]
 
 
 def test_an_exceeded_limit_and_a_refuted_claim_are_in_the_verdict(
@@ -484,3 +484,30 @@ def test_a_report_replaces_an_earlier_one(tmp_path: Path, write_run: Write, form
     with pytest.raises(FileExistsError):
         build([folder], out=out, format=form)
     assert files[0].read_text(encoding="utf-8") == "notes"
+
+
+def test_a_free_fleets_run_is_drawn_over_time_with_its_faults_shaded(page: Callable[..., Page], tmp_path: Path) -> None:
+    spans = [
+        {"at_s": second + 0.5, "rate_per_s": 100.0 - second, "lost": second, "p50_us": 900.0, "p99_us": 5000.0}
+        for second in range(10)
+    ]
+    faults = [{"name": "pause", "place": "<A>", "from_s": 2.0, "until_s": 4.5}]
+    told = {
+        "over_time": {"target": "local", "bin_s": 1.0, "bins": [*spans, {"at_s": 10.5, "rate_per_s": 0, "lost": 9}]}
+    }
+    told["over_time"]["faults"] = faults
+    (tmp_path / "over-time.json").write_text(json.dumps(told))
+
+    made = page(tmp_path / "over-time.json")
+
+    shades = [attributes for name, attributes in made.elements if attributes.get("class") == "shade"]
+    assert len(shades) == 2  # one in each picture
+    assert all(float(str(one["width"])) > 100 for one in shades)
+    assert {"calls a second", "lost so far", "p50", "p99"} <= set(made.values("data-curve"))
+    assert "pause: <A>" in made.text
+    assert "9 lost" in made.text
+
+
+def test_a_damaged_run_over_time_is_named(page: Callable[..., Page], tmp_path: Path) -> None:
+    (tmp_path / "over-time.json").write_text('{"over_time": {"target": "x", "bins": [{"at_s": "NaN"}], "faults": []}}')
+    assert "over-time.json" in page(tmp_path / "over-time.json").text

@@ -21,7 +21,8 @@ from podrace.reference.memory import MemoryLedger
 from podrace.simulator.app.images import identify, prepare
 from podrace.simulator.app.moments import moments
 from podrace.simulator.app.names import PARTS, TARGETS
-from podrace.simulator.app.reproduce import Reproduction, Workload, pod_name
+from podrace.simulator.app.reproduce import Reproduction, Rounds
+from podrace.simulator.fleets.free import pod_name
 from podrace.simulator.history.events import Words, read_history, readable
 from podrace.simulator.judge.findings import HOLDS, VIOLATED
 from podrace.simulator.servers.connection import connect, open_server
@@ -45,14 +46,14 @@ def test_pods_are_named_as_columns_are(index: int, name: str) -> None:
 
 @pytest.mark.parametrize("pods", [1, 2, 3, 8])
 def test_every_pod_absorbs_from_every_pod_in_turn(pods: int) -> None:
-    workload = Workload([], pods, seed=7)
-    pairs = Counter((workload.accepting(index), workload.absorbing(index)) for index in range(pods * pods))
+    rounds = Rounds([], pods, seed=7)
+    pairs = Counter((rounds.accepting(index), rounds.absorbing(index)) for index in range(pods * pods))
     assert pairs == {(one, other): 1 for one in range(pods) for other in range(pods)}
     for start in range(0, pods * pods, pods):
-        own = [index for index in range(start, start + pods) if workload.accepting(index) == workload.absorbing(index)]
+        own = [index for index in range(start, start + pods) if rounds.accepting(index) == rounds.absorbing(index)]
         assert len(own) == 1
     if pods > 1:
-        assert (workload.accepting(0), workload.absorbing(0)) == (0, 1)  # the first image is absorbed elsewhere
+        assert (rounds.accepting(0), rounds.absorbing(0)) == (0, 1)  # the first image is absorbed elsewhere
 
 
 @pytest.mark.parametrize(("target", "verdict", "lost"), [("local", VIOLATED, 2), ("shared", HOLDS, 0)])
@@ -64,7 +65,7 @@ def test_a_reproduction(tmp_path: Path, target: str, verdict: str, lost: int) ->
         client.set("other", "untouched")
         one = Reproduction(
             TARGETS[target],
-            Workload(paths, 3, 7),
+            Rounds(paths, 3, 7),
             server=server,
             files=files,
             parts=PARTS,

@@ -41,7 +41,7 @@ def reproduce(pods: int, uploads: int, images: Path | None, seed: int, run: Run)
     """
     from podrace.simulator.app import moments, runs
     from podrace.simulator.app.images import identify, prepare
-    from podrace.simulator.app.reproduce import Reproduction, Workload
+    from podrace.simulator.app.reproduce import Reproduction, Rounds
     from podrace.simulator.fleets import guarded
     from podrace.simulator.fleets import processes as fleet
     from podrace.simulator.history.events import Words, readable, write_history
@@ -58,13 +58,13 @@ def reproduce(pods: int, uploads: int, images: Path | None, seed: int, run: Run)
         with show.progress_bar("images", uploads) as bar:
             paths = prepare(work, uploads, source=images, rng=random.Random(seed), progress=bar.advance)
         files = enter(FilesApi(identify=identify))
-        workload = Workload(paths, pods, seed)
+        rounds = Rounds(paths, pods, seed)
         found = {}
         with show.progress_bar("uploads", uploads * len(targets)) as bar:
             for name, path in targets.items():
                 bar.about(name)
                 one = Reproduction(
-                    path, workload, server=server, files=files, parts=PARTS, folder=work, progress=bar.advance
+                    path, rounds, server=server, files=files, parts=PARTS, folder=work, progress=bar.advance
                 )
                 found[name] = one.run()
         told = {name: readable(one.events, Words(server.prefix, f"{work}/")) for name, one in found.items()}

@@ -11,7 +11,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from podrace.simulator.servers.files_api.store import Clock, FileRecord, FileStore, Identify, RefusalError, owner_of
+from podrace.simulator.servers.files_api.store import (
+    STATUS_NAMES,
+    Clock,
+    FileRecord,
+    FileStore,
+    Identify,
+    RefusalError,
+    owner_of,
+)
 
 
 class InProcessFiles:
@@ -74,12 +82,13 @@ class InProcessFiles:
         return iter(self.store.files(self._owner).values())
 
 
-def unavailable() -> Exception:
-    """What google-genai raises where the service is not available."""
-    from google.genai.errors import ServerError
+def unavailable(code: int = 503) -> Exception:
+    """What google-genai raises where the service answers with that HTTP status."""
+    from google.genai.errors import ClientError, ServerError
 
     message = "The service is currently unavailable."
-    return ServerError(503, {"error": {"code": 503, "message": message, "status": "UNAVAILABLE"}})
+    kind = ServerError if code >= 500 else ClientError
+    return kind(code, {"error": {"code": code, "message": message, "status": STATUS_NAMES.get(code, "UNKNOWN")}})
 
 
 def _full(name: str) -> str:

@@ -110,6 +110,12 @@ class FileStore:
             records = [record for record in self._alive().values() if owner in (None, record.owner)]
             return {record.name: self._as_it_is(record) for record in records}
 
+    def find(self, name: str) -> FileRecord | None:
+        """The file of that name, whosever it is; None where there is none, or none any more."""
+        with self._lock:
+            record = self._alive().get(name)
+            return record and self._as_it_is(record)
+
     def change(self, name: str, *, state: str | None = None, key: str | None = None) -> None:
         """Make a file FAILED, PROCESSING for good, or ACTIVE (once `processing_s` are over), or another key's.
 

@@ -1,0 +1,184 @@
+"""`podrace run`: many pods, many users, faults at random moments, and a verdict over all of it."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from podrace.simulator.app import show
+from podrace.simulator.app.conclude import conclude
+from podrace.simulator.app.names import named_target, named_workload
+from podrace.simulator.app.options import TARGET_HELP, Finite, Names, Run, run_options, seed_option
+from podrace.simulator.errors import UsageError
+
+if TYPE_CHECKING:
+    from podrace.simulator.app.campaign import NamedTarget
+    from podrace.simulator.app.free_run import FreeRun, Standing
+
+SHOWN = 8
+"""Findings that are printed; all are in the run's folder."""
+
+
+@click.command()
+@click.option("--target", default="shared", show_default=True, help=TARGET_HELP)
+@click.option("--then", default=None, metavar="TARGET", help="Replace pod after pod by one of this target, meanwhile.")
+@click.option("--pods", type=click.IntRange(1, 64), default=8, show_default=True)
+@click.option("--users", type=click.IntRange(1, 4000), default=50, show_default=True, help="Clients at once.")
+@click.option("--messages", type=click.IntRange(1, 10_000_000), default=5000, show_default=True, help="Of all users.")
+@click.option("--faults", type=Names(), default="all", show_default=True, metavar="A,B", help="Or all, or none.")
+@click.option(
+    "--duration", type=Finite(min=0.0), default=30.0, show_default=True, help="Seconds; 0: as fast as can be."
+)
+@click.option("--persistence", type=click.Choice(["always", "everysec", "none"]), default="always", show_default=True)
+@click.option("--workload", metavar="MODULE:NAME", help="One of your own, with clients.  [default: uploads]")
+@click.option("--scenario", type=Names(), metavar="A,B", help="Short runs of failure modes instead, or all of them.")
+@seed_option
+@run_options
+def run(target: str, scenario: list[str] | None, seed: int, run: Run, **wanted: Any) -> None:
+    """Run a fleet free, with faults, and judge all that it did.
+
+    Real pods under the real clock; users who call any of them; faults drawn from the seed. Then everything heals,
+    the pods are asked until nothing moves, and the whole history is judged. Faults: noop, kill, pause, skew,
+    restart-server, crash-machine, failover, server-full, evict, drop-subscribers, cut, latency, partition, gemini;
+    `all` is all but crash-machine, failover and evict.
+    """
+    if scenario is None:
+        _run(named_target(target), seed, run, **wanted)
+    else:
+        _run_directed(named_target(target), scenario, seed, run)
+
+
+def _run(
+    target: NamedTarget,
+    seed: int,
+    run: Run,
+    *,
+    then: str | None,
+    faults: list[str],
+    duration: float,
+    persistence: str,
+    workload: str | None,
+    **sizes: Any,
+) -> None:
+    from podrace.simulator.app import free_run, runs
+    from podrace.simulator.app.directed import PERSISTENCE
+    from podrace.simulator.fleets import chaos, guarded
+    from podrace.simulator.fleets.processes import warm_up
+    from podrace.simulator.servers.connection import open_server
+
+    chosen = chaos.named([] if faults == ["none"] else faults)
+    of, after = named_workload(workload), named_target(then).path if then else ""
+    plan = free_run.Plan(target=target.path, then=after, faults=chosen, duration_s=duration, seed=seed, **sizes)
+    warm_up([target.path])
+    with ExitStack() as stack:
+        work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="run-", dir=guarded.folder())))
+        server = stack.enter_context(open_server(run.redis_url, PERSISTENCE[persistence]))
+        folder = stack.enter_context(runs.run_folder(run.run_dir, "run"))
+        with show.progress_bar("run", None) as bar:
+            found = free_run.run_free(plan, of, server, folder, work, lambda standing: bar.tell(_standing(standing)))
+    cell = runs.Cell(
+        target=target.name,
+        scenario="run",
+        fleet="free",
+        verdict=found.verdict,
+        expected="holds",
+        counts=found.counts,
+        elapsed_s=round(found.busy_s + found.rest_s, 3),
+        words=found.words,
+        note=found.note,
+        sentence=found.findings[0].sentence if found.findings else "",
+        what=f"{plan.pods} pods, {plan.users} users, faults: {', '.join(chosen) or 'none'}",
+    )
+    _keep(folder, target, found)
+    conclude(run, folder, server.info, seed, [cell], lambda: click.echo("\n".join(_told(target.name, found))))
+
+
+def _run_directed(target: NamedTarget, names: list[str], seed: int, run: Run) -> None:
+    """One short run after the other, each on a server of its own, told as a matrix."""
+    from podrace.simulator.app import directed, runs
+    from podrace.simulator.fleets.processes import warm_up
+    from podrace.simulator.servers.embedded import EmbeddedServer
+
+    if run.redis_url:
+        raise UsageError("--scenario: it breaks servers, so that it uses its own only; leave --redis-url out")
+    chosen = directed.DIRECTED if names == ["all"] else [directed.find(name) for name in names]
+    warm_up([target.path])
+    cells = []
+    with runs.run_folder(run.run_dir, "run") as folder, show.progress_bar("scenarios", len(chosen)) as bar:
+        for one in chosen:
+            bar.about(one.name)
+            cell, found = directed.directed_cell(one, target, folder / one.name, lambda standing: None)
+            cells.append(cell)
+            if found is not None:
+                _keep(folder / one.name, target, found)
+            bar.advance(1)
+        with EmbeddedServer() as server:
+            info = server.info()
+    conclude(run, folder, info, seed, cells, lambda: show.matrix(cells))
+
+
+def _keep(folder: Path, target: NamedTarget, found: FreeRun) -> None:
+    """Write all that was found, and the run over time, beside its history."""
+    from podrace.simulator.app import over_time, runs
+    from podrace.simulator.app.free_run import HISTORY
+
+    runs.write_json(folder / "findings.json", _details(found))
+    drawn = over_time.over_time(folder / HISTORY, found.findings, target=target.name, busy_s=found.busy_s)
+    runs.write_json(folder / over_time.FILE, drawn)
+
+
+def _standing(standing: Standing) -> str:
+    """How far it is, in one line."""
+    done = sum(standing.ended.values())
+    rate = done / standing.seconds if standing.seconds else 0.0
+    accepted = standing.ended["add_message", "ok"]
+    faults = ", ".join(standing.faults) or "none"
+    return (
+        f"{standing.stage} {standing.seconds:.0f} s  accepted {accepted}  recorded {standing.progress}  "
+        f"under way {standing.under_way}  {rate:.0f}/s  faults: {faults}"
+    )
+
+
+def _told(target: str, found: FreeRun) -> list[str]:
+    counts = {word: count for word, count in found.counts.items() if count}
+    lines = [f"{target}  {found.verdict}: {', '.join(f'{word} {count}' for word, count in counts.items())}"]
+    if found.note:
+        lines.append(f"{target}  {found.note}")
+    rate = found.operations / found.busy_s if found.busy_s else 0.0
+    lines.append(
+        f"{found.operations} operations in {found.busy_s:.1f} s ({rate:.0f}/s), at rest after {found.rest_s:.1f} s more"
+    )
+    struck = ", ".join(f"{name} {count}" for name, count in sorted(found.struck.items())) or "none"
+    lines.append(f"faults: {struck}")
+    verdicts = [one.verdict for one in found.objects]
+    lines.append(f"linearizable: {verdicts.count('holds')} of {len(verdicts)} uploads' statuses")
+    lines += _sentences([finding.sentence for finding in found.findings])
+    return lines
+
+
+def _sentences(sentences: Sequence[str]) -> list[str]:
+    more = len(sentences) - SHOWN
+    return [f"  {one}" for one in sentences[:SHOWN]] + ([f"  and {more} more"] if more > 0 else [])
+
+
+def _details(found: FreeRun) -> dict[str, Any]:
+    return {
+        "verdict": found.verdict,
+        "note": found.note,
+        "counts": dict(found.counts),
+        "struck": dict(found.struck),
+        "operations": found.operations,
+        "busy_s": round(found.busy_s, 3),
+        "rest_s": round(found.rest_s, 3),
+        "findings": [{"kind": one.kind, "subject": one.subject, "sentence": one.sentence} for one in found.findings],
+        "objects": [
+            {"key": one.key, "verdict": one.verdict, "shows": [shown._asdict() for shown in one.shows]}
+            for one in found.objects
+            if one.verdict != "holds"
+        ],
+    }

@@ -1,0 +1,78 @@
+"""A free fleet's run over time, from its history: rate, latency, what was lost, and when faults were about."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from podrace.simulator.judge.findings import Finding
+
+FILE = "over-time.json"
+BINS = 60
+LEAST_BIN_S = 0.1
+
+
+def over_time(path: Path, findings: Sequence[Finding], *, target: str, busy_s: float) -> dict[str, Any]:
+    """What reports draw of a run. A call counts where it ended; a loss where what is lost was handed in."""
+    began: dict[int, float] = {}
+    ended: list[tuple[float, float]] = []
+    given_s: dict[str, float] = {}
+    faults: list[dict[str, Any]] = []
+    with path.open("rb") as lines:
+        for line in lines:
+            event = orjson.loads(line)
+            at_s, kind = event["t_ms"] / 1000, event["type"]
+            if kind == "rest":
+                break
+            if kind == "invoke":
+                began[event["call"]] = at_s
+                for name in _names(event):
+                    given_s.setdefault(name, at_s)
+            elif kind in ("ok", "fail", "info"):
+                ended.append((at_s, at_s - began.pop(event["call"])))
+            elif kind == "fault":
+                _take_note(faults, event, at_s)
+    last_s = max([busy_s, *(at_s for at_s, _ in ended[-1:])])
+    width_s = max(LEAST_BIN_S, last_s / BINS)
+    lost_s = [given_s[one.subject] for one in findings if one.kind == "lost" and one.subject in given_s]
+    bins = _binned(ended, sorted(lost_s), width_s, last_s)
+    for fault in faults:
+        fault["until_s"] = fault["until_s"] or round(last_s, 3)
+    return {"over_time": {"target": target, "bin_s": round(width_s, 3), "bins": bins, "faults": faults}}
+
+
+def _names(event: Mapping[str, Any]) -> list[str]:
+    """The names under which a loss may be told: the call's, and those of its pictures."""
+    images = [one["name"] for arg in event["args"] if isinstance(arg, list) for one in arg if "name" in one]
+    return [event["name"], *images]
+
+
+def _take_note(faults: list[dict[str, Any]], event: Mapping[str, Any], at_s: float) -> None:
+    if event["stage"] == "strikes":
+        faults.append({"name": event["fault"], "place": event["actor"], "from_s": at_s, "until_s": 0.0})
+        return
+    for fault in reversed(faults):
+        if fault["place"] == event["actor"] and not fault["until_s"]:
+            fault["until_s"] = at_s
+            return
+
+
+def _binned(
+    ended: Sequence[tuple[float, float]], lost_s: Sequence[float], width_s: float, last_s: float
+) -> list[dict[str, float]]:
+    latencies: list[list[float]] = [[] for _ in range(int(last_s / width_s) + 1)]
+    for at_s, took_s in ended:
+        latencies[min(int(at_s / width_s), len(latencies) - 1)].append(took_s * 1e6)
+    found = []
+    for number, of_bin in enumerate(latencies):
+        of_bin.sort()
+        one = {"at_s": (number + 0.5) * width_s, "rate_per_s": len(of_bin) / width_s}
+        one["lost"] = bisect_right(lost_s, (number + 1) * width_s)
+        if of_bin:
+            one |= {"p50_us": of_bin[len(of_bin) // 2], "p99_us": of_bin[int(len(of_bin) * 0.99)]}
+        found.append({name: round(value, 3) for name, value in one.items()})
+    return found

@@ -1,0 +1,140 @@
+"""The uploads workload for free-running fleets: users who send messages, ask for statuses and have them absorbed."""
+
+from __future__ import annotations
+
+import io
+import random
+import zlib
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from podrace.simulator.fleets.free import Asked, Client
+from podrace.simulator.judge.linear import Operation
+from podrace.simulator.judge.run import Run
+from podrace.simulator.scenarios.model import Call, Ref, Workload
+from podrace.simulator.scenarios.uploads import Image, Uploads, absorb, add, ask, check
+
+IMAGES_SHARE = 0.25
+"""Of the messages, those with an image."""
+ATTEMPTS = 8
+"""So often a client hands a message in that nobody can say whether it was accepted."""
+CELLS, ROWS, CELL_PX = 8, 4, 8
+"""A picture is a mark: black and white cells, as large as JPEG's blocks, so that compression leaves them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FreeUploads(Uploads):
+    """The users of a free fleet. `folder` is for their pictures."""
+
+    folder: Path = field(default_factory=Path)
+    images_share: float = IMAGES_SHARE
+    removes_files: bool = False
+    """Whether a picture's file is gone as soon as its message is accepted."""
+
+    def prepare_clients(self, folder: Path) -> Workload:
+        return replace(self, folder=folder, identify=identify, checks=(check,))
+
+    def argument(self, value: Any) -> Any:
+        """The path of a picture; a picture that is asked for is there from then on."""
+        if not isinstance(value, Image):
+            return super().argument(value)
+        path = self.folder / f"{value.name}.png"
+        if not path.exists():
+            path.write_bytes(picture(int(value.name.removeprefix("image-"))))
+        return path
+
+    def argument_told(self, told: Any) -> Any:
+        if isinstance(told, list):
+            return [self.argument_told(one) for one in told]
+        if isinstance(told, dict) and told.keys() == {"name"}:
+            return Image(told["name"])
+        return Ref(**told) if isinstance(told, dict) and told.keys() == {"call", "index"} else told
+
+    def client(self, number: int, messages: int, pause_s: float, rng: random.Random) -> Client:
+        """One user: hands message after message in, asks for statuses on other pods, has some pod absorb."""
+        user = f"user-{number + 1}"
+        for turn in range(messages):
+            name = f"m{number + 1}-{turn + 1}"
+            images = [f"image-{number * 4096 + turn + 1}"] if rng.random() < self.images_share else []
+            wanted = add(name, images, user=user)
+            for attempt in range(ATTEMPTS):
+                result = yield self.asked(wanted if attempt == 0 else replace(wanted, name=f"{name}-again-{attempt}"))
+                if result.type != "info":
+                    break
+                yield rng.uniform(0.05, 0.3)
+            if self.removes_files:
+                for image in images:
+                    self.argument(Image(image)).unlink()
+            if result.type == "ok" and images:
+                for asking in range(2):
+                    question = ask(f"ask-{name}-{asking}", wanted.name if attempt == 0 else f"{name}-again-{attempt}")
+                    yield Asked(question.name, question.method, (result.value[0],), question.args)
+                    yield rng.uniform(0, pause_s)
+            if rng.random() < 0.4:
+                yield self.asked(absorb(f"absorb-{name}", user))
+            if pause_s:
+                yield rng.uniform(0, 2 * pause_s)
+
+    def asked(self, call: Call, pod: str | None = None) -> Asked:
+        """A call as a client makes it."""
+        args = tuple([self.argument(one) for one in arg] if isinstance(arg, list) else arg for arg in call.args)
+        return Asked(call.name, call.method, args, call.args, pod)
+
+    def objects(self, run: Run) -> Mapping[Hashable, Sequence[Operation]]:
+        """The statuses of uploads as clients saw them, by image: see judge.linear, model upload-status.
+
+        That a client was promised an upload writes `pending`; when Gemini has taken it, `completed` may be written at
+        any time, and `failed` from the promise on.
+        """
+        images = {call.name: call.args[2] for call in run.calls if call.method == "add_message" and call.args[2]}
+        found: dict[Hashable, list[Operation]] = {}
+        for call in run.calls:
+            if call.method == "add_message" and call.type != "fail":
+                for image in call.args[2]:
+                    ops = found.setdefault(image.name, [])
+                    ops.append(
+                        Operation(call.name, "write", "pending", call.began, call.ended if call.type == "ok" else None)
+                    )
+                    ops.append(Operation("a timeout", "write", "failed", call.began))
+            elif call.method == "upload_status" and call.type == "ok":
+                ref = call.args[0]
+                status = call.value.get("status") if isinstance(call.value, dict) else None
+                if status in ("unknown", "pending", "failed", "completed") and ref.call in images:
+                    image = images[ref.call][ref.index]
+                    found.setdefault(image.name, []).append(Operation(call.pod, "read", status, call.began, call.ended))
+        for place, event in run.steps("service", "gemini"):
+            image_name = str(event["says"]).removeprefix("upload ")
+            if image_name in found and (not event["failed"] or event["action"] == "drop-reply"):
+                found[image_name].append(Operation("Gemini", "write", "completed", place))
+        return found
+
+
+def picture(number: int) -> bytes:
+    """A small PNG that says its number."""
+    from PIL import Image as Picture
+
+    code = number << 8 | zlib.crc32(number.to_bytes(3, "big")) & 0xFF
+    cells = bytes(255 * (code >> place & 1) for place in range(CELLS * ROWS))
+    made = Picture.frombytes("L", (CELLS, ROWS), cells)
+    file = io.BytesIO()
+    made.resize((CELLS * CELL_PX, ROWS * CELL_PX), Picture.Resampling.NEAREST).save(file, "PNG", compress_level=1)
+    return file.getvalue()
+
+
+def identify(content: bytes) -> str | None:
+    """The name of the picture that a file shows, compressed or not; None for any other."""
+    from PIL import Image as Picture
+
+    try:
+        with Picture.open(io.BytesIO(content)) as found:
+            cells = found.convert("L").resize((CELLS, ROWS), Picture.Resampling.BOX).tobytes()
+    except (OSError, ValueError):
+        return None
+    code = sum((brightness > 127) << place for place, brightness in enumerate(cells))
+    number = code >> 8
+    return f"image-{number}" if number and code & 0xFF == zlib.crc32(number.to_bytes(3, "big")) & 0xFF else None
+
+
+FREE_UPLOADS = FreeUploads()

@@ -1,0 +1,244 @@
+"""Fleets under faults: the timeline of a seed, what is lost by whom, and how such a run ends."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from podrace.simulator.app import free_run
+from podrace.simulator.app.directed import DIRECTED, PERSISTENCE, Directed, directed_cell, find
+from podrace.simulator.app.free_run import FreeRun, Plan, run_free
+from podrace.simulator.app.names import TARGETS, named_target
+from podrace.simulator.app.over_time import over_time
+from podrace.simulator.errors import UsageError
+from podrace.simulator.fleets.chaos import EVERY_S, FAULTS, SURVIVABLE, draw, named
+from podrace.simulator.scenarios.upload_clients import FREE_UPLOADS, identify, picture
+from podrace.simulator.servers.connection import Server, open_server
+
+Podrace = Any
+DURABLE = "durable"
+
+
+def run(tmp_path: Path, target: str, *faults: str, persistence: str = "always", **plan: Any) -> FreeRun:
+    plan = {"pods": 4, "users": 20, "messages": 200, "duration_s": 2.0, "seed": 1, **plan}
+    (tmp_path / "work").mkdir()
+    with open_server(None, PERSISTENCE[persistence]) as server:
+        wanted = Plan(target=TARGETS[target], faults=named(faults), **plan)
+        return run_free(wanted, FREE_UPLOADS, server, tmp_path, tmp_path / "work", lambda standing: None)
+
+
+def events(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / free_run.HISTORY).read_text().splitlines()]
+
+
+# --- the timeline ---
+
+
+def test_the_timeline_is_that_of_the_seed() -> None:
+    faults = [*FAULTS.values()]
+    first = draw(faults, "ABCD", seed=1, duration_s=60.0)
+    assert first == draw(faults, "ABCD", seed=1, duration_s=60.0)
+    assert first != draw(faults, "ABCD", seed=2, duration_s=60.0)
+    assert {strike.fault for strike in first} == set(faults)
+    assert 0.5 < len(first) * EVERY_S / 60.0 < 1.5
+
+
+def test_nothing_is_struck_again_before_it_has_healed_and_each_fault_lasts_as_long_as_it_should() -> None:
+    strikes = draw([*FAULTS.values()], "AB", seed=3, duration_s=60.0)
+    for place in {strike.place for strike in strikes}:
+        here = [strike for strike in strikes if strike.place == place]
+        assert all(one.until_s < other.at_s for one, other in pairwise(here))
+    for strike in strikes:
+        shortest_s, longest_s = strike.fault.lasts_s
+        assert shortest_s - 0.01 < strike.until_s - strike.at_s < longest_s + 0.01
+        assert strike.place in ("AB" if strike.fault.on in ("pod", "network") else (strike.fault.on,))
+
+
+def test_faults_have_names() -> None:
+    assert set(named(["all"])) == set(SURVIVABLE)
+    assert set(named(["kill", "evict"])) == {"kill", "evict"}
+    with pytest.raises(UsageError, match="fault 'kil': there is none; expected all, or some of noop, kill"):
+        named(["kil"])
+
+
+def test_a_foreign_server_is_not_broken(tmp_path: Path, run_server: Server) -> None:
+    foreign = Server(url=run_server.url, info=run_server.info, prefix="x:")
+    plan = Plan(target=TARGETS["shared"], pods=1, users=1, messages=1, faults=named(["server-full"]))
+    with pytest.raises(UsageError, match="fault server-full: it would break a server that podrace has not started"):
+        run_free(plan, FREE_UPLOADS, foreign, tmp_path, tmp_path, lambda standing: None)
+
+
+# --- each fault has its effect, and goes again ---
+
+
+@pytest.mark.parametrize("number", [1, 2, 70_000, 2**24 - 1])
+def test_a_picture_says_which_one_it_is_also_when_it_was_compressed(tmp_path: Path, number: int) -> None:
+    from podrace.reference.upload_manager import compress_image
+
+    path = tmp_path / "picture.png"
+    path.write_bytes(picture(number))
+    compressed = compress_image(str(path))
+    assert compressed is not None
+    assert identify(path.read_bytes()) == identify(Path(compressed).read_bytes()) == f"image-{number}"
+    assert identify(b"something else") is None
+
+
+def errors(folder: Path) -> str:
+    return " ".join(str(one.get("error")) for one in events(folder) if one["type"] in ("fail", "info"))
+
+
+@pytest.mark.parametrize(
+    ("fault", "told"),
+    [
+        ("restart-server", "ConnectionError"),
+        ("server-full", "OutOfMemoryError"),
+        ("cut", "ConnectionError"),
+        ("partition", "TimeoutError"),
+        ("pause", "no answer within"),
+    ],
+)
+def test_a_fault_is_felt_by_clients(tmp_path: Path, fault: str, told: str) -> None:
+    found = run(tmp_path, DURABLE, fault, duration_s=4.0, messages=800)
+    assert found.struck[fault] > 0
+    assert told in errors(tmp_path)
+    assert found.verdict == "holds", [one.sentence for one in found.findings]
+
+
+def test_without_faults_nothing_is_lost_and_no_call_is_open(tmp_path: Path) -> None:
+    found = run(tmp_path, "shared", "noop")
+    assert (found.verdict, found.findings) == ("holds", ())
+    assert found.counts["accepted"] == found.counts["delivered"] > 100
+    told = events(tmp_path)
+    assert {one["type"] for one in told} == {"invoke", "ok", "step", "rest", "fault"}
+    assert len([one for one in told if one["type"] == "invoke"]) == len([one for one in told if one["type"] == "ok"])
+
+
+def test_what_one_pod_keeps_for_itself_is_lost_without_any_fault(tmp_path: Path) -> None:
+    found = run(tmp_path, "local")
+    assert found.verdict == "violated"
+    assert found.counts["lost"] > 5
+    assert any(one.verdict == "violated" for one in found.objects)
+
+
+@pytest.mark.parametrize(("persistence", "verdict"), [("none", "violated"), ("always", "holds")])
+def test_a_server_that_keeps_nothing_loses_what_it_acknowledged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, persistence: str, verdict: str
+) -> None:
+    monkeypatch.setattr(free_run, "STILL_S", 2.0)  # what was lost is not waited for
+    found = run(tmp_path, DURABLE, "restart-server", persistence=persistence, duration_s=3.0)
+    assert found.verdict == verdict
+    assert ("lost" in found.counts) == (verdict == "violated")
+
+
+# --- many pods, all faults ---
+
+
+@pytest.mark.wide
+@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("target", ["local", "shared", DURABLE])
+def test_ten_seconds_of_all_faults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str, seed: int) -> None:
+    if target != DURABLE:  # what they have lost is lost; that locks hold them up for longer need not be waited for
+        monkeypatch.setattr(free_run, "STILL_S", 2.0)
+    found = run(tmp_path, target, "all", pods=8, users=50, messages=1500, duration_s=10.0, seed=seed)
+    if target == DURABLE:
+        assert (found.verdict, [one.sentence for one in found.findings]) == ("holds", [])
+        assert found.counts["accepted"] == found.counts["delivered"] > 200
+    else:
+        assert found.verdict == "violated"
+        assert found.counts["lost"] > 3
+    assert len(found.struck) == len(SURVIVABLE)
+
+
+@pytest.mark.wide
+@pytest.mark.parametrize("one", DIRECTED, ids=lambda one: one.name)
+def test_a_failure_mode_of_whole_fleets_is_as_expected_of_durable(tmp_path: Path, one: Directed) -> None:
+    cell, _ = directed_cell(one, named_target(DURABLE), tmp_path / "run", lambda standing: None)
+    assert cell.verdict == one.expected(DURABLE), (cell.sentence, cell.note)
+    if cell.verdict == "not-applicable":
+        assert "set `" in cell.note  # it says what to configure
+
+
+@pytest.mark.wide
+@pytest.mark.parametrize("name", ["restart", "failover", "eviction", "server-full", "source-file-gone", "gemini-fails"])
+def test_a_failure_mode_of_whole_fleets_is_lost_by_shared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(free_run, "STILL_S", 2.0)
+    cell, _ = directed_cell(find(name), named_target("shared"), tmp_path / "run", lambda standing: None)
+    assert cell.verdict == "violated"
+    assert cell.counts["lost"] > 0
+
+
+def test_while_pods_are_replaced_the_old_ones_go_on_losing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(free_run, "STILL_S", 2.0)
+    found = run(tmp_path, "local", then=TARGETS["shared"], messages=400, duration_s=4.0)
+    drawn = over_time(tmp_path / free_run.HISTORY, found.findings, target="local", busy_s=found.busy_s)["over_time"]
+    assert [fault["name"] for fault in drawn["faults"]] == ["deploy"] * 4
+    losses = [one["lost"] for one in drawn["bins"]]
+    assert losses == sorted(losses)
+    assert losses[-1] == found.counts["lost"] > 5
+    last_deployed_s = max(fault["until_s"] for fault in drawn["faults"])
+    after = [one["lost"] for one in drawn["bins"] if one["at_s"] > last_deployed_s + 0.1]
+    assert len(set(after)) <= 1, "nothing is lost any more once the last old pod is gone"
+
+
+# --- the command ---
+
+
+def test_the_command_tells_and_keeps_everything(podrace: Podrace) -> None:
+    words = "run --target local --pods 2 --users 4 --messages 60 --duration 1 --faults kill --run-dir r".split()  # noqa: SIM905
+    ended = podrace(*words)
+    assert ended.code == 1, ended.err
+    assert "local  violated: accepted" in ended.out
+    assert "faults: kill" in ended.out
+    assert {path.name for path in (podrace.folder / "r").iterdir()} == {
+        "events.jsonl",
+        "findings.json",
+        "over-time.json",
+        "pods-output.txt",
+        "result.json",
+    }
+    result = json.loads((podrace.folder / "r" / "result.json").read_text())
+    (cell,) = result["cells"]
+    assert (cell["fleet"], cell["verdict"]) == ("free", "violated")
+    assert cell["counts"]["lost"] > 0
+    assert ended.left == []
+
+
+def test_short_runs_of_failure_modes_are_told_as_a_matrix(podrace: Podrace) -> None:
+    ended = podrace("run", "--target", "durable", "--scenario", "eviction,clock-skew", "--run-dir", "r")
+    assert ended.code == 0, ended.err
+    result = json.loads((podrace.folder / "r" / "result.json").read_text())
+    assert [(one["scenario"], one["row"], one["verdict"]) for one in result["cells"]] == [
+        ("eviction", 23, "not-applicable"),
+        ("clock-skew", 27, "holds"),
+    ]
+    assert (podrace.folder / "r" / "clock-skew" / "over-time.json").exists()
+    assert podrace("run", "--scenario", "nothing").code == 2
+
+
+def test_ctrl_c_ends_a_run_with_the_verdict_so_far(podrace: Podrace, until: Callable[..., bool]) -> None:
+    words = "run --target shared --pods 2 --users 4 --messages 100000 --duration 600 --faults noop --run-dir r --json"
+    process = podrace.start(*words.split(), measured=False)
+    path = podrace.folder / "r" / "events.jsonl"
+    assert until(lambda: path.exists() and path.read_bytes().count(b"\n") > 20, timeout_s=20.0)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == 3, err
+    (cell,) = json.loads(out)["cells"]
+    assert (cell["verdict"], cell["note"]) == ("inconclusive", "interrupted")
+    assert cell["counts"]["accepted"] > 0
+    assert podrace.left() == []
+
+
+def test_a_workload_without_clients_is_wrong_usage(podrace: Podrace) -> None:
+    (podrace.folder / "mine.py").write_text("from podrace import Workload\nPLAIN = Workload()\n")
+    ended = podrace("run", "--workload", "mine:PLAIN")
+    assert ended.code == 2
+    assert "has no clients" in ended.err
