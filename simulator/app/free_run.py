@@ -15,6 +15,7 @@ from typing import Any
 
 import orjson
 
+from podrace.simulator.app.show import OUTPUT
 from podrace.simulator.errors import HarnessError, UsageError
 from podrace.simulator.fleets.chaos import LEASE_S, Chaos, Fault, World, draw
 from podrace.simulator.fleets.free import Client, Driver, Journal, pod_name
@@ -37,6 +38,8 @@ STILL_S = 61.0
 QUIET_S = 12.0
 """So long is enough where no key is left whose time to live ends within that: longer than any timer of a pod's."""
 ROUND_S = 0.2
+GONE = -2
+"""When a key ends that has ended since it was asked for."""
 SOCKET_TIMEOUT_S = 1.0
 POD_OPTIONS: Mapping[str, Any] = {"absorb_limit": 1, "lease_s": LEASE_S, "upload_timeout_s": 10.0, "durability": "warn"}
 
@@ -72,6 +75,8 @@ class FreeRun:
     busy_s: float
     rest_s: float
     objects: Sequence[linear.KeyVerdict]
+    interrupted: int | None = None
+    """The exit code of what has ended it, where somebody did."""
 
     @property
     def words(self) -> str:
@@ -149,7 +154,7 @@ def run_free(
         journal.epoch_s = time.monotonic()
         running = _Running(plan, workload, services, driver, world, watch)
         running.bustle()
-        running.come_to_rest(folder / HISTORY, partial(_is_short_lived, server))
+        running.come_to_rest(folder / HISTORY, _left(server))
         journal.flush()
         run = read_run(folder / HISTORY, workload, services, running, _left(server))
         return _judged(plan, workload, run, running)
@@ -177,7 +182,7 @@ def _specs(
             services=dict.fromkeys(services, ""),
             seed=plan.seed,
             free=True,
-            output=str(folder.resolve() / "pods-output.txt"),
+            output=str(folder.resolve() / OUTPUT),
             options={**POD_OPTIONS, **plan.options},
         )
         for name in names
@@ -201,10 +206,13 @@ class _Running:
         self.chaos = Chaos(
             world, draw([*plan.faults.values()], list(driver.ready), seed=plan.seed, duration_s=plan.duration_s)
         )
-        self.note = ""
+        self.interrupted: int | None = None
         self.rested_at_s = 0.0
         self.busy_s = self.rest_s = 0.0
         self.operations = 0
+        targets = [plan.target, *filter(None, [plan.then])]
+        keeps = [pattern for target in targets for pattern in getattr(load_target(target), "keeps", ())]
+        self.scenario = Scenario("run", {}, workload=workload, keeps=keeps)
         self._pods = list(driver.ready)
         self._workload = workload
         self._services = services
@@ -232,12 +240,15 @@ class _Running:
             self.driver.play(clients, until_s=until_s)
             while time.monotonic() < until_s and plan.faults and plan.duration_s:
                 self.driver.turn(until_s)
-        except KeyboardInterrupt:
-            self.note = "interrupted"
+        except KeyboardInterrupt as error:
+            self._end_early(error)
         self.busy_s = time.monotonic() - self._began_s
         self.operations = sum(self.driver.ended.values())
         self.driver.dismiss()
         self.chaos.heal_all()
+
+    def _end_early(self, error: KeyboardInterrupt) -> None:
+        self.interrupted = getattr(error, "exit_code", 130)
 
     def _roll_out(self, target: str) -> None:
         """Replace pod after pod by one of another target, evenly over nine tenths of the time."""
@@ -245,11 +256,8 @@ class _Running:
             due_s = self._began_s + self.plan.duration_s * 0.9 * (number + 1) / len(self._pods)
             self.driver.at(due_s, partial(self.driver.replace, pod, target))
 
-    def come_to_rest(self, history: Path, is_short_lived: Callable[[], bool]) -> None:
-        """Ask every pod for whatever the workload asks, again and again, until nothing moves or is left to do.
-
-        `is_short_lived`: whether a key is left whose end may move something.
-        """
+    def come_to_rest(self, history: Path, left: Callable[[], Sequence[Left]]) -> None:
+        """Ask every pod for whatever the workload asks, again and again, until nothing moves or is left to do."""
         driver, began_s = self.driver, time.monotonic()
         self._stage, self.rested_at_s = "coming to rest", time.time()
         driver.journal.note({"type": "rest", "stage": "begins"})
@@ -258,15 +266,15 @@ class _Running:
                 if time.monotonic() > began_s + READY_WITHIN_S:
                     raise HarnessError(f"pods: expected all to be ready again within {READY_WITHIN_S:g} s")
                 driver.turn(time.monotonic() + ROUND_S)
-            self._ask_until_still(history, is_short_lived)
-        except KeyboardInterrupt:
-            self.note = "interrupted"
+            self._ask_until_still(history, left)
+        except KeyboardInterrupt as error:
+            self._end_early(error)
         driver.journal.note({"type": "rest", "stage": "over"})
         self.rest_s = time.monotonic() - began_s
 
-    def _ask_until_still(self, history: Path, is_short_lived: Callable[[], bool]) -> None:
+    def _ask_until_still(self, history: Path, left: Callable[[], Sequence[Left]]) -> None:
         moved_s, progress, pause_s, rounds = time.monotonic(), None, ROUND_S, 0
-        still_s = 3.0 if self.note else STILL_S
+        still_s = 3.0 if self.interrupted else STILL_S
         while True:
             rounds += 1
             self.driver.play(self._resting(rounds))
@@ -274,10 +282,15 @@ class _Running:
                 moved_s, pause_s = time.monotonic(), ROUND_S
                 continue
             self.driver.journal.flush()
-            if self._workload.is_done(read_run(history, self._workload, self._services, self, lambda: ())):
+            there = left()
+            is_over = not any(
+                map(self.scenario.is_leaked, there)
+            )  # else something that nobody was promised is under way
+            if is_over and self._workload.is_done(read_run(history, self._workload, self._services, self, lambda: ())):
                 return
+            is_short_lived = any(one.left_s is not None and one.left_s < STILL_S for one in there)
             now_s = time.monotonic()
-            if now_s > moved_s + still_s or (now_s > moved_s + QUIET_S and not is_short_lived()):
+            if now_s > moved_s + still_s or (now_s > moved_s + QUIET_S and not is_short_lived):
                 return
             pause_until_s = time.monotonic() + pause_s
             while time.monotonic() < pause_until_s:
@@ -313,23 +326,16 @@ def _left(server: Server) -> Callable[[], Sequence[Left]]:
         probe = Probe(connect(server.url), own=False)
         try:
             keys = probe.under(server.prefix)
+            ends_ms, now_ms = probe.ends(keys)
             return [
-                Left(key.removeprefix(server.prefix), probe.value(key), None if left_ms < 0 else left_ms / 1000)
-                for key, (left_ms, _) in zip(keys, probe.lives(keys), strict=True)
+                Left(key.removeprefix(server.prefix), value, None if end_ms < 0 else (end_ms - now_ms) / 1000)
+                for key, value, end_ms in zip(keys, probe.values(keys), ends_ms, strict=True)
+                if end_ms != GONE
             ]
         finally:
             probe.close()
 
     return look
-
-
-def _is_short_lived(server: Server) -> bool:
-    """Whether a key is left that is over within STILL_S."""
-    probe = Probe(connect(server.url), own=False)
-    try:
-        return any(0 <= left_ms <= STILL_S * 1000 for left_ms, _ in probe.lives(probe.under(server.prefix)))
-    finally:
-        probe.close()
 
 
 def read_run(
@@ -362,9 +368,7 @@ def _shared(value: Any) -> Any:
 
 
 def _judged(plan: Plan, workload: Workload, run: Run, running: _Running) -> FreeRun:
-    targets = [plan.target, *filter(None, [plan.then])]
-    keeps = [pattern for target in targets for pattern in getattr(load_target(target), "keeps", ())]
-    findings = Scenario("run", {}, workload=workload, keeps=keeps).findings(run)
+    findings = running.scenario.findings(run)
     objects = linear.check(workload.objects(run), linear.MODELS["upload-status"])
     known = {finding.subject for finding in findings if finding.kind == "misreported"}
     findings += [
@@ -372,12 +376,12 @@ def _judged(plan: Plan, workload: Workload, run: Run, running: _Running) -> Free
         for one in objects
         if one.verdict == VIOLATED and one.key not in known
     ]
-    notes = [running.note] if running.note else []
+    notes = ["interrupted"] if running.interrupted else []
     if linear.overall(objects) == INCONCLUSIVE:
         notes.append("the statuses of some uploads take more states to judge than there is budget for")
     if not workload.is_judgeable(run):
         notes.append("nothing was accepted, so that nothing can be said")
-    verdict = INCONCLUSIVE if running.note or (notes and not findings) else VIOLATED if findings else HOLDS
+    verdict = INCONCLUSIVE if running.interrupted or (notes and not findings) else VIOLATED if findings else HOLDS
     counted = Counter(finding.kind for finding in findings)
     return FreeRun(
         verdict,
@@ -389,6 +393,7 @@ def _judged(plan: Plan, workload: Workload, run: Run, running: _Running) -> Free
         running.busy_s,
         running.rest_s,
         objects,
+        running.interrupted,
     )
 
 

@@ -213,11 +213,12 @@ class Scenario:
             found += [
                 Finding("leaked", one.key, f"key {one.key} is left behind after everything has come to rest")
                 for one in run.left
-                if self._is_leaked(one)
+                if self.is_leaked(one)
             ]
         return found
 
-    def _is_leaked(self, one: Left) -> bool:
+    def is_leaked(self, one: Left) -> bool:
+        """Whether a key that is left should not be."""
         if any(fnmatchcase(one.key, pattern) for pattern in (*self.workload.keeps, *self.keeps)):
             return False
         lingers_s = self.workload.lingers_s

@@ -172,7 +172,6 @@ def test_a_failure_mode_of_whole_fleets_is_lost_by_shared(
     monkeypatch.setattr(free_run, "STILL_S", 2.0)
     cell, _ = directed_cell(find(name), named_target("shared"), tmp_path / "run", lambda standing: None)
     assert cell.verdict == "violated"
-    assert cell.counts["lost"] > 0
 
 
 def test_while_pods_are_replaced_the_old_ones_go_on_losing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -201,7 +200,7 @@ def test_the_command_tells_and_keeps_everything(podrace: Podrace) -> None:
         "events.jsonl",
         "findings.json",
         "over-time.json",
-        "pods-output.txt",
+        "target-output.txt",
         "result.json",
     }
     result = json.loads((podrace.folder / "r" / "result.json").read_text())
@@ -230,7 +229,7 @@ def test_ctrl_c_ends_a_run_with_the_verdict_so_far(podrace: Podrace, until: Call
     assert until(lambda: path.exists() and path.read_bytes().count(b"\n") > 20, timeout_s=20.0)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=30)
-    assert process.returncode == 3, err
+    assert process.returncode == 130, err
     (cell,) = json.loads(out)["cells"]
     assert (cell["verdict"], cell["note"]) == ("inconclusive", "interrupted")
     assert cell["counts"]["accepted"] > 0

@@ -7,7 +7,7 @@ import json
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -95,9 +95,11 @@ def spec(
 def driver_of(spec: PodSpec, path: Path, pods: str = "AB", **options: Any) -> Iterator[Driver]:
     journal = Journal(path, time.monotonic())
     options = {"choose": lambda pods: pods[0], "services": lambda pod, service: Bell(), **options}
-    with Driver([replace(spec, name=name) for name in pods], journal, **options) as driver:
+    with (
+        closing(journal),
+        Driver([replace(spec, name=name) for name in pods], journal, **options) as driver,
+    ):
         yield driver
-    journal.close()
 
 
 @pytest.fixture
@@ -260,7 +262,7 @@ def test_what_ends_in_the_background_is_told_and_the_pod_goes_on(driver: Driver,
 
 
 def test_a_pod_that_dies_unasked_and_one_without_the_method_are_errors(spec: PodSpec, history: Path) -> None:
-    with driver_of(spec, history) as driver, pytest.raises(HarnessError, match="pod A died unasked"):
+    with driver_of(spec, history) as driver, pytest.raises(HarnessError, match="pod A died unexpectedly"):
         call(driver, asked("die", pod="A"))
     with driver_of(spec, history) as driver, pytest.raises(TargetError, match="no method fly"):
         call(driver, asked("fly", pod="A"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,13 +49,13 @@ def run(target: str, scenario: list[str] | None, seed: int, run: Run, **wanted: 
     `all` is all but crash-machine, failover and evict.
     """
     if scenario is None:
-        _run(named_target(target), seed, run, **wanted)
+        _run(target, seed, run, **wanted)
     else:
-        _run_directed(named_target(target), scenario, seed, run)
+        _run_directed(target, scenario, seed, run)
 
 
 def _run(
-    target: NamedTarget,
+    target_name: str,
     seed: int,
     run: Run,
     *,
@@ -72,13 +73,15 @@ def _run(
     from podrace.simulator.servers.connection import open_server
 
     chosen = chaos.named([] if faults == ["none"] else faults)
-    of, after = named_workload(workload), named_target(then).path if then else ""
-    plan = free_run.Plan(target=target.path, then=after, faults=chosen, duration_s=duration, seed=seed, **sizes)
-    warm_up([target.path])
     with ExitStack() as stack:
+        apart = stack.enter_context(show.kept_apart())
+        target, of = named_target(target_name), named_workload(workload)
+        after = named_target(then).path if then else ""
+        plan = free_run.Plan(target=target.path, then=after, faults=chosen, duration_s=duration, seed=seed, **sizes)
+        warm_up([target.path])
         work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="run-", dir=guarded.folder())))
         server = stack.enter_context(open_server(run.redis_url, PERSISTENCE[persistence]))
-        folder = stack.enter_context(runs.run_folder(run.run_dir, "run"))
+        folder = apart.folder = stack.enter_context(runs.run_folder(run.run_dir, "run"))
         with show.progress_bar("run", None) as bar:
             found = free_run.run_free(plan, of, server, folder, work, lambda standing: bar.tell(_standing(standing)))
     cell = runs.Cell(
@@ -95,10 +98,11 @@ def _run(
         what=f"{plan.pods} pods, {plan.users} users, faults: {', '.join(chosen) or 'none'}",
     )
     _keep(folder, target, found)
-    conclude(run, folder, server.info, seed, [cell], lambda: click.echo("\n".join(_told(target.name, found))))
+    shown = partial(click.echo, "\n".join(_told(target.name, found)))
+    conclude(run, folder, server.info, seed, [cell], shown, code=found.interrupted)
 
 
-def _run_directed(target: NamedTarget, names: list[str], seed: int, run: Run) -> None:
+def _run_directed(target_name: str, names: list[str], seed: int, run: Run) -> None:
     """One short run after the other, each on a server of its own, told as a matrix."""
     from podrace.simulator.app import directed, runs
     from podrace.simulator.fleets.processes import warm_up
@@ -107,19 +111,26 @@ def _run_directed(target: NamedTarget, names: list[str], seed: int, run: Run) ->
     if run.redis_url:
         raise UsageError("--scenario: it breaks servers, so that it uses its own only; leave --redis-url out")
     chosen = directed.DIRECTED if names == ["all"] else [directed.find(name) for name in names]
-    warm_up([target.path])
-    cells = []
-    with runs.run_folder(run.run_dir, "run") as folder, show.progress_bar("scenarios", len(chosen)) as bar:
+    cells, code = [], None
+    with ExitStack() as stack:
+        apart = stack.enter_context(show.kept_apart())
+        target = named_target(target_name)
+        warm_up([target.path])
+        folder = apart.folder = stack.enter_context(runs.run_folder(run.run_dir, "run"))
+        bar = stack.enter_context(show.progress_bar("scenarios", len(chosen)))
         for one in chosen:
             bar.about(one.name)
             cell, found = directed.directed_cell(one, target, folder / one.name, lambda standing: None)
             cells.append(cell)
             if found is not None:
                 _keep(folder / one.name, target, found)
+                code = found.interrupted
             bar.advance(1)
+            if code is not None:
+                break
         with EmbeddedServer() as server:
             info = server.info()
-    conclude(run, folder, info, seed, cells, lambda: show.matrix(cells))
+    conclude(run, folder, info, seed, cells, lambda: show.matrix(cells), code=code)
 
 
 def _keep(folder: Path, target: NamedTarget, found: FreeRun) -> None:

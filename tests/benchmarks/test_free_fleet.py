@@ -1,0 +1,104 @@
+"""What a free-running fleet does in a second: beside plain processes that send the same Redis commands."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from conftest import TARGETS
+from measuring import Ratio, check, ratio_of, tell
+
+from podrace.simulator.app.free_run import Plan, run_free
+from podrace.simulator.scenarios.upload_clients import FREE_UPLOADS
+from podrace.simulator.servers.connection import connect, open_server
+
+PODS, USERS = 8, 64
+LEAST = 0.6
+PLAIN = """
+import json, sys
+from podrace.simulator.servers.connection import connect
+url, prefix, name, *counts = sys.argv[1:]
+pushes, absorbs = map(int, counts)
+client = connect(url)
+client.ping()
+print("ready", flush=True)
+sys.stdin.readline()
+message = json.dumps({"message_id": name, "text": "text of a message", "images": [], "timestamp": 1736899200.1})
+for turn in range(max(pushes, absorbs)):
+    key = f"{prefix}temp_messages:{name}-{turn % 8}"
+    if turn < pushes:
+        client.rpush(key, message)
+    if turn < absorbs:
+        [json.loads(one) for one in client.lrange(key, 0, -1)]
+        if client.set(f"{prefix}lock:{name}", name, nx=True, ex=30):
+            [json.loads(one) for one in client.lrange(key, 0, -1)]
+            client.ltrim(key, 1, -1)
+            client.delete(f"{prefix}lock:{name}")
+print("done", flush=True)
+"""
+
+
+def fleet_s(folder: Path, messages: int) -> tuple[float, int, int]:
+    """Seconds that the fleet took, and how many messages it pushed and batches it absorbed."""
+    folder.mkdir()
+    plan = Plan(target=TARGETS["shared"].path, pods=PODS, users=USERS, messages=messages)
+    with open_server(None) as server, connect(server.url) as client:
+        workload = replace(FREE_UPLOADS, images_share=0.0)
+        found = run_free(plan, workload, server, folder, folder, lambda standing: None)
+        stats = client.info("commandstats")
+    assert found.verdict == "holds"
+    return found.busy_s, stats["cmdstat_rpush"]["calls"], stats["cmdstat_ltrim"]["calls"]
+
+
+def plain_s(pushes: int, absorbs: int) -> float:
+    with open_server(None) as server:
+        counts = [str(pushes // PODS), str(absorbs // PODS)]
+        processes = [
+            subprocess.Popen(
+                [sys.executable, "-c", PLAIN, server.url, server.prefix, f"p{number}", *counts],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            for number in range(PODS)
+        ]
+        for one in processes:
+            assert one.stdout is not None
+            one.stdout.readline()
+        began_s = time.monotonic()
+        for one in processes:
+            assert one.stdin is not None
+            one.stdin.write("go\n")
+            one.stdin.flush()
+        for one in processes:
+            assert one.stdout is not None
+            one.stdout.readline()
+        took_s = time.monotonic() - began_s
+        for one in processes:
+            one.communicate()
+        return took_s
+
+
+def test_operations_a_second(benchmark: Any, tmp_path: Path) -> None:
+    ratios, rounds = [], 1 if benchmark.disabled else 5
+    for number in range(rounds):
+        busy_s, pushes, absorbs = fleet_s(tmp_path / str(number), 200 if benchmark.disabled else 8000)
+        ratios.append(plain_s(pushes, absorbs) / busy_s)
+    benchmark.pedantic(lambda: None)
+    if benchmark.disabled:
+        return
+    found: Ratio = ratio_of(ratios)
+    tell(
+        benchmark,
+        target="free fleet",
+        operation="operations a second",
+        floor="plain processes",
+        found={"plain processes": found},
+    )
+    got = f"{found.ratio:.2f} [{found.low:.2f}, {found.high:.2f}]"
+    asked = f">= {LEAST:g} of {PODS} plain processes"
+    check(benchmark, "free fleet: operations a second", asked=asked, got=got, holds=found.high >= LEAST)
