@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -37,10 +37,22 @@ class World:
     proxy: Proxy | None = None
     replica: EmbeddedServer | None = None
     rng: random.Random = field(default_factory=lambda: random.Random(0))
+    struck: dict[str, Strike] = field(default_factory=dict)
+    """By place, the fault that is about there."""
 
     def break_network(self, pod: str, conditions: Conditions) -> None:
         assert self.proxy is not None
         self.proxy.set(pod, conditions)
+
+    def later(self, place: str, seconds: float, action: Callable[[], None]) -> None:
+        """The second half of a fault, unless that has been healed before."""
+        strike = self.struck[place]
+
+        def act() -> None:
+            if self.struck.get(place) is strike:
+                action()
+
+        self.driver.at(time.monotonic() + seconds, act)
 
     @property
     def own_server(self) -> EmbeddedServer:
@@ -163,7 +175,7 @@ class CrashMachine(Fault):
             if not always:
                 server.lose_last(synced)
 
-        world.driver.at(time.monotonic() + 1.0, crash)
+        world.later(place, 1.0, crash)
 
     def heal(self, world: World, place: str) -> None:
         world.own_server.restart()
@@ -188,11 +200,12 @@ class Promote(Fault):
             world.proxy.lead_to(new.socket_path)
             world.server, world.replica = new, old
 
-        world.driver.at(time.monotonic() + self.lags_s, promote)
+        world.later(place, self.lags_s, promote)
 
     def heal(self, world: World, place: str) -> None:
         assert world.replica is not None
-        world.replica.start()
+        if not world.replica.is_running:  # else it was healed before it was promoted
+            world.replica.start()
         world.replica.follow(world.own_server)
 
 
@@ -324,7 +337,7 @@ class Chaos:
     def __init__(self, world: World, strikes: Sequence[Strike]) -> None:
         self._world = world
         self._strikes = strikes
-        self.active: dict[str, Strike] = {}
+        self.active = world.struck
         self.struck_by_name: Counter[str] = Counter()
 
     @property

@@ -90,6 +90,10 @@ class EmbeddedServer:
         return self._process.pid
 
     @property
+    def is_running(self) -> bool:
+        return self._process is not None
+
+    @property
     def socket_path(self) -> Path:
         return self.folder / "redis.sock"
 

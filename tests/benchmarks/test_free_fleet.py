@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from conftest import TARGETS
+from benched import TARGETS
 from measuring import Ratio, check, ratio_of, tell
 
 from podrace.simulator.app.free_run import Plan, run_free
