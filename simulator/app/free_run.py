@@ -18,7 +18,8 @@ import orjson
 from podrace.simulator.app.show import OUTPUT
 from podrace.simulator.errors import HarnessError, UsageError
 from podrace.simulator.fleets.chaos import LEASE_S, Chaos, Fault, World, draw
-from podrace.simulator.fleets.free import Client, Driver, Journal, pod_name
+from podrace.simulator.fleets.driver import Driver
+from podrace.simulator.fleets.free import Client, Journal, pod_name
 from podrace.simulator.fleets.processes import READY_WITHIN_S, PodSpec
 from podrace.simulator.history.events import Event
 from podrace.simulator.judge import linear

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from podrace.simulator.errors import HarnessError
-from podrace.simulator.fleets.free import NO_ANSWER, Asked, Client, Driver, pod_name
+from podrace.simulator.fleets.driver import NO_ANSWER, Driver
+from podrace.simulator.fleets.free import Asked, Client, pod_name
 from podrace.simulator.fleets.processes import ANSWER_WITHIN_S, PodSpec
 from podrace.simulator.history.events import Event, plain, shorten
 from podrace.simulator.history.outcome import Result

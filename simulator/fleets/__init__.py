@@ -5,7 +5,7 @@
 - `inline.py`: pods in this process, every actor a greenlet
 - `processes.py` (the parent's side) and `pod.py` (the child's): pods as processes
 - `stepped.py`: pods as processes, led step by step
-- `free.py`: pods as processes that nobody leads, and their clients; `chaos.py`: the faults that befall them
+- `free.py`: pods as processes that nobody leads; `driver.py`: their clients, in one thread; `chaos.py`: their faults
 - `pipes.py`: what goes over a pod's pipe, and how
 - `guarded.py`: what goes with this process however it ends
 """

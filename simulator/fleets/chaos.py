@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from podrace.simulator.errors import UsageError
-from podrace.simulator.fleets.free import Driver, Spoilt
+from podrace.simulator.fleets.driver import Driver, Spoilt
 from podrace.simulator.servers.embedded import EmbeddedServer
 from podrace.simulator.servers.proxy import Conditions, Proxy
 

@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from podrace.simulator.errors import HarnessError, TargetError
-from podrace.simulator.fleets.free import Asked, Client, Driver, Journal, Spoilt
+from podrace.simulator.fleets.driver import Driver, Spoilt
+from podrace.simulator.fleets.free import Asked, Client, Journal
 from podrace.simulator.fleets.processes import PodSpec
 from podrace.simulator.history.outcome import Result
 from podrace.simulator.servers.embedded import EmbeddedServer
