@@ -169,11 +169,6 @@ UNFIT = {
 """Why no verdict can be given: words of the note."""
 
 
-@pytest.fixture(autouse=True)
-def _cases(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(Path(__file__).parents[1])
-
-
 @pytest.fixture
 def run_server(server: object) -> Server:
     """The session's server, as explorations get it."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -47,11 +46,6 @@ FAULTS: dict[str, Any] = {
     "cancel": [CancelCall()],
     "kill and time": [Kill(pods=frozenset("A")), TimePasses()],
 }
-
-
-@pytest.fixture(autouse=True)
-def _cases(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(Path(__file__).parents[1])
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import socket
 import socketserver
 import sys
 import threading
+from abc import ABC, abstractmethod
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler
 from typing import Any
@@ -50,7 +51,7 @@ class RequestHandler(BaseHTTPRequestHandler):
         self.wfile.write(content)
 
 
-class Listener(socketserver.ThreadingTCPServer):
+class Listener(ABC, socketserver.ThreadingTCPServer):
     """Listens on `url` from construction until `stop()`, each connection in a thread of its own.
 
     `answer` is the subclass's; an OSError that it raises ends the connection.
@@ -72,8 +73,9 @@ class Listener(socketserver.ThreadingTCPServer):
         self._acceptor = threading.Thread(target=self._accept, name="files-api", daemon=True)
         self._acceptor.start()
 
+    @abstractmethod
     def answer(self, call: RequestHandler, body: bytes) -> Reply:
-        raise NotImplementedError
+        """What is answered to a request."""
 
     def stop(self) -> None:
         """Close every connection and end every thread, hanging requests included. May be called again.
