@@ -15,7 +15,7 @@ from podrace.simulator.fleets.protocol import Fleet
 from podrace.simulator.history.events import Event
 from podrace.simulator.history.outcome import Result
 from podrace.simulator.judge.run import OPEN, CallRecord, Left, Run
-from podrace.simulator.scenarios.faults import CANCEL, CLOCK, CORRUPT, KILL, UNTIL, Fault
+from podrace.simulator.scenarios.faults import CANCEL, CLOCK, CORRUPT, KILL, UNTIL, CancelCall, Fault
 from podrace.simulator.scenarios.model import Call, Ref, Scenario
 from podrace.simulator.search.rest import Rest
 from podrace.simulator.search.schedule import FINISH, Chooser, Decision
@@ -76,6 +76,8 @@ class Play:
         """Whether the scenario's own lines are still being played."""
         self._fleet = fleet
         self._strikes_pods = any(type(fault).on_pod is not Fault.on_pod for fault in scenario.faults)
+        self._cancels = any(isinstance(fault, CancelCall) for fault in scenario.faults)
+        """Whether calls may be cancelled: unlike one that is killed, the pod goes on with what it has heard."""
         self._done: dict[str, set[str]] = {}
         self._watched: dict[str, dict[str, None]] = {}
         """By pod, the keys of which a change makes its transactions fail."""
@@ -294,11 +296,13 @@ class Play:
 
     def event_of(self, step: Step, action: str, footprint: Footprint) -> int:
         """The hash that taking the step would have in the trace."""
+        return self._event(step, action, footprint, ACTOR if self._hears_later(step) else POD)
+
+    def _event(self, step: Step, action: str, footprint: Footprint, scope: str) -> int:
         after: Sequence[str] = ()
         if step.kind == "call":
             call = self._lines[step.actor][0]
             after = (*call.after, *(ref for ref in _refs(call.args)))
-        scope = ACTOR if self._hears_later(step) else POD
         return self.trace.event(step.actor, action, footprint, scope=scope, begins=self.begins(step), after=after)
 
     def _hears_later(self, step: Step) -> bool:
@@ -324,8 +328,8 @@ class Play:
     def _take(self, step: Step, action: str) -> None:
         footprint = self.footprint(step, action)
         later = self._hears_later(step)
-        event = self.event_of(step, action, footprint)
         scope = ACTOR if later else POD
+        event = self._event(step, action, footprint, scope)
         self.trace.add(event, step.actor, footprint, scope=scope, begins=self.begins(step))
         if action != GO:
             self.struck += 1
@@ -343,7 +347,7 @@ class Play:
         self.collect(event)
         if len(self._ended) == results:
             self.ends.setdefault(event, ())
-            if step.kind == "reply":
+            if step.kind == "reply" and not self._cancels:
                 self.last_pod = ""  # what the pod has heard would be gone with it, as if it had not heard it yet
         now = self._fleet.step_of(step.actor)
         if now is not None and now.kind == "receive" and step.kind == "redis" and self._goes_on_at_once(now, step):

@@ -1,5 +1,7 @@
 """A lock around some work, on asyncio, whose callers may go away: nothing here knows of podrace."""
 
+import asyncio
+
 import redis.asyncio as redis
 
 
@@ -42,6 +44,24 @@ class Lease(Finally):
         finally:
             await self.redis.delete("busy")
         return "done"
+
+
+class Between:
+    """Leaves a mark where its caller goes away after it has begun, and before anything has been done."""
+
+    def __init__(self, work):
+        self.redis = redis.Redis(decode_responses=True)
+        self.begun = False
+
+    async def do(self, what):
+        try:
+            await self.redis.get("done")
+            self.begun = True
+            await self.redis.incr("done")
+        except asyncio.CancelledError:
+            if self.begun and not await self.redis.exists("done"):
+                await self.redis.set("half", what)
+            raise
 
 
 class LatestOnly:

@@ -45,6 +45,15 @@ CANCELLED = podrace.Scenario(
     workload=Effects(),
     keeps=["done"],
 )
+between = pod_of("plain_cancelled", "Between", "put")
+
+ALONE = podrace.Scenario(
+    "the only caller goes away",
+    {"A": [podrace.Call("A", "do", ("a",)), podrace.Call("then", "do", ("b",))]},
+    faults=[podrace.CancelCall()],
+    workload=Effects(),
+    keeps=["done"],
+)
 latest = pod_of("plain_cancelled", "LatestOnly", "put")
 
 

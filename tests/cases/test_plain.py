@@ -89,6 +89,7 @@ CASES = (
     ("careless", "plain_targets:CANCELLED", "leaked"),
     ("gives_back", "plain_targets:CANCELLED", "leaked"),
     ("lease", "plain_targets:CANCELLED", ""),
+    ("between", "plain_targets:ALONE", "leaked"),
     ("latest", "plain_targets:LATE", "misreported"),
 )
 """Target, scenario, and the worst of what is found; nothing where it holds."""
