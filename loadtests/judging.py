@@ -19,7 +19,8 @@ from typing import Any
 from podrace.simulator.judge.findings import Finding
 from podrace.simulator.judge.run import OPEN, CallRecord, Left, Run
 from podrace.simulator.scenarios.model import Ref
-from podrace.simulator.scenarios.uploads import UPLOADS, Image, OlderFenceError, check
+from podrace.simulator.scenarios.upload_checks import Image, check
+from podrace.simulator.scenarios.uploads import UPLOADS, OlderFenceError
 from podrace.simulator.world.steps import Step
 
 MOMENTS = 10_000

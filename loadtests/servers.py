@@ -16,7 +16,7 @@ from pathlib import Path
 
 import podrace
 from podrace.simulator.errors import HarnessError, PodraceError, UsageError
-from podrace.simulator.scenarios.uploads import LEASE_S
+from podrace.simulator.scenarios.upload_checks import LEASE_S
 from podrace.simulator.servers.connection import Server, connect, delete_prefix, open_server
 from podrace.simulator.servers.embedded import EmbeddedServer, ServerInfo
 

@@ -18,7 +18,8 @@ from podrace.simulator.history.outcome import Result
 from podrace.simulator.judge.findings import Judgement, by_severity
 from podrace.simulator.judge.run import CallRecord, Run
 from podrace.simulator.scenarios.model import Ref
-from podrace.simulator.scenarios.uploads import UPLOADS, Image, check_deliveries
+from podrace.simulator.scenarios.upload_checks import Image, check_deliveries
+from podrace.simulator.scenarios.uploads import UPLOADS
 from podrace.simulator.servers.connection import Server, connect, delete_prefix
 from podrace.simulator.target import load_object
 from podrace.simulator.world.steps import Step

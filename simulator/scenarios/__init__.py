@@ -2,7 +2,8 @@
 
 - `model.py`: Call, Ref, Workload, Scenario
 - `faults.py`: what the harness does to a fleet on purpose, one small class a fault
-- `uploads.py`: the workload of the image uploads: its verbs, how a run is brought to rest, its checks
+- `uploads.py`: the workload of the image uploads: its verbs, how a run is brought to rest
+- `upload_checks.py`: what that workload promises, as checks
 - `catalogue.py`: the failure modes of uploads, one entry each
 - `upload_clients.py`: users of the uploads workload, for free-running fleets
 """

@@ -14,7 +14,8 @@ from podrace.simulator.fleets.free import Asked, Client
 from podrace.simulator.judge.linear import Operation
 from podrace.simulator.judge.run import Run
 from podrace.simulator.scenarios.model import Call, Ref, Workload
-from podrace.simulator.scenarios.uploads import Image, Uploads, absorb, add, ask, check
+from podrace.simulator.scenarios.upload_checks import Image, check
+from podrace.simulator.scenarios.uploads import Uploads, absorb, add, ask
 
 IMAGES_SHARE = 0.25
 """Of the messages, those with an image."""

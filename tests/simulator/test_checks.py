@@ -12,7 +12,7 @@ import pytest
 from podrace.simulator.history.events import Event
 from podrace.simulator.judge.findings import HOLDS, VIOLATED, Finding, Judgement, by_severity
 from podrace.simulator.judge.run import CallRecord, Left, Run
-from podrace.simulator.scenarios import uploads
+from podrace.simulator.scenarios import upload_checks, uploads
 from podrace.simulator.scenarios.model import Call, Scenario, Workload
 from podrace.simulator.search.explorer import judge
 from podrace.simulator.world.steps import DROP_REPLY, FAIL, GO, Step
@@ -92,7 +92,7 @@ class Story:
         return Run(self.history, self.calls, services, self.struck, RESTED_S, self.waits, left)
 
     def judged(self) -> Judgement:
-        workload = replace(uploads.UPLOADS, checks=(uploads.check,))
+        workload = replace(uploads.UPLOADS, checks=(upload_checks.check,))
         return judge(Scenario("story", {}, workload=workload, keeps=self.keeps), self.run())
 
     def found(self) -> list[tuple[str, str]]:
