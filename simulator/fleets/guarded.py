@@ -14,8 +14,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from podrace.simulator.errors import HarnessError
-
 _PR_SET_PDEATHSIG = 1
 _PATH_BYTES_MAX = 70
 """A longer one leaves no room for a socket's name below it: the kernel takes 107 bytes on Linux and 103 on macOS."""
@@ -39,31 +37,14 @@ _opened: list[int] = []
 
 
 def _guarded_folder() -> Path:
-    import subprocess
-
-    from podrace.simulator.servers.embedded import GUARDIAN
+    from podrace.simulator.servers.guardian import start_guardian
 
     path = Path(tempfile.gettempdir(), f"podrace-{os.urandom(4).hex()}")
     if len(os.fsencode(path)) > _PATH_BYTES_MAX:
         path = Path("/tmp", path.name)
-    read_end, write_end = os.pipe()  # neither survives an exec: no other process can keep it open
-    try:
-        guardian = subprocess.Popen(
-            ["/bin/sh", "-c", GUARDIAN, "podrace-guardian", str(path)],
-            stdin=read_end,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    finally:
-        os.close(read_end)
-    _opened.append(write_end)
+    guardian, end = start_guardian(path, "temporary files")
+    _opened.append(end)
     guardian.returncode = 0  # nobody waits for it: it ends after this process
-    assert guardian.stdout is not None
-    with guardian.stdout as said:
-        answer = said.readline().decode(errors="replace").strip()
-    if answer != "ready":
-        raise HarnessError(f"temporary files: cannot make {path}: {answer}; check TMPDIR")
     return path
 
 

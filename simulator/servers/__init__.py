@@ -1,7 +1,7 @@
 """The servers of a run.
 
 - `connection.py`: the one way to a client, our own server, foreign servers
-- `embedded.py`: a valkey-server of our own
+- `embedded.py`: a valkey-server of our own; `guardian.py`: what removes it with this process
 - `probe.py`: the harness's own eyes and hands on the server
 - `files_api/`: the local Gemini Files API
 """

@@ -17,6 +17,7 @@ from typing import IO, TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from podrace.simulator.errors import HarnessError
+from podrace.simulator.servers.guardian import start_guardian
 
 if TYPE_CHECKING:
     import redis
@@ -25,21 +26,6 @@ READY_WITHIN_S = 5.0
 SOCKET_PATH_BYTES_MAX = 100
 """The kernel takes 107 bytes on Linux and 103 on macOS."""
 
-# Runs in a session of its own, so that Ctrl-C does not reach it. It reads until its standard input ends,
-# which the kernel sees to however the parent dies. Each line replaces what is to be killed then: a
-# process group, or nothing. It makes the folder too: there is no instant at which nobody would remove it.
-# SIGPIPE is ignored because "ready" may find the parent dead; the removal is repeated because a dying
-# server may still add its socket while the folder is being emptied.
-GUARDIAN = """
-trap '' PIPE
-umask 077
-mkdir "$1" || exit 1
-echo ready
-exec >/dev/null 2>&1
-while read -r line; do group=$line; done
-[ -z "$group" ] || kill -9 "-$group"
-for _ in 1 2 3 4 5 6 7 8 9; do rm -rf "$1" && break; sleep 0.05; done
-"""
 # Standard output is the guardian's input: the guardian knows the process id before there is a server.
 _SERVER = 'echo $$; exec "$1" valkey.conf >>server.log 2>&1'
 
@@ -210,23 +196,8 @@ class EmbeddedServer:
         self.stop()
 
     def _start_guardian(self) -> None:
-        read_end, write_end = os.pipe()  # neither survives an exec: no other child can keep it open
-        self._orders = os.fdopen(write_end, "wb", buffering=0)
-        try:
-            self._guardian = subprocess.Popen(
-                ["/bin/sh", "-c", GUARDIAN, "podrace-guardian", str(self.folder)],
-                stdin=read_end,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-        finally:
-            os.close(read_end)
-        assert self._guardian.stdout is not None
-        with self._guardian.stdout as said:
-            answer = said.readline().decode(errors="replace").strip()
-        if answer != "ready":
-            raise HarnessError(f"embedded server: cannot make {self.folder}: {answer}; check TMPDIR")
+        self._guardian, orders = start_guardian(self.folder, "embedded server")
+        self._orders = os.fdopen(orders, "wb", buffering=0)
 
     def _spawn(self) -> None:
         assert self._orders is not None
