@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import io
+import os
 import pickle
+import threading
+from itertools import count
 from typing import Any, NamedTuple
 
 
@@ -61,3 +64,43 @@ def as_error_came(sent: SentError) -> BaseException:
     error.args = sent.args
     vars(error).update(sent.state)
     return error
+
+
+class Pipe:
+    """The connection to the parent, safe to send on from every thread."""
+
+    def __init__(self, connection: Any, *, quick: bool) -> None:
+        self._connection = connection
+        self._quick = quick
+        self._lock = threading.Lock()
+        self._numbers = count(1)
+        self._replies: dict[int, tuple[threading.Event, list[Any]]] = {}
+
+    def send(self, *message: Any) -> None:
+        with self._lock:
+            try:
+                self._connection.send_bytes(packed(message, quick=self._quick))
+            except OSError:
+                os._exit(1)  # the parent is gone
+
+    def receive(self) -> tuple[Any, ...]:
+        try:
+            return unpacked(self._connection.recv_bytes(), quick=self._quick)
+        except (EOFError, OSError):
+            os._exit(1)
+
+    def ask(self, *question: Any) -> Any:
+        """Ask the parent to call a service, and wait for what that returns, or raises."""
+        number = next(self._numbers)
+        answered, reply = self._replies[number] = threading.Event(), []
+        self.send("service", number, *question)
+        answered.wait()
+        worked, value = reply
+        if not worked:
+            raise as_error_came(value)
+        return value
+
+    def answer(self, number: int, worked: bool, value: Any) -> None:
+        answered, reply = self._replies.pop(number)
+        reply += [worked, value]
+        answered.set()
