@@ -86,7 +86,7 @@ class Lives:
         `hints` are numbers of milliseconds that it may have given as lives; `began_s` is when it was sent.
         """
         deadlines, now_us = self._clock.deadlines, self._clock.now_us
-        kept = {self._seen[key][0]: due for key, due in deadlines.items() if key in self._seen and key in keys}
+        kept = {self._seen[key][0]: deadlines[key] for key in keys if key in self._seen and key in deadlines}
         found, server_ms = self._probe.ends(keys)
         passed_ms = int((time.monotonic() - began_s) * 1000) + 1
         for key, ends_ms in zip(keys, found, strict=True):

@@ -284,7 +284,9 @@ def request(here: Here, function: Callable[[], Any]) -> Any:
     return loop.request(function)
 
 
-def asyncio_names(here: Here) -> dict[str, Any]:
+def _runner(here: Here) -> Any:
+    """asyncio.Runner, on the pod's loops."""
+
     class Runner:
         def __init__(self, *, debug: bool | None = None, loop_factory: Any = None) -> None:
             self._loop = Loop(here())
@@ -312,6 +314,12 @@ def asyncio_names(here: Here) -> dict[str, Any]:
                 loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
             loop.run_until_complete(loop.shutdown_asyncgens())
             loop.close()
+
+    return Runner
+
+
+def asyncio_names(here: Here) -> dict[str, Any]:
+    Runner = _runner(here)  # noqa: N806 - a class
 
     def run(main: Any, *, debug: bool | None = None, loop_factory: Any = None) -> Any:
         if asyncio._get_running_loop() is not None:
