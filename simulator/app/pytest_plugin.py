@@ -9,7 +9,7 @@ Only pytest and the standard library are imported here: everything else is loade
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -148,6 +148,17 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> None:
         pytest.skip(f"–: {cell.note}")
     if cell.verdict != "holds":
         pytest.fail(_message(cell), pytrace=False)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Keep timelines out of pytest's summary, which on CI would repeat all of one, and of JUnit's one-line message."""
+    report = yield
+    ours = isinstance(item, ScheduleItem) or item.get_closest_marker("podrace") is not None
+    crash = getattr(report.longrepr, "reprcrash", None)
+    if ours and crash is not None:
+        crash.message = crash.message.partition("\n")[0]
+    return report
 
 
 def _asked(marker: pytest.Mark) -> dict[str, Any]:

@@ -70,7 +70,14 @@ def marked(scenario: str, name: str = "it", more: str = "") -> str:
     return f"@pytest.mark.podrace(target='wallet:pod', scenario='wallet:{scenario}'{more})\ndef test_{name}(): pass\n"
 
 
-def test_a_marked_test_explores_and_fails_with_the_timeline_and_what_repeats_it(project: pytest.Pytester) -> None:
+@pytest.mark.parametrize("on_ci", [False, True])
+def test_a_marked_test_explores_and_fails_with_the_timeline_and_what_repeats_it(
+    project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, on_ci: bool
+) -> None:
+    for name in ("CI", "BUILD_NUMBER"):  # with one of these pytest's summary holds whole messages
+        monkeypatch.delenv(name, raising=False)
+    if on_ci:
+        monkeypatch.setenv("CI", "true")
     project.makepyfile("import pytest\n" + marked("PAY", "pays") + marked("AT_ONCE", "at_once"))
     result = run(project)
     result.assert_outcomes(passed=1, failed=1)
@@ -81,6 +88,8 @@ def test_a_marked_test_explores_and_fails_with_the_timeline_and_what_repeats_it(
     (path,) = re.findall(r"again: podrace replay (\S+)", text)
     assert json.loads(Path(path).read_text(encoding="utf-8"))["words"] == "lost"
     assert "Traceback" not in text
+    (summary,) = re.findall(r"^FAILED .*", text, re.MULTILINE)
+    assert not on_ci or summary.endswith("::test_pays - Failed: wallet:pod wallet:PAY: lost")
 
 
 def test_a_factory_and_a_scenario_may_be_given_as_they_are_and_the_cell_be_looked_at(project: pytest.Pytester) -> None:
@@ -116,13 +125,10 @@ def test_what_nobody_knows_fails_and_what_no_fault_could_strike_is_skipped(proje
 
 
 def found(project: pytest.Pytester) -> Path:
-    """A counterexample under the tests' folder."""
-    import podrace
-
-    project.syspathinsert()
-    cell = podrace.explore("wallet:pod", "wallet:PAY", folder=project.path, on_processes=False)
-    sys.modules.pop("wallet", None)
-    return Path(str(cell.counterexample))
+    """A counterexample under the tests' folder, from a process of its own: pytester takes modules out of this one."""
+    explore = "podrace.explore('wallet:pod', 'wallet:PAY', folder=pathlib.Path(), on_processes=False)"
+    result = project.run(sys.executable, "-c", f"import pathlib, podrace; print({explore}.counterexample)")
+    return project.path / result.outlines[-1]
 
 
 def test_a_counterexample_is_a_regression_test(project: pytest.Pytester) -> None:
