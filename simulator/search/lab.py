@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -41,18 +42,24 @@ OPTIONS = {"absorb_limit": 1, "compress": False, "durability": "off"}
 """Our own server keeps nothing across a restart, and need not: no target has to look, or to warn."""
 
 
+def current_core() -> int:
+    """The number of the core on which this process runs, or ran last (proc(5), field 39 of stat)."""
+    return int(Path("/proc/self/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[36])
+
+
 @contextmanager
 def one_core(server: Server) -> Iterator[None]:
     """Puts this process and our own server on one core, where the system can.
 
     They take turns and never work at the same time; across two cores each turn would wait for the
-    other core to wake, which takes several times as long as a command itself.
+    other core to wake, which takes several times as long as a command itself. It is the core on which this
+    process runs now: several explorations at once, which the system has spread, keep apart.
     """
-    if server.embedded is None or not hasattr(os, "sched_setaffinity"):
+    if server.embedded is None or sys.platform != "linux":
         yield
         return
     allowed = os.sched_getaffinity(0)
-    core = {max(allowed)}
+    core = {current_core()}
     try:
         os.sched_setaffinity(0, core)
         os.sched_setaffinity(server.embedded.pid, core)

@@ -24,21 +24,8 @@ from podrace.simulator.servers.connection import Server
 from podrace.simulator.servers.embedded import EmbeddedServer
 
 
-@pytest.fixture(scope="module")
-def own_core() -> Iterator[None]:
-    """Of the two that `make test` runs side by side, each explores on cores of its own: `one_core` takes the last."""
-    worker, workers = os.environ.get("PYTEST_XDIST_WORKER", ""), int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-    if not worker or not hasattr(os, "sched_setaffinity"):
-        yield
-        return
-    allowed = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, sorted(allowed)[int(worker.removeprefix("gw")) % len(allowed) :: workers])
-    yield
-    os.sched_setaffinity(0, allowed)
-
-
 @pytest.fixture
-def run_server(server: EmbeddedServer, own_core: None) -> Server:
+def run_server(server: EmbeddedServer) -> Server:
     """The session's server, as explorations get it."""
     return Server(url=server.url, info=server.info(), prefix="mirix:", embedded=server)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from podrace.simulator.scenarios.catalogue import find
 from podrace.simulator.scenarios.model import Call, Scenario
 from podrace.simulator.scenarios.uploads import UPLOADS
 from podrace.simulator.search.frontier import Bounds
-from podrace.simulator.search.lab import InlineLab, ProcessLab
+from podrace.simulator.search.lab import InlineLab, ProcessLab, current_core, one_core
 from podrace.simulator.servers.connection import Server
 
 SHARED = NamedTarget("shared", "podrace.reference.targets:shared")
@@ -106,6 +108,20 @@ def test_a_lab_of_either_kind(run_server: Server) -> None:
     for fleet in ("inline", "processes"):
         with pytest.raises(UsageError, match="has no none"):
             lab_for(fleet, run_server, NamedTarget("x", "podrace.reference.targets:none"), scenario, seed=1, parts={})
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="processes are put on cores on Linux alone")
+def test_an_exploration_and_its_server_stay_on_the_core_that_it_began_on(run_server: Server) -> None:
+    allowed = os.sched_getaffinity(0)
+    for core in allowed:
+        os.sched_setaffinity(0, {core})
+        assert current_core() == core
+    os.sched_setaffinity(0, allowed)
+    assert run_server.embedded is not None
+    with one_core(run_server):
+        (core,) = os.sched_getaffinity(0)
+        assert os.sched_getaffinity(run_server.embedded.pid) == {core}
+    assert os.sched_getaffinity(0) == allowed
 
 
 def test_a_saved_schedule_runs_again_as_it_did(run_server: Server, tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ def podrace(*arguments: str, cwd: Path, measured: bool = True, **environment: st
 
 
 @pytest.fixture(scope="module")
-def matrix(tmp_path_factory: pytest.TempPathFactory, own_core: None) -> tuple[Path, dict[str, Any]]:
+def matrix(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     folder = tmp_path_factory.mktemp("matrix")
     # not measured: every cell is explored by test_scenarios too, and the tracer takes several times as long as the rest
     names = ",".join(SCENARIOS)
