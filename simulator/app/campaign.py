@@ -23,7 +23,7 @@ from podrace.simulator.search.lab import InlineLab, Lab, ProcessLab
 from podrace.simulator.search.schedule import Chooser, Decision, follow, take_default
 from podrace.simulator.servers.connection import Server
 from podrace.simulator.target import load_target
-from podrace.simulator.world.footprints import names_of
+from podrace.simulator.world.footprints import names_of, words_of
 from podrace.simulator.world.plain.watch import without_prints
 
 LEAST_WITHIN_S = 1.0
@@ -239,7 +239,7 @@ def _scripts(lab: Lab, events: Sequence[Event]) -> list[tuple[str, str]]:
     found: dict[str, str] = {}
     for event in events:
         if event["type"] == "step" and event["step"].kind == "redis":
-            text = lab.table.script_of(event["step"].args)
+            text = lab.table.script_of(words_of(event["step"].args))
             if text is not None:
                 found.setdefault(script_name(text), text)
     return list(found.items())
@@ -261,9 +261,8 @@ def _note(found: Exploration, bounds: Bounds) -> str:
 
 @contextmanager
 def _quiet_collector() -> Iterator[None]:
-    """Keeps the cycle collector from walking what was imported, and from running many times in each schedule."""
+    """Keeps the cycle collector from walking what was there before, and from running many times in each schedule."""
     thresholds = gc.get_threshold()
-    gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)
     try:

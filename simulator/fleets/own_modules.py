@@ -14,10 +14,12 @@ import dis
 import enum
 import importlib
 import importlib.util
+import os
 import sys
 import types
 import typing
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -224,6 +226,7 @@ def _folder_of(target: str) -> Path | None:
     return root
 
 
+@lru_cache(maxsize=10_000)
 def _is_near(file: str | None, root: Path | None) -> bool:
     """Whether a module's file lies below that folder, outside site-packages, and is none of ours."""
     if root is None or file is None or not file.endswith(".py"):
@@ -239,22 +242,29 @@ def _is_near(file: str | None, root: Path | None) -> bool:
 def _named_in(name: str, near: frozenset[str]) -> list[str]:
     """The modules that a module's source imports, wherever in it, or names in a string; all, where it has no source."""
     module = sys.modules.get(name)
+    file = getattr(module, "__file__", None) or ""
     try:
-        tree = ast.parse(Path(getattr(module, "__file__", None) or "").read_bytes())
+        imported, strings = _named_by(file, getattr(module, "__package__", "") or "", os.stat(file).st_mtime_ns)
     except (OSError, SyntaxError, ValueError):
         return sorted(near)
-    package = getattr(module, "__package__", "") or ""
-    found = []
-    for node in ast.walk(tree):
+    return [*imported, *strings & near]
+
+
+@lru_cache(maxsize=1000)
+def _named_by(file: str, package: str, changed_ns: int) -> tuple[tuple[str, ...], frozenset[str]]:
+    """What a source file imports, and all its strings. `changed_ns`: when the file was changed, for the cache."""
+    imported: dict[str, None] = {}
+    strings = set()
+    for node in ast.walk(ast.parse(Path(file).read_bytes())):
         if isinstance(node, ast.Import):
-            found += [alias.name for alias in node.names]
+            imported.update((alias.name, None) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             base = importlib.util.resolve_name("." * node.level + (node.module or ""), package) if node.level else None
             above = base if base is not None else node.module or ""
-            found += [above, *(f"{above}.{alias.name}" for alias in node.names)]
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value in near:
-            found.append(node.value)
-    return found
+            imported.update((one, None) for one in (above, *(f"{above}.{alias.name}" for alias in node.names)))
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            strings.add(node.value)
+    return tuple(imported), frozenset(strings)
 
 
 def _packages_of(name: str) -> list[str]:

@@ -14,6 +14,7 @@ from redis.exceptions import ResponseError
 from podrace.simulator.history.events import plain
 from podrace.simulator.servers.probe import Probe, key_bytes
 from podrace.simulator.world.clock import Clock
+from podrace.simulator.world.footprints import Footprint
 
 MOST_ENTRIES = 10_000
 _GROUPS_USED_BY = frozenset({"XGROUP", "XREADGROUP", "XCLAIM", "XAUTOCLAIM", "XPENDING"})
@@ -33,9 +34,13 @@ class Pending:
         self._least_us: dict[int, None] = {}
         """The idle times, in microseconds, that commands have asked for."""
 
-    def before(self, words: Sequence[Any], touched: Iterable[str]) -> None:
-        """Set right how long the entries of the streams among these keys have waited."""
-        if words[0] in _GROUPS_USED_BY:
+    def before(self, words: Sequence[Any], touches: Footprint) -> None:
+        """Set right how long the entries of the streams among the keys that a command touches have waited."""
+        uses_group = words[0] in _GROUPS_USED_BY
+        if not uses_group and not self._delivered_us:
+            return
+        touched = touches.touched()
+        if uses_group:
             for key in touched:
                 self._delivered_us.setdefault(key, {})
             self._least_us.update(dict.fromkeys(asked_for(words)))
@@ -55,7 +60,7 @@ class Pending:
 
     def after(self, touched: Iterable[str]) -> None:
         """Take note of the entries that a command on these keys has delivered, or delivered again."""
-        for key in touched:
+        for key in touched if self._delivered_us else ():
             known = self._delivered_us.get(key)
             if known is None:
                 continue
@@ -72,7 +77,7 @@ class Pending:
         """The reply to XPENDING with the run's idle times; None where it tells none."""
         if words[0] != "XPENDING" or len(words) < 4:
             return None
-        self.before(words, (key,))
+        self.before(words, Footprint(reads=(key,)))
         group = words[2] if isinstance(words[2], bytes) else plain(words[2]).encode()
         try:
             (rows,) = self._probe.ask(tuple(words))

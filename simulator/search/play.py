@@ -7,7 +7,7 @@ and lets go the one that is told.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from podrace.simulator.errors import TargetError
@@ -90,7 +90,6 @@ class Play:
         self._values: dict[str, Any] = {}
         self._ended: set[str] = set()
         self._dead: set[str] = set()
-        self._begun: set[str] = set()
         self._broken_in: set[str] = set()
         """Pods in which a connection broke since their calls began."""
         self._unsettled = False
@@ -132,7 +131,7 @@ class Play:
         return what in self._done.get(pod, ())
 
     def names(self, step: Step) -> set[str]:
-        return self.side.names(step.args)
+        return self.side.names(self.side.parts(step))
 
     def is_calling(self, method: str, pod: str) -> bool:
         return any(self.calls[number].method == method and pod_of(actor) == pod for actor, number in self._busy.items())
@@ -309,15 +308,16 @@ class Play:
         """Whether others of the pod may go between what a step does outside the pod and the pod's hearing of it."""
         if step.kind not in SENT or not self.users_lines:
             return False
-        pod, now_us = step.pod, self.side.clock.now_us
-        if self._strikes_pods or any(calls and pod_of(line) == pod for line, calls in self._others(step.actor)):
+        if self._strikes_pods:
             return True
-        others = (other for other in self._fleet.steps() if other.actor != step.actor and other.pod == pod)
-        return any(could_go_on(other, now_us) for other in others)
-
-    def _others(self, actor: str) -> Iterator[tuple[str, list[Call]]]:
-        """The lines of calls but for this actor's."""
-        return ((line, calls) for line, calls in self._lines.items() if line != actor)
+        actor, pod, now_us = step.actor, step.pod, self.side.clock.now_us
+        for line, calls in self._lines.items():
+            if calls and line != actor and pod_of(line) == pod:
+                return True
+        for other in self._fleet.steps():
+            if other.pod == pod and other.actor != actor and could_go_on(other, now_us):
+                return True
+        return False
 
     def begins(self, step: Step) -> bool:
         """Whether it matters to a check whether this came before or after the end of a call."""
@@ -326,51 +326,58 @@ class Play:
         return step.kind == "service" and self.workload.is_timed(f"service:{step.args[0]}")
 
     def _take(self, step: Step, action: str) -> None:
-        footprint = self.footprint(step, action)
+        kind, footprint = step.kind, self.footprint(step, action)
         later = self._hears_later(step)
-        scope = ACTOR if later else POD
-        event = self._event(step, action, footprint, scope)
-        self.trace.add(event, step.actor, footprint, scope=scope, begins=self.begins(step))
+        event = self._add(step, action, footprint, ACTOR if later else POD) if self.users_lines else None
         if action != GO:
             self.struck += 1
-        self._note(step, footprint, action)
         results = len(self._ended)
-        if step.kind == "call":
-            self._begin(step)
-        elif step.kind == "redis":
+        if kind == "redis":
             self._take_redis(step, action, footprint, hears_later=later)
+        elif kind == "call":
+            self._begin(step)
         else:
+            self._note(step, action)
             self._fleet.let_go(step.actor, action, hears_later=later)
-        self.last_pod = step.pod
-        if scope == POD:
-            self.trace.starts((other.actor for other in self._fleet.steps() if other.pod == step.pod), event)
+        pod = self.last_pod = step.pod
+        if event is not None and not later:
+            self.trace.starts([other.actor for other in self._fleet.steps() if other.pod == pod], event)
         self.collect(event)
-        if len(self._ended) == results:
+        if event is not None and len(self._ended) == results:
             self.ends.setdefault(event, ())
-            if step.kind == "reply" and not self._cancels:
+            if kind == "reply" and not self._cancels:
                 self.last_pod = ""  # what the pod has heard would be gone with it, as if it had not heard it yet
         now = self._fleet.step_of(step.actor)
-        if now is not None and now.kind == "receive" and step.kind == "redis" and self._goes_on_at_once(now, step):
+        if now is not None and now.kind == "receive" and kind == "redis" and self._goes_on_at_once(now, step):
             return
         self.last = None if now is None or now.kind in WAITING else step.actor
 
+    def _add(self, step: Step, action: str, footprint: Footprint, scope: str) -> int:
+        """Add a step to the trace, of which nobody asks once the scenario's own lines are over. Returns its hash."""
+        event = self._event(step, action, footprint, scope)
+        self.trace.add(event, step.actor, footprint, scope=scope, begins=self.begins(step))
+        return event
+
     def _take_redis(self, step: Step, action: str, footprint: Footprint, *, hears_later: bool) -> None:
         side = self.side
+        parts = side.parts(step)
+        self._note_redis(step.pod, side.names(parts), footprint, action)
         if action.startswith(CORRUPT):
             key = self._full(action)
             side.probe.damage(key)
             self.fault(step.actor, f"damages {key.removeprefix(side.prefix)}")
             action = GO
-        answer = side.answer(step) if action == GO else None
+        answer = side.answer(parts) if action == GO else None
         began_s = time.monotonic()
         if answer is None:
-            side.before(step, footprint)
+            side.before(parts, footprint)
         self._fleet.let_go(step.actor, action, answer, hears_later=hears_later)
         if answer is None:
             reply = self._fleet.done[-1][2] if self._fleet.done else None
-            side.after(step, action, footprint, reply, began_s)
+            if action != DROP_REQUEST:
+                side.after(parts, footprint, reply, began_s)
             self._unsettled = True
-            if any(due <= side.clock.now_us for due in side.clock.deadlines.values()):
+            if side.clock.deadlines and any(due <= side.clock.now_us for due in side.clock.deadlines.values()):
                 side.end_keys()
 
     def _goes_on_at_once(self, now: Step, step: Step) -> bool:
@@ -383,28 +390,24 @@ class Play:
         self._take(now, GO)
         return True
 
-    def _note(self, step: Step, footprint: Footprint, action: str) -> None:
-        """Remember what the pod has done, for the windows of faults, and what its connections hold."""
-        pod = step.pod
-        done = self._done.setdefault(pod, set())
-        if step.kind == "redis":
-            names = self.names(step)
-            done |= names
-            if "WATCH" in names:
-                self._watched.setdefault(pod, {}).update(dict.fromkeys(footprint.reads))
-                self.side.watched.update(footprint.reads)
-            if action in (DROP_REQUEST, DROP_REPLY):
-                self._broken_in.add(pod)
-        elif step.kind == "service":
-            done |= {step.args[0], f"{step.args[0]}.{step.args[1]}"}
+    def _note_redis(self, pod: str, names: set[str], footprint: Footprint, action: str) -> None:
+        """Remember what the pod has sent, for the windows of faults, and what its connections hold."""
+        self._done.setdefault(pod, set()).update(names)
+        if "WATCH" in names:
+            self._watched.setdefault(pod, {}).update(dict.fromkeys(footprint.reads))
+            self.side.watched.update(footprint.reads)
+        if action in (DROP_REQUEST, DROP_REPLY):
+            self._broken_in.add(pod)
+
+    def _note(self, step: Step, action: str) -> None:
+        """Remember what the pod has asked of a service, and what has become of its waits."""
+        if step.kind == "service":
+            self._done.setdefault(step.pod, set()).update((step.args[0], f"{step.args[0]}.{step.args[1]}"))
             self._said[step.actor] = self.workload.says(*step.args)
         elif step.kind == "receive":
             self._blocked.pop(step.actor, None)
             if action != GO:
-                self._broken_in.add(pod)
-        elif step.kind == "call":
-            done.add(self._lines[step.actor][0].method)
-            self._begun.add(pod)
+                self._broken_in.add(step.pod)
 
     def let_all_go(self) -> None:
         """Go on in the default order until nobody can without time passing."""
@@ -507,6 +510,7 @@ class Play:
         call = self._lines[actor][0]
         number = len(self.calls)
         self._passes = 0
+        self._done.setdefault(step.pod, set()).add(call.method)
         args = tuple(self._value(arg) for arg in call.args)
         record = CallRecord(call.name, actor, call.method, call.args, began=len(self.events))
         self.calls.append(record)

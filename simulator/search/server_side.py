@@ -6,6 +6,7 @@ Keys' times to live lie on the run's clock (see lives.py), and so does how long 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from podrace.simulator.errors import TargetError
@@ -20,14 +21,17 @@ from podrace.simulator.world.footprints import (
     EVERYTHING,
     CommandTable,
     Footprint,
-    names_of,
     sha_of,
     words_of,
 )
-from podrace.simulator.world.steps import DROP_REQUEST, TRANSACTION, Step
+from podrace.simulator.world.steps import TRANSACTION, Step
 
 _FIELDS_LIVE = frozenset({"HEXPIRE", "HPEXPIRE", "HEXPIREAT", "HPEXPIREAT", "HSETEX", "HGETEX"})
 _ENDS_KEYS = frozenset({"DEL", "UNLINK", "GETDEL"})
+
+
+Part = tuple[tuple[Any, ...], tuple[Any, ...]]
+"""A command of a step, as it is sent and in words (see words_of)."""
 
 
 class ServerSide:
@@ -49,45 +53,51 @@ class ServerSide:
         """Keys of which a change makes some pod's transaction fail."""
         self._has_listeners = False
 
-    def names(self, command: tuple[Any, ...]) -> set[str]:
-        """The names of a command, or of a transaction's, and of those that its scripts send in this run."""
-        found = names_of(command)
-        for one in command[1:] if command[0] == TRANSACTION else (command,):
-            words = words_of(one)
-            text = self.table.script_of(one)
+    @staticmethod
+    def parts(step: Step) -> list[Part]:
+        """The command of a step, or the commands of its transaction."""
+        commands = step.args[1:] if step.args[0] == TRANSACTION else (step.args,)
+        return [(command, words_of(command)) for command in commands]
+
+    def names(self, parts: Sequence[Part]) -> set[str]:
+        """The names of the commands, and of those that their scripts send in this run."""
+        found = {words[0] for _, words in parts}
+        for _, words in parts:
+            text = self.table.script_of(words)
             if text is not None and (words[0] in ("EVAL", "EVAL_RO") or plain(words[1]).lower() in self._loaded):
                 found |= scripts.commands(text)
         return found
 
-    def answer(self, step: Step) -> tuple[Any] | None:
+    def answer(self, parts: Sequence[Part]) -> tuple[Any] | None:
         """The reply that the harness makes in the server's place; None where the server makes it."""
-        words = words_of(step.args)
+        if len(parts) > 1:
+            return None
+        command, words = parts[0]
         name = words[0]
         if name == "TIME":
             now_us = self.clock.now_us
             return ([str(now_us // US_PER_S).encode(), str(now_us % US_PER_S).encode()],)
         if name in ASKS_LIFE and len(words) == 2:
-            return (self._life(name, self.table.footprint(step.args).reads[0]),)
+            return (self._life(name, self.table.footprint(command).reads[0]),)
         if name in ("EVALSHA", "EVALSHA_RO") and plain(words[1]).lower() not in self._loaded:
             return (_no_script(),)
         if name == "XPENDING":
-            return self.pending.answer(words, self.table.footprint(step.args).reads[0])
+            return self.pending.answer(words, self.table.footprint(command).reads[0])
         if name == "SCRIPT" and plain(words[1]).upper() == "EXISTS":
             return ([int(plain(sha).lower() in self._loaded) for sha in words[2:]],)
         return None
 
-    def before(self, step: Step, touches: Footprint) -> None:
-        """Set right on the server what the step's outcome depends on. Raises TargetError for what cannot be led."""
-        if step.args[0] == TRANSACTION:
-            for part in step.args[1:]:
-                self._before(part, self.table.footprint(part))
-        else:
-            self._before(step.args, touches)
+    def before(self, parts: Sequence[Part], touches: Footprint) -> None:
+        """Set right on the server what the step's outcome depends on. Raises TargetError for what cannot be led.
 
-    def _before(self, command: tuple[Any, ...], touches: Footprint) -> None:
-        words = words_of(command)
+        `touches` is what the step touches, what others wait for included.
+        """
+        for command, words in parts:
+            self._before(command, words, touches if len(parts) == 1 else self.table.footprint(command))
+
+    def _before(self, command: tuple[Any, ...], words: tuple[Any, ...], touches: Footprint) -> None:
         name = words[0]
-        text = self.table.script_of(command)
+        text = self.table.script_of(words)
         if name in ("FUNCTION", "FCALL", "FCALL_RO"):
             self.used_functions = True
         if name == "FUNCTION" and len(words) > 2:
@@ -104,7 +114,7 @@ class ServerSide:
         self._has_listeners |= "SUBSCRIBE" in name
         if self._has_listeners and (CHANNELS in touches.writes or EVERYTHING in touches.writes):
             self.probe.settle()  # the server knows by then of subscribers whose connections have been closed
-        self.pending.before(words, touches.touched())
+        self.pending.before(words, touches)
         if self.clock.deadlines and name in SETS_LIFE:
             keys = list(self.clock.deadlines) if EVERYTHING in touches.touched() else touches.touched()
             self.lives.before(words, keys, text, self.watched)
@@ -113,18 +123,15 @@ class ServerSide:
         known = [("SCRIPT", "LOAD", self.table.texts[sha]) for sha in sorted(self._loaded) if sha in self.table.texts]
         self.probe.ask(("SCRIPT", "FLUSH"), *known)
 
-    def after(self, step: Step, action: str, touches: Footprint, reply: Any, began_s: float) -> None:
+    def after(self, parts: Sequence[Part], touches: Footprint, reply: Any, began_s: float) -> None:
         """Take note of what the step has done to keys' times to live, and of the scripts that it has loaded."""
-        if action == DROP_REQUEST:
-            return
         self.touched.update(dict.fromkeys(touches.writes))
         self.pending.after(touches.writes)
-        commands = step.args[1:] if step.args[0] == TRANSACTION else (step.args,)
         asked: dict[str, None] = {}
         hints: list[int] = []
-        for command in commands:
-            certain = len(commands) == 1 and not isinstance(reply, BaseException)
-            self._after(command, self.table.footprint(command), asked, hints, reply=reply, certain=certain)
+        certain = len(parts) == 1 and not isinstance(reply, BaseException)
+        for part in parts:
+            self._after(part, asked, hints, reply=reply, certain=certain)
         if EVERYTHING in asked:
             del asked[EVERYTHING]
             asked.update(dict.fromkeys([*self.clock.deadlines, *self.probe.under(self.prefix)]))
@@ -132,17 +139,9 @@ class ServerSide:
         if asked:
             self.lives.after([key for key in asked if not key.startswith(" ")], hints, began_s)
 
-    def _after(
-        self,
-        command: tuple[Any, ...],
-        touches: Footprint,
-        asked: dict[str, None],
-        hints: list[int],
-        *,
-        reply: Any,
-        certain: bool,
-    ) -> None:
-        words = words_of(command)
+    def _after(self, part: Part, asked: dict[str, None], hints: list[int], *, reply: Any, certain: bool) -> None:
+        command, words = part
+        touches = self.table.footprint(command)
         name = words[0]
         deadlines = self.clock.deadlines
         if certain and name == "SET" and (plainly := self._set_plainly(words)) is not None:
@@ -155,7 +154,8 @@ class ServerSide:
             for key in touches.writes:
                 deadlines.pop(key, None)
         elif name not in SETS_LIFE:
-            self.lives.forget_ended([key for key in touches.writes if key in deadlines])
+            if deadlines:
+                self.lives.forget_ended([key for key in touches.writes if key in deadlines])
             if EVERYTHING in touches.writes:
                 asked[EVERYTHING] = None
         elif touches.writes:
@@ -168,8 +168,6 @@ class ServerSide:
     @staticmethod
     def _set_plainly(words: tuple[Any, ...]) -> int | None:
         """Of a SET whose outcome its reply tells: the microseconds that the key lives, 0 for ever; else None."""
-        if words[0] != "SET":
-            return None
         life_us, rest = 0, [plain(word).upper() for word in words[3:]]
         while rest:
             option = rest.pop(0)

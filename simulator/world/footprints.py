@@ -113,9 +113,8 @@ class CommandTable:
                 self._known[command] = known
         return known
 
-    def script_of(self, command: tuple[Any, ...]) -> str | None:
-        """The text of the script that the command runs; None for another command, or a script nobody has seen."""
-        words = words_of(command)
+    def script_of(self, words: tuple[Any, ...]) -> str | None:
+        """The text of the script that a command runs; None for another command, or a script nobody has seen."""
         if words[0] in ("EVAL", "EVAL_RO"):
             return plain(words[1])
         return self.texts.get(plain(words[1]).lower()) if words[0] in ("EVALSHA", "EVALSHA_RO") else None

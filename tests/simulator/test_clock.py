@@ -28,15 +28,17 @@ class Driven:
         self._client = client
 
     def __call__(self, *command: Any, action: str = GO) -> Any:
-        step = Step("A", "redis", command)
-        answer = self.side.answer(step)
+        parts = self.side.parts(Step("A", "redis", command))
+        answer = self.side.answer(parts)
         if answer is not None:
             return answer[0]
         touches = self.side.table.footprint(command)
         began_s = time.monotonic()
-        self.side.before(step, touches)
-        reply = self._send(command) if action != DROP_REQUEST else None
-        self.side.after(step, action, touches, reply if action == GO else ConnectionError("broken"), began_s)
+        self.side.before(parts, touches)
+        reply = None
+        if action != DROP_REQUEST:
+            reply = self._send(command)
+            self.side.after(parts, touches, reply if action == GO else ConnectionError("broken"), began_s)
         if any(due <= self.clock.now_us for due in self.clock.deadlines.values()):
             self.side.end_keys()
         return reply
