@@ -5,6 +5,8 @@
 - `lives.py`: how long keys have to live, on the run's clock
 - `pending.py`: how long entries of streams have waited, on the run's clock
 - `play.py`: one schedule, from the first call to rest
+- `lines.py`: the calls of a run, those to come, under way and over
+- `strikes.py`: what faults do besides steps: a pod is killed, a call cancelled, time passes
 - `rest.py`: how a run is brought to rest
 - `frontier.py`: what a search has before it and behind it
 - `explorer.py`: all schedules within bounds, cheapest first

@@ -29,6 +29,7 @@ from podrace.simulator.judge.findings import (
 from podrace.simulator.judge.run import Run
 from podrace.simulator.scenarios.faults import CLOCK, Fault
 from podrace.simulator.scenarios.model import Scenario
+from podrace.simulator.search import strikes
 from podrace.simulator.search.frontier import Bounds, Branch, Counterexample, Frontier
 from podrace.simulator.search.play import Play
 from podrace.simulator.search.schedule import Decision, Stop, follow
@@ -327,7 +328,7 @@ class _Chooser:
         self._branch(play, Decision(step.actor, action), event, play.begins(step), cost, hands)
 
     def _push_strike(self, play: Play, pod: str, action: str, faults: int, preemptions: int) -> None:
-        event = play.strike_event(pod, action)
+        event = strikes.event_of(play, pod, action)
         hand = play.last if play.last and pod_of(play.last) != pod else ""
         self._branch(play, Decision(pod, action), event, False, (faults, preemptions), (hand, ""))
 

@@ -14,9 +14,11 @@ from podrace.simulator.errors import TargetError
 from podrace.simulator.fleets.protocol import Fleet
 from podrace.simulator.history.events import Event
 from podrace.simulator.history.outcome import Result
-from podrace.simulator.judge.run import OPEN, CallRecord, Left, Run
-from podrace.simulator.scenarios.faults import CANCEL, CLOCK, CORRUPT, KILL, UNTIL, CancelCall, Fault
-from podrace.simulator.scenarios.model import Call, Ref, Scenario
+from podrace.simulator.judge.run import OPEN, Left, Run
+from podrace.simulator.scenarios.faults import CLOCK, CORRUPT, UNTIL, CancelCall, Fault
+from podrace.simulator.scenarios.model import Call, Scenario
+from podrace.simulator.search import strikes
+from podrace.simulator.search.lines import Lines, refs_in
 from podrace.simulator.search.rest import Rest
 from podrace.simulator.search.schedule import FINISH, Chooser, Decision
 from podrace.simulator.search.server_side import ServerSide
@@ -31,19 +33,15 @@ from podrace.simulator.world.steps import (
     WAITING,
     Failed,
     Step,
-    as_sent,
     could_go_on,
     is_woken,
     plain_reply,
-    pod_of,
 )
-from podrace.simulator.world.trace import ACTOR, ALL_OF_POD, POD, Ends, Trace
+from podrace.simulator.world.trace import ACTOR, POD, Ends, Trace
 
 MOST_STEPS = 3000
 MOST_PASSES = 8
 """So often in a row time passes by itself without a call's begin or end; what is left then are endless loops."""
-MOST_INSISTED = 5
-INSISTS_AFTER_US = US_PER_S
 
 
 class Play:
@@ -71,25 +69,20 @@ class Play:
         """The pod whose step was the last; empty after a strike on a pod."""
         self.struck = 0
         """Faults so far."""
-        self.calls: list[CallRecord] = []
+        self.lines = Lines(scenario.lines, scenario.workload)
         self.users_lines = True
         """Whether the scenario's own lines are still being played."""
-        self._fleet = fleet
+        self.fleet = fleet
+        self.dead: set[str] = set()
+        """Pods that were killed for good."""
+        self.watched: dict[str, dict[str, None]] = {}
+        """By pod, the keys of which a change makes its transactions fail."""
+        self.blocked: dict[str, tuple[str, ...]] = {}
+        """By actor, the keys that a command which blocks may change once somebody writes one of them."""
         self._strikes_pods = any(type(fault).on_pod is not Fault.on_pod for fault in scenario.faults)
         self._cancels = any(isinstance(fault, CancelCall) for fault in scenario.faults)
         """Whether calls may be cancelled: unlike one that is killed, the pod goes on with what it has heard."""
         self._done: dict[str, set[str]] = {}
-        self._watched: dict[str, dict[str, None]] = {}
-        """By pod, the keys of which a change makes its transactions fail."""
-        self._blocked: dict[str, tuple[str, ...]] = {}
-        """By actor, the keys that a command which blocks may change once somebody writes one of them."""
-        self._lines = {actor: list(calls) for actor, calls in scenario.lines.items()}
-        self._busy: dict[str, int] = {}
-        self._insists: dict[str, tuple[int, int]] = {}
-        """By actor whose call is to be made again: how often it was, and when it is due."""
-        self._values: dict[str, Any] = {}
-        self._ended: set[str] = set()
-        self._dead: set[str] = set()
         self._broken_in: set[str] = set()
         """Pods in which a connection broke since their calls began."""
         self._unsettled = False
@@ -119,7 +112,9 @@ class Play:
                 for (key, us), value in zip(there, values, strict=True)
             ]
 
-        return Run(self.events, self.calls, self.services, self.struck, self._rested_us / US_PER_S, self._waits(), left)
+        return Run(
+            self.events, self.lines.calls, self.services, self.struck, self._rested_us / US_PER_S, self._waits(), left
+        )
 
     # --- what a fault may ask (faults.Scene) ---
 
@@ -134,12 +129,12 @@ class Play:
         return self.side.names(self.side.parts(step))
 
     def is_calling(self, method: str, pod: str) -> bool:
-        return any(self.calls[number].method == method and pod_of(actor) == pod for actor, number in self._busy.items())
+        return any(self.lines.calls[number].method == method for _, number in self.lines.under_way(pod))
 
     def cancellable(self, pod: str) -> list[str]:
         if not self.users_lines:
             return []
-        return sorted(actor for actor in self._busy if pod_of(actor) == pod and self._fleet.can_cancel(actor))
+        return sorted(actor for actor, _ in self.lines.under_way(pod) if self.fleet.can_cancel(actor))
 
     def can_be_damaged(self, key: str) -> bool:
         return key.startswith(self.prefix) and self.side.probe.damage(key, only_ask=True)
@@ -153,7 +148,7 @@ class Play:
 
     @property
     def survivors(self) -> list[str]:
-        return [pod for pod in self.scenario.pods if pod not in self._dead]
+        return [pod for pod in self.scenario.pods if pod not in self.dead]
 
     def preemptions(self, actor: str) -> int:
         """As how many preemptions it counts to go on with this actor: two where another is about to hear a reply.
@@ -162,7 +157,7 @@ class Play:
         """
         if self.last is None or self.last == actor:
             return 0
-        interrupted = self._fleet.step_of(self.last)
+        interrupted = self.fleet.step_of(self.last)
         return 2 if interrupted is not None and interrupted.kind == "reply" else 1
 
     def _go_through(self, choose: Chooser) -> None:
@@ -183,14 +178,13 @@ class Play:
 
     def _wants_time(self) -> bool:
         """Whether a client's call, under way or to come, waits for time to pass."""
-        open_lines = self._busy or self._insists
-        return bool(open_lines) and self._passes < MOST_PASSES and bool(self.side.clock.next(self.deadlines()))
+        return self.lines.is_open() and self._passes < MOST_PASSES and bool(self.side.clock.next(self.deadlines()))
 
     def enabled(self) -> list[Step]:
         """The steps that can be taken now, by actor, so that equivalent histories list them alike."""
         now_us = self.side.clock.now_us
         steps = []
-        for step in self._fleet.steps():
+        for step in self.fleet.steps():
             kind = step.kind
             if kind == "timer":
                 if step.args[0] > now_us and not is_woken(step):
@@ -203,14 +197,10 @@ class Play:
                 if self._unsettled:  # what a command has sent to others has reached them after that, or never will
                     self.side.probe.settle()
                     self._unsettled = False
-                if (due is None or due > now_us) and not self._fleet.is_ready(step.actor):
+                if (due is None or due > now_us) and not self.fleet.is_ready(step.actor):
                     continue
             steps.append(step)
-        for actor, calls in self._lines.items():
-            if not calls or actor in self._busy or pod_of(actor) in self._dead:
-                continue
-            if self._ended.issuperset(calls[0].after) and self._insists.get(actor, (0, 0))[1] <= now_us:
-                steps.append(Step(actor, "call", (calls[0].name,)))
+        steps += self.lines.due(now_us, self.dead)
         if len(steps) > 1:
             steps.sort(key=lambda step: step.actor)
         return steps
@@ -218,18 +208,18 @@ class Play:
     def waiting(self) -> list[Step]:
         """The steps before which actors stand and cannot go on by themselves."""
         enabled = {step.actor for step in self.enabled()}
-        return sorted((step for step in self._fleet.steps() if step.actor not in enabled), key=lambda step: step.actor)
+        return sorted((step for step in self.fleet.steps() if step.actor not in enabled), key=lambda step: step.actor)
 
     def waits(self) -> list[Step]:
         """The waits for something to read that cannot go on by themselves: their connections can be lost too."""
-        if not any(step.kind == "receive" for step in self._fleet.steps()):
+        if not any(step.kind == "receive" for step in self.fleet.steps()):
             return []
         return [step for step in self.waiting() if step.kind == "receive"]
 
     def deadlines(self) -> list[int]:
-        found = [due for _, due in self._insists.values()]
+        found = self.lines.deadlines()
         found += [round(moment_s * US_PER_S) for moment_s in self.workload.moments(self.services)]
-        standing = self._fleet.steps()
+        standing = self.fleet.steps()
         found += self.side.pending.deadlines(words_of(step.args) for step in standing if step.kind == "redis")
         for step in standing:
             if step.kind == "timer":
@@ -262,10 +252,8 @@ class Play:
         if decision != (default.actor, GO):
             self.deciding_event = len(self.events)
         self.decisions.append(decision)
-        if actor == CLOCK:
-            self._strike_clock(action)
-        elif decision.strikes_no_step:
-            (self._cancel if action.startswith(CANCEL) else self._strike_pod)(actor, action)
+        if decision.strikes_no_step:
+            strikes.strike(self, actor, action)
         else:
             standing = steps if action == GO else [*steps, *self.waiting()]
             step = default if default.actor == actor else next((one for one in standing if one.actor == actor), None)
@@ -278,9 +266,9 @@ class Play:
         """What a step touches, the services' state included, and a fault that writes a key."""
         if step.kind == "redis":
             touches = self.side.table.footprint(step.args)
-            if step.args[0] == TRANSACTION and step.pod in self._watched:
-                touches = Footprint((*touches.reads, *self._watched[step.pod]), touches.writes)
-            for keys in self._blocked.values():
+            if step.args[0] == TRANSACTION and step.pod in self.watched:
+                touches = Footprint((*touches.reads, *self.watched[step.pod]), touches.writes)
+            for keys in self.blocked.values():
                 if not set(keys).isdisjoint(touches.writes):  # the server hands on at once what the other waits for
                     touches = Footprint(touches.reads, (*touches.writes, *keys))
             if action.startswith(CORRUPT):
@@ -289,7 +277,7 @@ class Play:
         if step.kind == "service":
             return Footprint(writes=tuple(f" {name}" for name in self.workload.touches(*step.args)))
         if step.kind == "receive":
-            waited_for = self._blocked.get(step.actor)
+            waited_for = self.blocked.get(step.actor)
             return Footprint(writes=waited_for) if waited_for is not None else Footprint(reads=(CHANNELS,))
         return NOTHING
 
@@ -300,21 +288,18 @@ class Play:
     def _event(self, step: Step, action: str, footprint: Footprint, scope: str) -> int:
         after: Sequence[str] = ()
         if step.kind == "call":
-            call = self._lines[step.actor][0]
-            after = (*call.after, *(ref for ref in _refs(call.args)))
+            call = self.lines.next(step.actor)
+            after = (*call.after, *refs_in(call.args))
         return self.trace.event(step.actor, action, footprint, scope=scope, begins=self.begins(step), after=after)
 
     def _hears_later(self, step: Step) -> bool:
         """Whether others of the pod may go between what a step does outside the pod and the pod's hearing of it."""
         if step.kind not in SENT or not self.users_lines:
             return False
-        if self._strikes_pods:
-            return True
         actor, pod, now_us = step.actor, step.pod, self.side.clock.now_us
-        for line, calls in self._lines.items():
-            if calls and line != actor and pod_of(line) == pod:
-                return True
-        for other in self._fleet.steps():
+        if self._strikes_pods or self.lines.is_shared(actor):
+            return True
+        for other in self.fleet.steps():
             if other.pod == pod and other.actor != actor and could_go_on(other, now_us):
                 return True
         return False
@@ -322,7 +307,7 @@ class Play:
     def begins(self, step: Step) -> bool:
         """Whether it matters to a check whether this came before or after the end of a call."""
         if step.kind == "call":
-            return self.workload.is_timed(self._lines[step.actor][0].method)
+            return self.workload.is_timed(self.lines.next(step.actor).method)
         return step.kind == "service" and self.workload.is_timed(f"service:{step.args[0]}")
 
     def _take(self, step: Step, action: str) -> None:
@@ -331,23 +316,23 @@ class Play:
         event = self._add(step, action, footprint, ACTOR if later else POD) if self.users_lines else None
         if action != GO:
             self.struck += 1
-        results = len(self._ended)
+        results = len(self.lines.ended)
         if kind == "redis":
             self._take_redis(step, action, footprint, hears_later=later)
         elif kind == "call":
             self._begin(step)
         else:
             self._note(step, action)
-            self._fleet.let_go(step.actor, action, hears_later=later)
+            self.fleet.let_go(step.actor, action, hears_later=later)
         pod = self.last_pod = step.pod
         if event is not None and not later:
-            self.trace.starts([other.actor for other in self._fleet.steps() if other.pod == pod], event)
+            self.trace.starts([other.actor for other in self.fleet.steps() if other.pod == pod], event)
         self.collect(event)
-        if event is not None and len(self._ended) == results:
+        if event is not None and len(self.lines.ended) == results:
             self.ends.setdefault(event, ())
             if kind == "reply" and not self._cancels:
                 self.last_pod = ""  # what the pod has heard would be gone with it, as if it had not heard it yet
-        now = self._fleet.step_of(step.actor)
+        now = self.fleet.step_of(step.actor)
         if now is not None and now.kind == "receive" and kind == "redis" and self._goes_on_at_once(now, step):
             return
         self.last = None if now is None or now.kind in WAITING else step.actor
@@ -371,9 +356,9 @@ class Play:
         began_s = time.monotonic()
         if answer is None:
             side.before(parts, footprint)
-        self._fleet.let_go(step.actor, action, answer, hears_later=hears_later)
+        self.fleet.let_go(step.actor, action, answer, hears_later=hears_later)
         if answer is None:
-            reply = self._fleet.done[-1][2] if self._fleet.done else None
+            reply = self.fleet.done[-1][2] if self.fleet.done else None
             if action != DROP_REQUEST:
                 side.after(parts, footprint, reply, began_s)
             self._unsettled = True
@@ -382,9 +367,9 @@ class Play:
 
     def _goes_on_at_once(self, now: Step, step: Step) -> bool:
         """Let an actor read the reply that a command which might have blocked has got at once."""
-        self._blocked[step.actor] = self.side.table.footprint(step.args).writes or (CHANNELS,)
+        self.blocked[step.actor] = self.side.table.footprint(step.args).writes or (CHANNELS,)
         self.side.probe.settle()
-        if not self._fleet.is_ready(step.actor):
+        if not self.fleet.is_ready(step.actor):
             self.last = None
             return True
         self._take(now, GO)
@@ -394,7 +379,7 @@ class Play:
         """Remember what the pod has sent, for the windows of faults, and what its connections hold."""
         self._done.setdefault(pod, set()).update(names)
         if "WATCH" in names:
-            self._watched.setdefault(pod, {}).update(dict.fromkeys(footprint.reads))
+            self.watched.setdefault(pod, {}).update(dict.fromkeys(footprint.reads))
             self.side.watched.update(footprint.reads)
         if action in (DROP_REQUEST, DROP_REPLY):
             self._broken_in.add(pod)
@@ -405,7 +390,7 @@ class Play:
             self._done.setdefault(step.pod, set()).update((step.args[0], f"{step.args[0]}.{step.args[1]}"))
             self._said[step.actor] = self.workload.says(*step.args)
         elif step.kind == "receive":
-            self._blocked.pop(step.actor, None)
+            self.blocked.pop(step.actor, None)
             if action != GO:
                 self._broken_in.add(step.pod)
 
@@ -422,73 +407,7 @@ class Play:
 
     def busy(self) -> list[str]:
         """The calls under way."""
-        return [self.calls[number].name for number in self._busy.values()]
-
-    # --- strikes ---
-
-    def _strike_pod(self, pod: str, action: str) -> None:
-        self.struck += 1
-        self.taken.append((pod, action, ()))
-        event = self.strike_event(pod, action)
-        self.trace.add(event, pod, self._strike_footprint(pod), scope=ALL_OF_POD)
-        ended = []
-        for actor in [actor for actor in self._blocked if pod_of(actor) == pod]:
-            del self._blocked[actor]
-        self._fleet.kill(pod)
-        self._watched.pop(pod, None)
-        restarts = action != KILL
-        if not restarts:
-            self._dead.add(pod)
-        self.collect()
-        self.fault(pod, "killed, and started again by its next call" if restarts else "killed")
-        for actor, number in list(self._busy.items()):
-            if pod_of(actor) == pod:
-                if restarts:
-                    call = self.calls[number]
-                    timed = self.workload.is_timed(call.method)
-                    ended.append((call.name, timed))
-                    self.trace.end(event, call.name, timed=timed)
-                    self._end(number, Result("info", error="the pod was killed"))
-                else:
-                    del self._busy[actor]
-        self.ends[event] = tuple(ended)
-        self.last_pod = ""
-        if self.last is not None and pod_of(self.last) == pod:
-            self.last = None
-
-    def _cancel(self, pod: str, action: str) -> None:
-        """Cancel the call of an actor where it stands."""
-        self.struck += 1
-        self.taken.append((pod, action, ()))
-        event = self.strike_event(pod, action)
-        self.trace.add(event, pod, self._strike_footprint(pod), scope=ALL_OF_POD)
-        actor = action.removeprefix(CANCEL)
-        self.fault(actor, f"{self.calls[self._busy[actor]].name} is cancelled")
-        self._fleet.cancel(actor)
-        self.ends.setdefault(event, ())
-        self.collect(event)
-        self.last_pod = ""
-        if self.last is not None and pod_of(self.last) == pod:
-            self.last = None
-
-    def _strike_footprint(self, pod: str) -> Footprint:
-        """What a pod lets go that is struck: its subscriptions, where it has some."""
-        waits = any(step.pod == pod and step.kind == "receive" for step in self._fleet.steps())
-        return ALL_OF_IT if waits or "SUBSCRIBE" in self._done.get(pod, ()) else NOTHING
-
-    def strike_event(self, pod: str, action: str) -> int:
-        """The hash that a strike on a pod, or on the clock, would have in the trace."""
-        if pod == CLOCK:
-            return self.trace.event(pod, action, ALL_OF_IT, scope=POD)
-        return self.trace.event(pod, action, self._strike_footprint(pod), scope=ALL_OF_POD)
-
-    def _strike_clock(self, action: str) -> None:
-        self.struck += 1
-        self.taken.append((CLOCK, action, ()))
-        event = self.strike_event(CLOCK, action)
-        self.pass_time(self.side.clock.now_us + int(action.removeprefix(UNTIL)), by_itself=False)
-        self.ends[event] = ()
-        self.last_pod = ""
+        return [self.lines.calls[number].name for _, number in self.lines.under_way()]
 
     def pass_time(self, until_us: int, *, by_itself: bool = True) -> None:
         """Let it be that late, for every pod and for the server."""
@@ -497,7 +416,7 @@ class Play:
         self.trace.add(self.trace.event(CLOCK, f"{UNTIL}{passes_us}", ALL_OF_IT), CLOCK, ALL_OF_IT)
         clock.now_us = until_us
         gone = [key.removeprefix(self.side.prefix) for key in self.side.end_keys()]
-        self._fleet.set_clock(until_us)
+        self.fleet.set_clock(until_us)
         self.events.append(
             {"type": "time", "passes_s": float(seconds(passes_us)), "gone": gone, "fault": not by_itself}
         )
@@ -507,14 +426,9 @@ class Play:
     def _begin(self, step: Step) -> None:
         """Start the next call of a line: an `invoke` in the history, then the pod's method."""
         actor = step.actor
-        call = self._lines[actor][0]
-        number = len(self.calls)
+        number, call, args = self.lines.begin(actor, len(self.events))
         self._passes = 0
         self._done.setdefault(step.pod, set()).add(call.method)
-        args = tuple(self._value(arg) for arg in call.args)
-        record = CallRecord(call.name, actor, call.method, call.args, began=len(self.events))
-        self.calls.append(record)
-        self._busy[actor] = number
         self._broken_in.discard(step.pod)
         self.events.append(
             {
@@ -526,28 +440,15 @@ class Play:
                 "args": call.args,
             }
         )
-        self._fleet.start(actor, number, call.method, args)
+        self.fleet.start(actor, number, call.method, args)
 
     def begin_rest_call(self, pod: str, call: Call) -> None:
         """Add a call that brings the run to rest, on a line of its own."""
-        self._lines[f"{pod}.{call.name}"] = [call]
-
-    def _value(self, arg: Any) -> Any:
-        if isinstance(arg, Ref):
-            value = self._values.get(arg.call)
-            if arg.index is not None:
-                try:
-                    value = value[arg.index]  # type: ignore[index]
-                except (TypeError, LookupError):
-                    value = None
-            return as_sent(value)
-        if isinstance(arg, tuple | list):
-            return [self._value(item) for item in arg]
-        return self.workload.argument(arg)
+        self.lines.add(f"{pod}.{call.name}", call)
 
     def collect(self, event: int | None = None) -> None:
         """Write what the fleet has done since into the history."""
-        fleet = self._fleet
+        fleet = self.fleet
         if fleet.done:
             for step, action, reply in fleet.done:
                 told: Event = {
@@ -568,38 +469,26 @@ class Play:
         if fleet.results:
             ended = []
             for number, result in fleet.results:
-                call = self.calls[number]
+                call = self.lines.calls[number]
                 timed = self.workload.is_timed(call.method)
                 ended.append((call.name, timed))
                 if event is not None:
                     self.trace.end(event, call.name, timed=timed)
-                self._end(number, result)
+                self.end_call(number, result)
             fleet.results.clear()
             if event is not None:
                 self.ends[event] = tuple(ended)
 
-    def _end(self, number: int, result: Result) -> None:
-        call = self.calls[number]
-        actor = call.actor
+    def end_call(self, number: int, result: Result) -> None:
+        """End a call: an `ok`, `fail` or `info` in the history."""
+        call = self.lines.calls[number]
         if result.type == "fail" and call.pod in self._broken_in:
             result = Result("info", error=result.error)  # what went before it may have been done
-        self._busy.pop(actor, None)
         self._passes = 0
-        self.calls[number] = CallRecord(
-            call.name, actor, call.method, call.args, call.began, len(self.events), result.type, result.value,
-            result.error or "",
-        )  # fmt: skip
+        place, now_us, may_insist = len(self.events), self.side.clock.now_us, call.pod not in self.dead
+        self.lines.end(number, result, place, now_us, may_insist=may_insist)
         told = {"result": result.value} if result.type == "ok" else {"error": result.error}
-        self.events.append({"type": result.type, "actor": actor, "call": number, **told})
-        planned = self._lines[actor][0]
-        tries = self._insists.pop(actor, (0, 0))[0] + 1
-        if planned.insist and result.type == "info" and tries < MOST_INSISTED and call.pod not in self._dead:
-            self._insists[actor] = (tries, self.side.clock.now_us + INSISTS_AFTER_US)
-            return
-        self._lines[actor].pop(0)
-        self._ended.add(call.name)
-        if result.type == "ok":
-            self._values[call.name] = result.value
+        self.events.append({"type": result.type, "actor": call.actor, "call": number, **told})
 
     def fault(self, actor: str, what: str) -> None:
         self.events.append({"type": "fault", "actor": actor, "what": what})
@@ -610,14 +499,14 @@ class Play:
     def _waits(self) -> dict[str, str]:
         """For each call that can never return, what it waits for; none for one that only waits for time."""
         found = {}
-        for actor, number in self._busy.items():
-            call = self.calls[number]
-            step = self._fleet.step_of(actor)
+        for actor, number in self.lines.under_way():
+            call = self.lines.calls[number]
+            step = self.fleet.step_of(actor)
             if call.type != OPEN or step is None or step.kind == "timer":
                 continue
             if step.kind == "lock":
                 holder = step.args[0].holder
-                there = self._fleet.step_of(holder) if holder else None
+                there = self.fleet.step_of(holder) if holder else None
                 of_it = f", which waits for {_waits_for(there)}" if there is not None else ""
                 found[call.name] = f"a lock that {holder or 'nobody'} holds{of_it}"
             elif step.kind == "receive" and step.args[1] is None:
@@ -631,16 +520,6 @@ def _waits_for(step: Step) -> str:
     if step.kind == "receive":
         return str(step.args[0]) + ", which nobody sends"
     return f"its {step.kind}"
-
-
-def _refs(args: Sequence[Any]) -> list[str]:
-    found: list[str] = []
-    for arg in args:
-        if isinstance(arg, Ref):
-            found.append(arg.call)
-        elif isinstance(arg, tuple | list):
-            found += _refs(arg)
-    return found
 
 
 def _comparable(reply: Any) -> Any:

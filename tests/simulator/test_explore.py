@@ -191,7 +191,7 @@ def test_a_client_may_come_after_a_timer_has_fired(run_server: Server) -> None:
     with InlineLab(run_server, "planted.small:Keys", scenario, seed=7) as lab:
 
         def finish(play: Play) -> None:
-            got.update(call.value for call in play.calls if call.name == "get")
+            got.update(call.value for call in play.lines.calls if call.name == "get")
             lab.finish(play)
 
         faults = (TimePasses(),)
