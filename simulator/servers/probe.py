@@ -39,6 +39,11 @@ def _held(kind: bytes, value: Any) -> Any:
     return sorted(value) if kind == b"set" else value
 
 
+def _place(number: str) -> tuple[int, ...]:
+    """Where an entry of a stream stands, by its id."""
+    return tuple(map(int, number.split("-")))
+
+
 class Probe:
     """Acts on keys by their full names. `own`: the server is ours, so all of it may be cleared."""
 
@@ -137,11 +142,13 @@ class Probe:
     def damage(self, key: str, *, only_ask: bool = False) -> bool:
         """Cut in half what a key holds: a string, the first item, or the longest field of a hash. Its life stays.
 
-        Returns whether something is there to be damaged: nothing in a stream is, nor an empty text.
+        Returns whether something is there to be damaged: an empty text is not, nor every stream.
         """
         name = key_bytes(key)
         kind = self.ask(("TYPE", name))[0]
         (value,) = self.values([key])
+        if kind == b"stream":
+            return self._damage_stream(name, value, only_ask=only_ask)
         held = max(value, key=lambda part: (len(value[part]), part)) if isinstance(value, dict) else value
         first = value[held] if isinstance(value, dict) else value[0] if isinstance(value, list) and value else value
         if not isinstance(first, str) or not first:
@@ -158,3 +165,27 @@ class Probe:
         if not only_ask and kind in commands:
             self.ask(*commands[kind])
         return kind in commands
+
+    def _damage_stream(self, name: bytes, entries: list[Any], *, only_ask: bool) -> bool:
+        """Cut in half the first value of the first entry; ids, groups and what they have pending stay as they are.
+
+        A stream takes its old ids again only where none that was deleted lies behind its first entry.
+        """
+        if not entries or not entries[0][1][1]:
+            return False
+        (facts,) = self.ask(("XINFO", "STREAM", name))
+        said = dict(zip(facts[::2], facts[1::2], strict=True))
+        deleted = said[b"max-deleted-entry-id"]
+        if _place(_text(deleted)) >= _place(entries[0][0]):
+            return False
+        if not only_ask:
+            number, (field, value, *rest) = entries[0]
+            halved = [(number, [field, value[: len(value) // 2], *rest]), *entries[1:]]
+            self.ask(
+                ("XTRIM", name, "MAXLEN", 0),
+                ("XSETID", name, deleted),
+                *(("XADD", name, one, *map(key_bytes, fields)) for one, fields in halved),
+                ("XSETID", name, said[b"last-generated-id"], "ENTRIESADDED", said[b"entries-added"],
+                 "MAXDELETEDID", deleted),
+            )  # fmt: skip
+        return True

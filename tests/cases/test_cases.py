@@ -147,11 +147,10 @@ RULES = (
     Row("rules", "KilledEarly", "lost", "KILLED"),
     Row("rules", "WrongZset", "misreported", "CORRUPT"),
     Row("rules", "WrongSet", "misreported", "CORRUPT"),
+    Row("rules", "WrongStream", "misreported", "CORRUPT"),
     Row("rules", "Pops", "stuck", "NOBODY"),
     Row("rules", "WrongKeys", "leaked", "LEAK"),
 )  # fmt: skip
-OPEN = ((Row("rules", "WrongStream", "misreported", "CORRUPT"), "no stream is damaged"),)
-"""What is right, and why the engine does not say so yet; a row that gets its verdict moves up into its table."""
 UNFIT = {
     "exits": "SystemExit",
     "ExitsInCall": "SystemExit",
@@ -204,14 +203,6 @@ def check(server: Server, row: Row, folder: Path) -> None:
 
 @pytest.mark.parametrize("row", [*PROTOCOLS, *OWN, *SILENT, *RULES], ids=lambda row: row.name)
 def test_a_case_gets_its_verdict(run_server: Server, tmp_path: Path, row: Row) -> None:
-    check(run_server, row, tmp_path)
-
-
-@pytest.mark.parametrize(
-    "row",
-    [pytest.param(row, marks=pytest.mark.xfail(reason=why, strict=True), id=row.name) for row, why in OPEN],
-)
-def test_a_case_that_is_open_gets_its_verdict(run_server: Server, tmp_path: Path, row: Row) -> None:
     check(run_server, row, tmp_path)
 
 

@@ -144,6 +144,36 @@ def test_damage_to_a_hash_strikes_its_longest_field(probe: Probe, redis_client: 
     assert redis_client.hgetall("hash") == {b"a": b"1", b"b": b"23"}
 
 
+def test_damage_to_a_stream_strikes_its_first_entry_and_leaves_its_groups_alone(
+    probe: Probe, redis_client: redis.Redis
+) -> None:
+    redis_client.xadd("log", {"gone": "1"}, id="1-1")
+    for number in ("2-1", "2-2", "3-1"):
+        redis_client.xadd("log", {"f": f"abcd {number}", "g": "2"}, id=number)
+    redis_client.xgroup_create("log", "group", id="1-1")
+    redis_client.xreadgroup("group", "worker", {"log": ">"}, count=2)
+    redis_client.xdel("log", "1-1")
+    redis_client.expire("log", 3600)
+    untouched = ("last-generated-id", "max-deleted-entry-id", "entries-added", "length", "groups")
+    before, groups = redis_client.xinfo_stream("log"), redis_client.xinfo_groups("log")
+    pending = redis_client.xpending("log", "group")
+    assert probe.damage("log")
+    assert redis_client.xrange("log") == [
+        (b"2-1", {b"f": b"abcd", b"g": b"2"}),
+        (b"2-2", {b"f": b"abcd 2-2", b"g": b"2"}),
+        (b"3-1", {b"f": b"abcd 3-1", b"g": b"2"}),
+    ]
+    after = redis_client.xinfo_stream("log")
+    assert {name: after[name] for name in untouched} == {name: before[name] for name in untouched}
+    assert redis_client.xinfo_groups("log") == groups
+    assert redis_client.xpending("log", "group") == pending
+    assert 3500 < redis_client.ttl("log") <= 3600
+    redis_client.xdel("log", "2-2")
+    entries = redis_client.xrange("log")
+    assert not probe.damage("log")  # its old ids are not taken again
+    assert redis_client.xrange("log") == entries
+
+
 def test_damage_to_what_is_not_there_makes_no_key(probe: Probe, redis_client: redis.Redis) -> None:
     probe.damage("none")
     assert redis_client.dbsize() == 0
