@@ -43,6 +43,9 @@ MOST_STEPS = 3000
 MOST_PASSES = 8
 """So often in a row time passes by itself without a call's begin or end; what is left then are endless loops."""
 
+MOST_PASSES_AFTER = 2
+"""So often after the last call: what a pod does in the background can be struck too. Heartbeats never end."""
+
 
 class Play:
     """One run. After `run`, `events` is its history and `decisions` its schedule."""
@@ -165,8 +168,8 @@ class Play:
         self._passes = 0
         while True:
             steps = self.enabled()
-            if not steps and self._wants_time():
-                self.pass_time(self.side.clock.next(self.deadlines())[0])
+            if not steps and (moment_us := self._next_moment()) is not None:
+                self.pass_time(moment_us)
                 self._passes += 1
                 continue
             self._count_step()
@@ -176,9 +179,17 @@ class Play:
                 return
             self._apply(decision, default, steps)
 
-    def _wants_time(self) -> bool:
-        """Whether a client's call, under way or to come, waits for time to pass."""
-        return self.lines.is_open() and self._passes < MOST_PASSES and bool(self.side.clock.next(self.deadlines()))
+    def _next_moment(self) -> int | None:
+        """Until when time passes by itself where nobody can go on, in microseconds; None where it does not.
+
+        It passes for a client's call, under way or to come, and then for what pods do besides calls.
+        """
+        if self.lines.is_open():
+            moments = self.side.clock.next(self.deadlines()) if self._passes < MOST_PASSES else []
+            return moments[0] if moments else None
+        if self._passes >= MOST_PASSES_AFTER:
+            return None
+        return min((due for step in self.fleet.steps() if (due := _due(step)) is not None), default=None)
 
     def enabled(self) -> list[Step]:
         """The steps that can be taken now, by actor, so that equivalent histories list them alike."""
@@ -221,12 +232,7 @@ class Play:
         found += [round(moment_s * US_PER_S) for moment_s in self.workload.moments(self.services)]
         standing = self.fleet.steps()
         found += self.side.pending.deadlines(words_of(step.args) for step in standing if step.kind == "redis")
-        for step in standing:
-            if step.kind == "timer":
-                found.append(step.args[0])
-            elif step.kind == "receive" and step.args[1] is not None:
-                found.append(step.args[1])
-        return found
+        return found + [due for step in standing if (due := _due(step)) is not None]
 
     def _default(self, steps: list[Step]) -> Step:
         """Go on with the same actor; else what is under way, then new calls, then timers that are due."""
@@ -512,6 +518,13 @@ class Play:
             elif step.kind == "receive" and step.args[1] is None:
                 found[call.name] = _waits_for(step)
         return found
+
+
+def _due(step: Step) -> int | None:
+    """When an actor goes on that stands before this step; None where time alone does not wake it."""
+    if step.kind == "timer":
+        return int(step.args[0])
+    return step.args[1] if step.kind == "receive" else None
 
 
 def _waits_for(step: Step) -> str:

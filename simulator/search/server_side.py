@@ -56,7 +56,7 @@ class ServerSide:
     @staticmethod
     def parts(step: Step) -> list[Part]:
         """The command of a step, or the commands of its transaction."""
-        commands = step.args[1:] if step.args[0] == TRANSACTION else (step.args,)
+        commands = step.args[1:] if step.args[0] == TRANSACTION else (step.args,)  # MULTI and EXEC included
         return [(command, words_of(command)) for command in commands]
 
     def names(self, parts: Sequence[Part]) -> set[str]:
@@ -92,8 +92,10 @@ class ServerSide:
 
         `touches` is what the step touches, what others wait for included.
         """
-        for command, words in parts:
-            self._before(command, words, touches if len(parts) == 1 else self.table.footprint(command))
+        if len(parts) == 1:
+            self._before(*parts[0], touches)
+        for command, words in parts[1:-1]:
+            self._before(command, words, self.table.footprint(command))
 
     def _before(self, command: tuple[Any, ...], words: tuple[Any, ...], touches: Footprint) -> None:
         name = words[0]
@@ -115,7 +117,7 @@ class ServerSide:
         if self._has_listeners and (CHANNELS in touches.writes or EVERYTHING in touches.writes):
             self.probe.settle()  # the server knows by then of subscribers whose connections have been closed
         self.pending.before(words, touches)
-        if self.clock.deadlines and name in SETS_LIFE:
+        if self.clock.deadlines and (name in SETS_LIFE or EVERYTHING in touches.writes):
             keys = list(self.clock.deadlines) if EVERYTHING in touches.touched() else touches.touched()
             self.lives.before(words, keys, text, self.watched)
 
@@ -129,9 +131,9 @@ class ServerSide:
         self.pending.after(touches.writes)
         asked: dict[str, None] = {}
         hints: list[int] = []
-        certain = len(parts) == 1 and not isinstance(reply, BaseException)
-        for part in parts:
-            self._after(part, asked, hints, reply=reply, certain=certain)
+        alone = len(parts) == 1
+        for part in parts if alone else parts[1:-1]:
+            self._after(part, asked, hints, reply=reply, certain=alone and not isinstance(reply, BaseException))
         if EVERYTHING in asked:
             del asked[EVERYTHING]
             asked.update(dict.fromkeys([*self.clock.deadlines, *self.probe.under(self.prefix)]))

@@ -595,6 +595,18 @@ class KilledEarly(Pod):
             self.env.ledger.put(found.decode())
 
 
+class KilledLater(KilledEarly):
+    """Takes it after the client's last call is over, once some time has passed: it may die there too."""
+
+    def take(self) -> None:
+        self.env.runtime.spawn("take", self._take_later)
+
+    def _take_later(self) -> None:
+        for seconds in (5.0, 7.0):
+            self.env.runtime.sleep(seconds)
+        super().take()
+
+
 def job_is_somewhere(run: Run) -> Iterator[Finding]:
     if any(call.name == "put" and call.type == "ok" for call in run.calls) and not (
         "j1" in entries(run) or run.redis.get("jobs")

@@ -145,6 +145,7 @@ RULES = (
     Row("rules", "WrongUndeclared", "lost", "SCRIPTS"),
     Row("rules", "ByName", "", "SCRIPTS"),
     Row("rules", "KilledEarly", "lost", "KILLED"),
+    Row("rules", "KilledLater", "lost", "KILLED"),
     Row("rules", "WrongZset", "misreported", "CORRUPT"),
     Row("rules", "WrongSet", "misreported", "CORRUPT"),
     Row("rules", "WrongStream", "misreported", "CORRUPT"),

@@ -265,6 +265,22 @@ def test_a_time_to_live_that_depends_on_the_one_before(driven: Driven, flag: str
     assert driven.left_ms("k") == left_s * 1000
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        (TRANSACTION, ("MULTI",), ("APPEND", "k", "1"), ("EXEC",)),
+        ("FUNCTION", "FLUSH"),  # nobody knows what it touches
+    ],
+)
+def test_a_life_that_a_command_leaves_alone_does_not_follow_the_servers_clock(
+    driven: Driven, redis_client: redis.Redis, command: tuple[Any, ...]
+) -> None:
+    driven("SET", "k", "1", "EX", 100)
+    redis_client.pexpire("k", 99_000)  # as if a second had passed on the server
+    driven(*command)
+    assert driven.left_ms("k") == 100_000
+
+
 def test_a_script_that_asks_for_the_time_cannot_be_led(driven: Driven) -> None:
     with pytest.raises(TargetError, match="asks the server for TIME, which cannot be led"):
         driven("EVAL", "return redis.call('TIME')", 0)
