@@ -99,7 +99,7 @@ def outcomes(server: Server, program: Program, *, reduce: bool, faults: int = 1)
 
     scenario = program.scenario([note])
     with InlineLab(server, program.target, scenario, seed=7) as lab:
-        bounds = Bounds(preemptions=program.preemptions, faults=faults, budget_s=60, reduce=reduce)
+        bounds = Bounds(preemptions=program.preemptions, faults=faults, budget_s=600, reduce=reduce)
         found = Explorer(lab.scenario, lab.play, lab.finish, bounds, progress=count, worst="never").explore()
     assert found.complete or not reduce
     return found.outcomes, seen, found.run
