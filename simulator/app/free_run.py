@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 import random
-import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import orjson
-
+from podrace.simulator.app.judging import Recorded, judged
 from podrace.simulator.app.show import OUTPUT
 from podrace.simulator.errors import HarnessError, UsageError
 from podrace.simulator.fleets.chaos import LEASE_S, Chaos, Fault, World, draw
 from podrace.simulator.fleets.driver import Driver
 from podrace.simulator.fleets.free import Client, Journal, pod_name
 from podrace.simulator.fleets.processes import READY_WITHIN_S, PodSpec
-from podrace.simulator.history.events import Event
 from podrace.simulator.judge import linear
-from podrace.simulator.judge.findings import HOLDS, INCONCLUSIVE, VIOLATED, Finding, by_severity
+from podrace.simulator.judge.findings import HOLDS, INCONCLUSIVE, VIOLATED, Finding
 from podrace.simulator.judge.run import CallRecord, Left, Run
 from podrace.simulator.scenarios.model import Call, Scenario, Workload
 from podrace.simulator.servers.connection import Server, connect
@@ -31,7 +28,6 @@ from podrace.simulator.servers.embedded import EmbeddedServer
 from podrace.simulator.servers.probe import Probe
 from podrace.simulator.servers.proxy import Proxy
 from podrace.simulator.target import load_target
-from podrace.simulator.world.steps import Step
 
 HISTORY = "events.jsonl"
 STILL_S = 61.0
@@ -97,22 +93,6 @@ class Standing:
     faults: Sequence[str]
 
 
-_SERVED, _TOLD = ("actor", "service", "method", "of"), ("says", "failed", "action", "reply")
-
-
-@dataclass(frozen=True)
-class _FiledRun(Run):
-    """A finished run whose history is in a file. `served`: the steps of services, with their places in it."""
-
-    served: Sequence[tuple[Any, ...]] = ()
-
-    def steps(self, kind: str, name: str = "") -> Iterable[tuple[int, Event]]:
-        for place, actor, service, method, of, *told in self.served:
-            if kind == "service" and name in ("", service):
-                step = Step(actor, "service", (service, method, (of,), {}))
-                yield place, {"type": "step", "step": step, **dict(zip(_TOLD, told, strict=True))}
-
-
 def run_free(
     plan: Plan, workload: Workload, server: Server, folder: Path, work: Path, watch: Callable[[Standing], None]
 ) -> FreeRun:
@@ -153,12 +133,11 @@ def run_free(
         )
         world = World(driver, server.embedded, proxy, replica, random.Random(f"{plan.seed} faults"))
         journal.epoch_s = time.monotonic()
-        running = _Running(plan, workload, services, driver, world, watch)
+        running = _Running(plan, workload, services, driver, world, watch, folder / HISTORY)
         running.bustle()
-        running.come_to_rest(folder / HISTORY, _left(server))
+        running.come_to_rest(_left(server))
         journal.flush()
-        run = read_run(folder / HISTORY, workload, services, running, _left(server))
-        return _judged(plan, workload, run, running)
+        return running.judged(_left(server))
 
 
 def _specs(
@@ -201,6 +180,7 @@ class _Running:
         driver: Driver,
         world: World,
         watch: Callable[[Standing], None],
+        history: Path,
     ) -> None:
         self.plan = plan
         self.driver = driver
@@ -218,6 +198,7 @@ class _Running:
         self._workload = workload
         self._services = services
         self._watch = watch
+        self._history = history
         self._stage = "running"
         self._began_s = time.monotonic()
 
@@ -257,7 +238,7 @@ class _Running:
             due_s = self._began_s + self.plan.duration_s * 0.9 * (number + 1) / len(self._pods)
             self.driver.at(due_s, partial(self.driver.replace, pod, target))
 
-    def come_to_rest(self, history: Path, left: Callable[[], Sequence[Left]]) -> None:
+    def come_to_rest(self, left: Callable[[], Sequence[Left]]) -> None:
         """Ask every pod for whatever the workload asks, again and again, until nothing moves or is left to do."""
         driver, began_s = self.driver, time.monotonic()
         self._stage, self.rested_at_s = "coming to rest", time.time()
@@ -267,13 +248,13 @@ class _Running:
                 if time.monotonic() > began_s + READY_WITHIN_S:
                     raise HarnessError(f"pods: expected all to be ready again within {READY_WITHIN_S:g} s")
                 driver.turn(time.monotonic() + ROUND_S)
-            self._ask_until_still(history, left)
+            self._ask_until_still(left)
         except KeyboardInterrupt as error:
             self._end_early(error)
         driver.journal.note({"type": "rest", "stage": "over"})
         self.rest_s = time.monotonic() - began_s
 
-    def _ask_until_still(self, history: Path, left: Callable[[], Sequence[Left]]) -> None:
+    def _ask_until_still(self, left: Callable[[], Sequence[Left]]) -> None:
         moved_s, progress, pause_s, rounds = time.monotonic(), None, ROUND_S, 0
         still_s = 3.0 if self.interrupted else STILL_S
         while True:
@@ -284,10 +265,7 @@ class _Running:
                 continue
             self.driver.journal.flush()
             there = left()
-            is_over = not any(
-                map(self.scenario.is_leaked, there)
-            )  # else something that nobody was promised is under way
-            if is_over and self._workload.is_done(read_run(history, self._workload, self._services, self, lambda: ())):
+            if not any(map(self.scenario.is_leaked, there)) and self._is_done():  # what leaks may be under way still
                 return
             is_short_lived = any(one.left_s is not None and one.left_s < STILL_S for one in there)
             now_s = time.monotonic()
@@ -297,6 +275,41 @@ class _Running:
             while time.monotonic() < pause_until_s:
                 self.driver.turn(pause_until_s)
             pause_s = min(2 * pause_s, 4.0)
+
+    def _is_done(self) -> bool:
+        return all(map(self._workload.is_done, self._recorded(lambda: ()).runs()))
+
+    def _recorded(self, left: Callable[[], Sequence[Left]]) -> Recorded:
+        return Recorded(
+            path=self._history,
+            workload=self._workload,
+            services=self._services,
+            left=left,
+            struck=self.chaos.struck,
+            rested_s=self.rested_at_s,
+        )
+
+    def judged(self, left: Callable[[], Sequence[Left]]) -> FreeRun:
+        """What came of it."""
+        found = judged(self._recorded(left), self.scenario)
+        notes = ["interrupted"] if self.interrupted else []
+        if linear.overall(found.objects) == INCONCLUSIVE:
+            notes.append("the statuses of some uploads take more states to judge than there is budget for")
+        if not found.is_judgeable:
+            notes.append("nothing was accepted, so that nothing can be said")
+        is_open = bool(self.interrupted or (notes and not found.findings))
+        return FreeRun(
+            verdict=INCONCLUSIVE if is_open else VIOLATED if found.findings else HOLDS,
+            findings=found.findings,
+            counts={**found.counts, **Counter(finding.kind for finding in found.findings)},
+            note="; ".join(notes),
+            struck=self.chaos.struck_by_name,
+            operations=self.operations,
+            busy_s=self.busy_s,
+            rest_s=self.rest_s,
+            objects=found.objects,
+            interrupted=self.interrupted,
+        )
 
     def _resting(self, round_number: int) -> list[Client]:
         """One client a pod, which asks one thing after the other."""
@@ -337,66 +350,3 @@ def _left(server: Server) -> Callable[[], Sequence[Left]]:
             probe.close()
 
     return look
-
-
-def read_run(
-    path: Path, workload: Workload, services: Mapping[str, Any], running: _Running, left: Callable[[], Sequence[Left]]
-) -> Run:
-    """The run whose history is in the file, as checks see it. A place is a line's number."""
-    calls: dict[int, CallRecord] = {}
-    steps: list[tuple[Any, ...]] = []
-    with path.open("rb") as lines:
-        for place, line in enumerate(lines):
-            event = orjson.loads(line)
-            kind = event["type"]
-            if kind == "invoke":
-                args = tuple(workload.argument_told(_shared(one)) for one in event["args"])
-                actor, method = _shared(event["actor"]), _shared(event["method"])
-                calls[event["call"]] = CallRecord(_shared(event["name"]), actor, method, args, place)
-            elif kind in ("ok", "fail", "info"):
-                one = calls[event["call"]]
-                ended = {"type": _shared(kind), "value": event.get("result"), "error": event.get("error") or ""}
-                calls[event["call"]] = CallRecord(one.name, one.actor, one.method, one.args, one.began, place, **ended)
-            elif kind == "step":
-                steps.append((place, *(_shared(event[name]) for name in (*_SERVED, *_TOLD))))
-    struck, rested_s = running.chaos.struck, running.rested_at_s
-    return _FiledRun((), list(calls.values()), services, struck, rested_s, {}, left, served=steps)
-
-
-def _shared(value: Any) -> Any:
-    """A text that is there once, however often the history says it."""
-    return sys.intern(value) if type(value) is str else value
-
-
-def _judged(plan: Plan, workload: Workload, run: Run, running: _Running) -> FreeRun:
-    findings = running.scenario.findings(run)
-    objects = linear.check(workload.objects(run), linear.MODELS["upload-status"])
-    known = {finding.subject for finding in findings if finding.kind == "misreported"}
-    findings += [
-        Finding("misreported", str(one.key), f"what was told of {one.key} has no order: {_told(one.shows)}")
-        for one in objects
-        if one.verdict == VIOLATED and one.key not in known
-    ]
-    notes = ["interrupted"] if running.interrupted else []
-    if linear.overall(objects) == INCONCLUSIVE:
-        notes.append("the statuses of some uploads take more states to judge than there is budget for")
-    if not workload.is_judgeable(run):
-        notes.append("nothing was accepted, so that nothing can be said")
-    verdict = INCONCLUSIVE if running.interrupted or (notes and not findings) else VIOLATED if findings else HOLDS
-    counted = Counter(finding.kind for finding in findings)
-    return FreeRun(
-        verdict,
-        by_severity(findings),
-        {**workload.counted(run), **counted},
-        "; ".join(notes),
-        running.chaos.struck_by_name,
-        running.operations,
-        running.busy_s,
-        running.rest_s,
-        objects,
-        running.interrupted,
-    )
-
-
-def _told(shows: Sequence[linear.Operation]) -> str:
-    return ", ".join(f"{one.process} {one.f} {one.value} ({one.began}–{one.ended or '…'})" for one in shows)

@@ -19,7 +19,7 @@ from podrace.simulator.judge.findings import Judgement, by_severity
 from podrace.simulator.judge.run import CallRecord, Run
 from podrace.simulator.scenarios.model import Ref
 from podrace.simulator.scenarios.upload_checks import Image, check_deliveries
-from podrace.simulator.scenarios.uploads import UPLOADS
+from podrace.simulator.scenarios.uploads import UPLOADS, Ledger
 from podrace.simulator.servers.connection import Server, connect, delete_prefix
 from podrace.simulator.target import load_object
 from podrace.simulator.world.steps import Step
@@ -28,21 +28,6 @@ if TYPE_CHECKING:
     import redis
 
     from podrace.simulator.servers.files_api import FilesApi
-
-
-@dataclass(frozen=True)
-class _Ledger:
-    """What the ledger has recorded, as the checks read it."""
-
-    recorded: Sequence[tuple[str, Any, list[dict[str, Any]]]]
-    unusable: frozenset[tuple[int, str]] = frozenset()
-
-    def batches(self) -> list[tuple[str, Any, list[dict[str, Any]]]]:
-        return list(self.recorded)
-
-    @property
-    def times_s(self) -> list[float]:
-        return [0.0] * len(self.recorded)
 
 
 POLL_S = 0.003
@@ -136,7 +121,7 @@ class Reproduction:
 
     def _judge(self, events: Sequence[Event], ledger: Any) -> Judgement:
         """What became of the messages, by the checks of the workload."""
-        services = {"gemini": self.files, "memory": _Ledger(ledger.batches())}
+        services = {"gemini": self.files, "memory": Ledger(batches := ledger.batches(), [0.0] * len(batches))}
         run = Run(events, _calls_of(events), services, 0, math.inf, {}, lambda: ())
         return Judgement(by_severity(list(check_deliveries(run))), UPLOADS.counted(run))
 

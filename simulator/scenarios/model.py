@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import random
 
     from podrace.simulator.fleets.free import Asked, Client
+    from podrace.simulator.history.events import Event
     from podrace.simulator.judge.linear import Operation
     from podrace.simulator.scenarios.faults import Fault
 
@@ -117,6 +118,19 @@ class Workload:
         """By name, the operations on objects of model upload-status that have to be linearizable."""
         return {}
 
+    def owner(self, event: Event) -> str:
+        """Whose an event of the history is: owners have nothing in common, and are judged apart. See `shared_out`."""
+        return ""
+
+    def shared_out(
+        self, services: Mapping[str, Any], share_of: Callable[[str], int], count: int
+    ) -> Sequence[Mapping[str, Any]] | None:
+        """The services as the owners of each of `count` shares have used them, so that a long run takes little memory.
+
+        None where they have to be judged together, as those of a workload that does not say whose an event is.
+        """
+        return None
+
     def touches(self, service: str, method: str, args: tuple[Any, ...], named: Mapping[str, Any]) -> tuple[str, ...]:
         """What a call of a service changes, by names of the workload's own: calls that share none commute."""
         return (service,)
@@ -205,11 +219,19 @@ class Scenario:
 
     def findings(self, run: Run) -> list[Finding]:
         """What every check finds, then calls that can never return, then keys that are left."""
-        found = [finding for check in (*self.workload.checks, *self.checks) for finding in check(run)]
-        found += [
+        found = self.checked(run)
+        return [*found, *self.left_behind(run, found)]
+
+    def checked(self, run: Run) -> list[Finding]:
+        """What every check finds."""
+        return [finding for check in (*self.workload.checks, *self.checks) for finding in check(run)]
+
+    def left_behind(self, run: Run, known: Sequence[Finding]) -> list[Finding]:
+        """Calls that can never return; and keys that are left, unless anything is stuck, which may still need them."""
+        found = [
             Finding("stuck", name, f"{name} can never return: it waits for {why}") for name, why in run.waits.items()
         ]
-        if not any(finding.kind == "stuck" for finding in found):
+        if not any(finding.kind == "stuck" for finding in (*known, *found)):
             found += [
                 Finding("leaked", one.key, f"key {one.key} is left behind after everything has come to rest")
                 for one in run.left

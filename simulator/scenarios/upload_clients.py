@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import io
 import random
+import re
 import zlib
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from podrace.simulator.fleets.free import Asked, Client
+from podrace.simulator.history.events import Event
 from podrace.simulator.judge.linear import Operation
 from podrace.simulator.judge.run import Run
 from podrace.simulator.scenarios.model import Call, Ref, Workload
 from podrace.simulator.scenarios.upload_checks import Image, check
-from podrace.simulator.scenarios.uploads import Uploads, absorb, add, ask
+from podrace.simulator.scenarios.uploads import Ledger, Uploads, absorb, add, ask
 
 IMAGES_SHARE = 0.25
 """Of the messages, those with an image."""
 ATTEMPTS = 8
 """So often a client hands a message in that nobody can say whether it was accepted."""
-CELLS, ROWS, CELL_PX = 8, 4, 8
+_CALL, _TEXT, _PICTURE = (re.compile(f"{begin}([0-9]+)-") for begin in ("(?:ask-)?m", "text of m", "upload image-"))
+TURN_BITS, CODE_BYTES = 24, 5
+"""A picture's code is its user's number and its message's."""
+CELLS, ROWS, CELL_PX = 8, 6, 8
 """A picture is a mark: black and white cells, as large as JPEG's blocks, so that compression leaves them."""
 
 
@@ -43,7 +48,7 @@ class FreeUploads(Uploads):
             return super().argument(value)
         path = self.folder / f"{value.name}.png"
         if not path.exists():
-            path.write_bytes(picture(int(value.name.removeprefix("image-"))))
+            path.write_bytes(picture(value.name))
         return path
 
     def argument_told(self, told: Any) -> Any:
@@ -58,7 +63,7 @@ class FreeUploads(Uploads):
         user = f"user-{number + 1}"
         for turn in range(messages):
             name = f"m{number + 1}-{turn + 1}"
-            images = [f"image-{number * 4096 + turn + 1}"] if rng.random() < self.images_share else []
+            images = [f"image-{number + 1}-{turn + 1}"] if rng.random() < self.images_share else []
             wanted = add(name, images, user=user)
             for attempt in range(ATTEMPTS):
                 result = yield self.asked(wanted if attempt == 0 else replace(wanted, name=f"{name}-again-{attempt}"))
@@ -82,6 +87,35 @@ class FreeUploads(Uploads):
         """A call as a client makes it."""
         args = tuple([self.argument(one) for one in arg] if isinstance(arg, list) else arg for arg in call.args)
         return Asked(call.name, call.method, args, call.args, pod)
+
+    def owner(self, event: Event) -> str:
+        """The user. What calls, pictures and texts are called says whose they are."""
+        if event["type"] == "invoke":
+            first = event["args"][0] if event["args"] else None
+            return f"user-{_number(_CALL, event['name'])}" if isinstance(first, dict) else str(first)
+        if event["service"] == "memory":
+            return str(event["of"])
+        return f"user-{_number(_PICTURE, event['says'])}"
+
+    def shared_out(
+        self, services: Mapping[str, Any], share_of: Callable[[str], int], count: int
+    ) -> Sequence[Mapping[str, Any]] | None:
+        """What each share's users have in memory. None where one has a text of another's: that takes both to tell."""
+        memory = services["memory"]
+        shares = [Ledger([], []) for _ in range(count)]
+        unusable: dict[int, list[str]] = {}
+        for place, uri in memory.unusable:
+            unusable.setdefault(place, []).append(uri)
+        for place, (batch, at_s) in enumerate(zip(memory.batches(), memory.times_s, strict=True)):
+            _, user, parts = batch
+            texts = [part["text"] for part in parts if part.get("type") == "text"]
+            if any(f"user-{_number(_TEXT, text)}" != user for text in texts):
+                return None
+            share = shares[share_of(str(user))]
+            share.unusable.update((len(share.recorded), uri) for uri in unusable.get(place, ()))
+            share.recorded.append(batch)
+            share.times_s.append(at_s)
+        return [{**services, "memory": share} for share in shares]
 
     def objects(self, run: Run) -> Mapping[Hashable, Sequence[Operation]]:
         """The statuses of uploads as clients saw them, by image: see judge.linear, model upload-status.
@@ -112,11 +146,17 @@ class FreeUploads(Uploads):
         return found
 
 
-def picture(number: int) -> bytes:
-    """A small PNG that says its number."""
+def _number(pattern: re.Pattern[str], text: str) -> int:
+    found = pattern.match(text)
+    return int(found[1]) if found else 0
+
+
+def picture(name: str) -> bytes:
+    """A small PNG that says its name, `image-USER-MESSAGE`."""
     from PIL import Image as Picture
 
-    code = number << 8 | zlib.crc32(number.to_bytes(3, "big")) & 0xFF
+    user, turn = map(int, name.split("-")[1:])
+    code = _with_sum(user << TURN_BITS | turn)
     cells = bytes(255 * (code >> place & 1) for place in range(CELLS * ROWS))
     made = Picture.frombytes("L", (CELLS, ROWS), cells)
     file = io.BytesIO()
@@ -134,8 +174,12 @@ def identify(content: bytes) -> str | None:
     except (OSError, ValueError):
         return None
     code = sum((brightness > 127) << place for place, brightness in enumerate(cells))
-    number = code >> 8
-    return f"image-{number}" if number and code & 0xFF == zlib.crc32(number.to_bytes(3, "big")) & 0xFF else None
+    user, turn = divmod(code >> 8, 1 << TURN_BITS)
+    return f"image-{user}-{turn}" if user and code == _with_sum(code >> 8) else None
+
+
+def _with_sum(code: int) -> int:
+    return code << 8 | zlib.crc32(code.to_bytes(CODE_BYTES, "big")) & 0xFF
 
 
 FREE_UPLOADS = FreeUploads()

@@ -116,6 +116,18 @@ class Memory:
 
 
 @dataclass(frozen=True)
+class Ledger:
+    """What a memory agent has recorded, or a part of it, as checks read it."""
+
+    recorded: list[tuple[str, Any, list[dict[str, Any]]]]
+    times_s: list[float]
+    unusable: set[tuple[int, str]] = field(default_factory=set)
+
+    def batches(self) -> list[tuple[str, Any, list[dict[str, Any]]]]:
+        return self.recorded
+
+
+@dataclass(frozen=True)
 class _MemoryOf:
     """The memory agent as one pod meets it."""
 

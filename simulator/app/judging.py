@@ -1,0 +1,159 @@
+"""The judge of a free fleet's run: it reads the history from its file, in shares of a few users each.
+
+So the memory that it takes depends on the size of a share, and hardly on how long the run was.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import IO, Any
+from zlib import crc32
+
+import orjson
+
+from podrace.simulator.history.events import Event
+from podrace.simulator.judge import linear
+from podrace.simulator.judge.findings import VIOLATED, Finding, by_severity
+from podrace.simulator.judge.run import CallRecord, Left, Run
+from podrace.simulator.scenarios.model import Scenario, Workload
+from podrace.simulator.world.steps import Step
+
+SHARE_BYTES = 1 << 20
+"""Of history that is judged at once, about."""
+MOST_SHARES = 64
+"""Each is an open file."""
+_SERVED, _TOLD = ("actor", "service", "method", "of"), ("says", "failed", "action", "reply")
+
+
+@dataclass(frozen=True)
+class _FiledRun(Run):
+    """A finished run whose history is in a file. `served`: the steps of services, with their places in it."""
+
+    served: Sequence[tuple[Any, ...]] = ()
+
+    def steps(self, kind: str, name: str = "") -> Iterable[tuple[int, Event]]:
+        for place, actor, service, method, of, *told in self.served:
+            if kind == "service" and name in ("", service):
+                step = Step(actor, "service", (service, method, (of,), {}))
+                yield place, {"type": "step", "step": step, **dict(zip(_TOLD, told, strict=True))}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recorded:
+    """A run that is over: its history in a file, what the services hold, and what is left on the server.
+
+    `waits`: for each call that can never return, who waits for what.
+    """
+
+    path: Path
+    workload: Workload
+    services: Mapping[str, Any]
+    left: Callable[[], Sequence[Left]]
+    struck: int = 0
+    rested_s: float = 0.0
+    waits: Mapping[str, str] = field(default_factory=dict)
+
+    def runs(self) -> Iterator[Run]:
+        """The run as checks see it, in shares of some owners each. A place is the number of a line."""
+        count = min(MOST_SHARES, 1 + self.path.stat().st_size // SHARE_BYTES)
+
+        def share_of(owner: str) -> int:
+            return crc32(owner.encode("utf-8", "backslashreplace")) % count
+
+        services = self.workload.shared_out(self.services, share_of, count) if count > 1 else None
+        if services is None:
+            with self.path.open("rb") as lines:
+                yield self._run(enumerate(map(orjson.loads, lines)), self.services)
+            return
+        with ExitStack() as stack:
+            files = [stack.enter_context(TemporaryFile()) for _ in range(count)]
+            self._share_out(files, share_of)
+            for file, theirs in zip(files, services, strict=True):
+                file.seek(0)
+                yield self._run(((int(line[:12]), orjson.loads(line[12:])) for line in file), theirs)
+
+    def whole(self) -> Run:
+        """The run without its calls: what belongs to no owner."""
+        return Run((), (), self.services, self.struck, self.rested_s, self.waits, self.left)
+
+    def _share_out(self, files: Sequence[IO[bytes]], share_of: Callable[[str], int]) -> None:
+        """Write each line of the history into its share's file, after its number."""
+        open_calls: dict[int, int] = {}
+        with self.path.open("rb") as lines:
+            for place, line in enumerate(lines):
+                event = orjson.loads(line)
+                if event["type"] in ("ok", "fail", "info"):
+                    share = open_calls.pop(event["call"])
+                elif event["type"] in ("invoke", "step"):
+                    share = share_of(self.workload.owner(event))
+                    if "call" in event:
+                        open_calls[event["call"]] = share
+                else:
+                    continue
+                files[share].write(b"%12d" % place + line)
+
+    def _run(self, events: Iterable[tuple[int, Event]], services: Mapping[str, Any]) -> Run:
+        calls: dict[int, CallRecord] = {}
+        steps: list[tuple[Any, ...]] = []
+        for place, event in events:
+            kind = event["type"]
+            if kind == "invoke":
+                args = tuple(self.workload.argument_told(_once(one)) for one in event["args"])
+                actor, method = _once(event["actor"]), _once(event["method"])
+                calls[event["call"]] = CallRecord(_once(event["name"]), actor, method, args, place)
+            elif kind in ("ok", "fail", "info"):
+                one = calls[event["call"]]
+                ended = {"type": _once(kind), "value": event.get("result"), "error": event.get("error") or ""}
+                calls[event["call"]] = CallRecord(one.name, one.actor, one.method, one.args, one.began, place, **ended)
+            elif kind == "step":
+                steps.append((place, *(_once(event[name]) for name in (*_SERVED, *_TOLD))))
+        known = [*calls.values()]
+        return _FiledRun((), known, services, self.struck, self.rested_s, {}, self.left, served=steps)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What a run shows. `objects`: what users were told of each object, as the search for an order had it."""
+
+    findings: tuple[Finding, ...]
+    objects: Sequence[linear.KeyVerdict]
+    counts: Mapping[str, int]
+    is_judgeable: bool
+
+
+def judged(recorded: Recorded, scenario: Scenario) -> Judged:
+    """Judge a run, share by share, then what is left of the whole."""
+    workload = recorded.workload
+    found: list[Finding] = []
+    objects: list[linear.KeyVerdict] = []
+    counts: Counter[str] = Counter()
+    is_judgeable = False
+    for run in recorded.runs():
+        theirs = scenario.checked(run)
+        verdicts = linear.check(workload.objects(run), linear.MODELS["upload-status"])
+        known = {finding.subject for finding in theirs if finding.kind == "misreported"}
+        found += theirs
+        found += [_without_order(one) for one in verdicts if one.verdict == VIOLATED and one.key not in known]
+        objects += verdicts
+        counts.update(workload.counted(run))
+        is_judgeable |= workload.is_judgeable(run)
+    found += scenario.left_behind(recorded.whole(), found)
+    return Judged(by_severity(found), objects, counts, is_judgeable)
+
+
+def _without_order(one: linear.KeyVerdict) -> Finding:
+    told = ", ".join(
+        f"{shown.process} {shown.f} {shown.value} ({shown.began}–{shown.ended or '…'})" for shown in one.shows
+    )
+    return Finding("misreported", str(one.key), f"what was told of {one.key} has no order: {told}")
+
+
+def _once(value: Any) -> Any:
+    """A text that is there once, however often the history says it."""
+    return sys.intern(value) if type(value) is str else value

@@ -1,0 +1,138 @@
+"""The judge of free-running fleets: it finds the same in shares as in one piece, and takes little memory."""
+
+from __future__ import annotations
+
+import gc
+import json
+import tracemalloc
+from itertools import count
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from podrace.simulator.app import judging
+from podrace.simulator.app.judging import Judged, Recorded, judged
+from podrace.simulator.judge.run import Left
+from podrace.simulator.scenarios.model import Scenario
+from podrace.simulator.scenarios.upload_clients import FREE_UPLOADS
+from podrace.simulator.scenarios.uploads import Memory
+
+USERS = 20
+WORKLOAD = FREE_UPLOADS.prepare_clients(Path())
+
+
+class Story:
+    """What a fleet without faults does: messages of some users, each with an image that is asked for once."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "events.jsonl"
+        self.memory = Memory(lambda: 0.0)
+        self.store = SimpleNamespace(marks={}, failed=[])
+        self.left: list[Left] = []
+        self._file = self.path.open("wb")
+        self._numbers = count()
+
+    def messages(self, many: int) -> None:
+        for number in range(many):
+            self.message(number % USERS, number // USERS)
+
+    def message(self, user: int, turn: int, *, told: str = "completed", sent: int = 1, to: int | None = None) -> None:
+        """One message; `told` of its image, `sent` so often, to its own user or to another one."""
+        name, image = f"m{user + 1}-{turn + 1}", f"image-{user + 1}-{turn + 1}"
+        whose, uri, text = f"user-{user + 1}", f"http://files/{image}", f"text of {name}"
+        self.store.marks[uri] = image
+        placeholder = {"upload_uuid": f"{user:08}-{turn:08}", "filename": f"{image}.png", "pending": True}
+        self.call(name, "add_message", [whose, text, [{"name": image}], name], [placeholder])
+        self.step("gemini", "upload", None, f"upload {image}")
+        asked = [{"call": name, "index": 0}]
+        self.call(f"ask-{name}-0", "upload_status", asked, {"status": "completed", "result": {"uri": uri}})
+        if told != "completed":
+            self.call(f"ask-{name}-1", "upload_status", asked, {"status": told, "result": None})
+        self.call(f"absorb-{name}", "absorb", [whose], None)
+        parts = [{"type": "text", "text": text}, {"type": "google_cloud_file_uri", "google_cloud_file_uri": uri}]
+        for turn in range(sent):
+            receiver = whose if to is None else f"user-{to + 1}"
+            self.step("memory", "send", receiver, f"send to {receiver}: {text!r}")
+            self.memory.send(receiver, parts, f"batch-{name}-{turn}")
+
+    def call(self, name: str, method: str, args: list[Any], result: Any) -> None:
+        number = next(self._numbers)
+        self._write({"type": "invoke", "actor": "A", "call": number, "name": name, "method": method, "args": args})
+        self._write({"type": "ok", "actor": "A", "call": number, "result": result})
+
+    def step(self, service: str, method: str, of: str | None, says: str) -> None:
+        event = {"type": "step", "actor": "A", "kind": "service", "service": service, "method": method, "of": of}
+        self._write(event | {"says": says, "action": "go", "failed": False, "reply": "nil"})
+
+    def _write(self, event: dict[str, Any]) -> None:
+        self._file.write(json.dumps(event).encode() + b"\n")
+
+    def judged(self) -> Judged:
+        self._file.close()
+        services = {"memory": self.memory, "gemini": SimpleNamespace(store=self.store)}
+        recorded = Recorded(path=self.path, workload=WORKLOAD, services=services, left=lambda: self.left)
+        return judged(recorded, Scenario("run", {}, workload=WORKLOAD))
+
+
+@pytest.fixture
+def story(tmp_path: Path) -> Story:
+    return Story(tmp_path)
+
+
+def in_shares_and_whole(story: Story, monkeypatch: pytest.MonkeyPatch) -> tuple[Judged, Judged]:
+    whole = story.judged()
+    monkeypatch.setattr(judging, "SHARE_BYTES", 2000)
+    return story.judged(), whole
+
+
+def told(one: Judged) -> list[tuple[str, str]]:
+    return sorted((finding.kind, finding.subject) for finding in one.findings)
+
+
+def test_the_same_is_found_in_shares_as_in_one_piece(story: Story, monkeypatch: pytest.MonkeyPatch) -> None:
+    story.messages(100)
+    story.message(3, 90, sent=0)
+    story.message(7, 91, sent=2)
+    story.message(9, 92, told="pending")
+    story.left.append(Left("forgotten", "1", None))
+    shares, whole = in_shares_and_whole(story, monkeypatch)
+
+    assert told(whole) == [
+        ("duplicated", "m8-92"),
+        ("leaked", "forgotten"),
+        ("lost", "image-4-91"),
+        ("lost", "m4-91"),
+        ("misreported", "image-10-93"),
+    ]
+    assert told(shares) == told(whole)
+    assert shares.counts == whole.counts
+    assert {one.key: one.verdict for one in shares.objects} == {one.key: one.verdict for one in whole.objects}
+    assert [one.key for one in whole.objects if one.verdict == "violated"] == ["image-10-93"]
+
+
+def test_what_one_user_has_of_another_is_found_in_shares_too(story: Story, monkeypatch: pytest.MonkeyPatch) -> None:
+    story.messages(100)
+    story.message(3, 90, to=5)
+    shares, whole = in_shares_and_whole(story, monkeypatch)
+    assert ("misreported", "m4-91") in told(whole)
+    assert told(shares) == told(whole)
+
+
+@pytest.mark.parametrize("measured_at", [(6000, 18000)])
+def test_the_judge_takes_less_than_300_bytes_an_operation(tmp_path: Path, measured_at: tuple[int, int]) -> None:
+    peaks = []
+    for messages in measured_at:
+        (tmp_path / str(messages)).mkdir()
+        story = Story(tmp_path / str(messages))
+        story.messages(messages)
+        gc.collect()
+        tracemalloc.start()
+        try:
+            assert story.judged().findings == ()
+            peaks.append(tracemalloc.get_traced_memory()[1])
+        finally:
+            tracemalloc.stop()
+    calls = 3 * (measured_at[1] - measured_at[0])
+    assert peaks[1] - peaks[0] < 300 * calls
