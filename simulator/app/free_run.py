@@ -199,6 +199,7 @@ class _Running:
         self._services = services
         self._watch = watch
         self._history = history
+        self._waits: dict[str, str] = {}
         self._stage = "running"
         self._began_s = time.monotonic()
 
@@ -265,16 +266,31 @@ class _Running:
                 continue
             self.driver.journal.flush()
             there = left()
-            if not any(map(self.scenario.is_leaked, there)) and self._is_done():  # what leaks may be under way still
+            is_answered = not self.driver.unanswered
+            is_clean = not any(map(self.scenario.is_leaked, there))  # else something may be under way still
+            if is_answered and is_clean and self._is_done():
                 return
             is_short_lived = any(one.left_s is not None and one.left_s < STILL_S for one in there)
             now_s = time.monotonic()
-            if now_s > moved_s + still_s or (now_s > moved_s + QUIET_S and not is_short_lived):
+            if now_s > moved_s + QUIET_S and is_answered and not is_short_lived:
+                return
+            if now_s > moved_s + still_s:
+                self._never_answered(now_s - still_s)
                 return
             pause_until_s = time.monotonic() + pause_s
             while time.monotonic() < pause_until_s:
                 self.driver.turn(pause_until_s)
             pause_s = min(2 * pause_s, 4.0)
+
+    def _never_answered(self, before_s: float) -> None:
+        """Take note of calls that pods which are alive have not answered since then; of equal ones the first."""
+        known = set()
+        for one in self.driver.unanswered.values():
+            about = one.pod, one.asked.method, repr(one.asked.told)
+            if one.since_s < before_s and about not in known and not self.interrupted:
+                known.add(about)
+                since_s = time.monotonic() - one.since_s
+                self._waits[one.asked.name] = f"pod {one.pod}, which is alive and has not answered for {since_s:.0f} s"
 
     def _is_done(self) -> bool:
         return all(map(self._workload.is_done, self._recorded(lambda: ()).runs()))
@@ -287,6 +303,7 @@ class _Running:
             left=left,
             struck=self.chaos.struck,
             rested_s=self.rested_at_s,
+            waits=self._waits,
         )
 
     def judged(self, left: Callable[[], Sequence[Left]]) -> FreeRun:

@@ -42,10 +42,13 @@ class Spoilt:
 
 
 @dataclass(frozen=True, slots=True)
-class _Open:
+class Open:
+    """A call that has not ended, since when by the monotonic clock."""
+
     client: Client
+    asked: Asked
     pod: str
-    method: str
+    since_s: float
 
 
 class Driver:
@@ -77,8 +80,10 @@ class Driver:
         """Pods that can be called, those that are stopped included: nobody can tell."""
         self.first: dict[tuple[str, str], Asked] = {}
         """By method and first argument, where that is a text, the first call."""
-        self.open: dict[int, _Open] = {}
+        self.open: dict[int, Open] = {}
         """Calls whose end is waited for."""
+        self.unanswered: dict[int, Open] = {}
+        """Calls that their clients have given up, and that pods which are alive have not answered so far."""
         self._choose = choose
         self._services = services
         self._says = says
@@ -128,7 +133,10 @@ class Driver:
         while self._due and self._due[0][0] <= now_s:
             heapq.heappop(self._due)[2]()
         while self._patience and self._patience[0][0] <= now_s:
-            self._end(self._patience.popleft()[1], Result("info", error=f"{NO_ANSWER} {self._patience_s:g} s"))
+            number = self._patience.popleft()[1]
+            if number in self.open:
+                self.unanswered[number] = self.open[number]
+                self._end(number, Result("info", error=f"{NO_ANSWER} {self._patience_s:g} s"))
 
     def kill(self, pod: str) -> None:
         """Kill a pod. Its calls stay without an end; its clients notice, and cannot know."""
@@ -136,6 +144,7 @@ class Driver:
         if pod in self.ready:
             self.ready.remove(pod)
         self._to_send = [one for one in self._to_send if one[0] != pod]
+        self.unanswered = {number: one for number, one in self.unanswered.items() if one.pod != pod}
         for number, one in list(self.open.items()):
             if one.pod == pod:
                 del self.open[number]
@@ -191,12 +200,13 @@ class Driver:
             self.at(time.monotonic() + NO_POD_S, lambda: self._begin(client, wanted))
             return
         pod, number, method = wanted.pod or self._choose(self.ready), next(self._numbers), wanted.method
+        now_s = time.monotonic()
         if wanted.told and isinstance(wanted.told[0], str):
             self.first.setdefault((method, wanted.told[0]), wanted)
         event = {"type": "invoke", "actor": pod, "call": number, "name": wanted.name, "method": method}
         self.journal.note(event | {"args": wanted.told})
-        self.open[number] = _Open(client, pod, method)
-        self._patience.append((time.monotonic() + self._patience_s, number))
+        self.open[number] = Open(client, wanted, pod, now_s)
+        self._patience.append((now_s + self._patience_s, number))
         self._to_send.append((pod, "call", number, pod, method, wanted.args))
 
     def _end(self, number: int, result: Result) -> None:
@@ -205,11 +215,12 @@ class Driver:
             return  # its client has given up long ago
         event: Event = {"type": result.type, "actor": one.pod, "call": number}
         self.journal.note(event | ({"result": result.value} if result.type == "ok" else {"error": result.error}))
-        self.ended[one.method, result.type] += 1
+        self.ended[one.asked.method, result.type] += 1
         self._advance(one.client, result)
 
     def _heard(self, pod: str, kind: str, *rest: Any) -> None:
         if kind == "result":
+            self.unanswered.pop(rest[0], None)
             self._end(*rest)
         elif kind == "service":
             self._serve(pod, *rest)

@@ -20,6 +20,7 @@ from podrace.simulator.errors import UsageError
 from podrace.simulator.fleets.chaos import EVERY_S, FAULTS, SURVIVABLE, draw, named
 from podrace.simulator.scenarios.upload_clients import FREE_UPLOADS, identify, picture
 from podrace.simulator.servers.connection import Server, open_server
+from podrace.simulator.target import load_object
 
 Podrace = Any
 DURABLE = "durable"
@@ -134,6 +135,46 @@ def test_a_server_that_keeps_nothing_loses_what_it_acknowledged(
     found = run(tmp_path, DURABLE, "restart-server", persistence=persistence, duration_s=3.0)
     assert found.verdict == verdict
     assert ("lost" in found.counts) == (verdict == "violated")
+
+
+HANGS = """
+import threading
+from podrace import Call, Workload
+from podrace.simulator.fleets.free import Asked
+
+class Pod:
+    def __init__(self, env):
+        self.name = env.name
+
+    def ring(self, who):
+        if (self.name, who) == ("A", "bob"):
+            threading.Event().wait()
+
+class Bells(Workload):
+    def client(self, number, messages, pause_s, rng):
+        for turn in range(messages):
+            yield Asked(f"ring-{turn}", "ring", ("alice",), ("alice",))
+
+    def at_rest(self, pods, run):
+        return [(pod, Call("ring", "ring", (who,))) for pod in pods for who in ("alice", "bob")]
+
+BELLS = Bells()
+"""
+
+
+def test_a_call_that_never_returns_once_all_has_healed_is_stuck(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "hangs.py").write_text(HANGS)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(free_run, "STILL_S", 5.0)
+    plan = Plan(target="hangs:Pod", pods=2, users=2, messages=20, faults=named(["pause"]), duration_s=0.5)
+    with open_server(None) as server:
+        found = run_free(plan, load_object("hangs:BELLS", what="workload"), server, tmp_path, tmp_path, lambda _: None)
+    assert found.verdict == "violated"
+    (finding,) = found.findings
+    assert (finding.kind, finding.subject) == ("stuck", "rest-1-2")
+    assert "it waits for pod A, which is alive and has not answered for" in finding.sentence
 
 
 # --- many pods, all faults ---

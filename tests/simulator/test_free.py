@@ -56,6 +56,9 @@ class Pod:
     def never(self):
         threading.Event().wait()
 
+    def late(self):
+        threading.Event().wait(0.4)
+
     def die(self):
         os._exit(3)
 
@@ -203,6 +206,24 @@ def test_a_client_gives_up_and_a_late_answer_is_nobodys(spec: PodSpec, history: 
         driver.fleet.resume("A")
         assert call(driver, asked("whose", pod="A"))[0].value == "A"
     assert [one["type"] for one in events(history)] == ["invoke", "info", "invoke", "ok"]
+
+
+def test_what_a_pod_that_is_alive_has_not_answered_is_known(spec: PodSpec, history: Path, until: Until) -> None:
+    with driver_of(spec, history, patience_s=0.1) as driver:
+        call(driver, asked("late", pod="A"), asked("never", pod="A"), asked("never", pod="B"))
+        assert [(one.pod, one.asked.method) for one in driver.unanswered.values()] == [
+            ("A", "late"),
+            ("A", "never"),
+            ("B", "never"),
+        ]
+
+        def answered() -> bool:
+            driver.turn(time.monotonic() + 0.01)
+            return len(driver.unanswered) == 2
+
+        assert until(answered)
+        driver.kill("A")
+        assert [one.pod for one in driver.unanswered.values()] == ["B"]
 
 
 def test_the_close_of_a_fleet_waits_for_no_stopped_pod(spec: PodSpec, history: Path) -> None:
