@@ -7,6 +7,7 @@ A further kind of run joins by one entry in KINDS. What is damaged, half-written
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
@@ -48,6 +49,8 @@ def read_result(run: Run, path: Path, document: Mapping[str, Any], report: Repor
         cell.history = shared.get(cell.target) or (shared.get("", []) if len(document["cells"]) == 1 else [])
         if item.get("counterexample"):
             _counterexample(cell, path.parent, Path(str(item["counterexample"])), report)
+        elif not cell.history and (beside := path.parent / _stem(cell)).is_file():
+            cell.history = [event for events in _histories(beside, report).values() for event in events]
         run.cells.append(cell)
 
 
@@ -221,6 +224,11 @@ def _cell(item: Mapping[str, Any]) -> Cell:
     cell.elapsed_s = finite(item.get("elapsed_s") or 0)
     cell.row = int(item["row"]) if item.get("row") else None
     return cell
+
+
+def _stem(cell: Cell) -> str:
+    """The history of a cell that cannot be replayed, in the run's folder."""
+    return re.sub(r"[:/]", ".", f"{cell.target}-{cell.scenario}") + HISTORY
 
 
 def _searched(search: Any) -> list[tuple[float, float]]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from podrace.simulator.app import counterexample, timeline
-from podrace.simulator.app.runs import Cell
+from podrace.simulator.app.runs import Cell, stem_of
 from podrace.simulator.errors import TargetError
 from podrace.simulator.fleets.inline import STEP_WITHIN_S, in_pod
 from podrace.simulator.fleets.watchdog import watchdog
@@ -205,7 +205,7 @@ def _write(
     best = found.counterexample
     if best is None:
         return None, ""
-    stem = f"{target.name}-{named.name}".replace(":", ".")
+    stem = stem_of(target.name, named.name)
     events = _readable(lab, best.events)
     sentence = timeline.sentence(events, best.judgement)
     path = folder / f"{stem}{counterexample.SUFFIX}"

@@ -1,17 +1,20 @@
-"""The failure modes that take whole fleets or a real server: short runs with one fault each, many times."""
+"""The failure modes that take whole fleets or a real server: short runs with one fault each, many times.
+
+To add one, add an entry to DIRECTED.
+"""
 
 from __future__ import annotations
 
 import tempfile
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from podrace.simulator.app import runs
+from podrace.simulator.app import kept
 from podrace.simulator.app.free_run import FreeRun, Plan, Standing, run_free
 from podrace.simulator.app.names import TARGETS
+from podrace.simulator.app.runs import Cell
 from podrace.simulator.errors import TargetError, UsageError
 from podrace.simulator.fleets import chaos, guarded
 from podrace.simulator.judge.findings import HOLDS, INCONCLUSIVE, NOT_APPLICABLE, VIOLATED
@@ -21,156 +24,174 @@ from podrace.simulator.servers.connection import open_server
 if TYPE_CHECKING:
     from podrace.simulator.app.campaign import NamedTarget
 
-DURATION_S = 4.0
+MESSAGES_PER_S = 150
 PERSISTENCE: Mapping[str, Mapping[str, str]] = {
     "always": {"appendonly": "yes", "appendfsync": "always"},
     "everysec": {"appendonly": "yes", "appendfsync": "everysec"},
     "none": {},
 }
-BOTH = frozenset({"local", "shared"})
+SLOW = replace(FREE_UPLOADS, images_share=1.0, takes_s={"gemini": 0.2})
+"""Every message has an image, whose upload takes its time: something is under way whenever a fault strikes."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Directed:
     """One failure mode: its fault, the server's configuration, and who is expected to violate it.
 
-    `refuses`: the targets that refuse to start on such a server, so that nothing is promised.
+    `keeps`: whether such a server keeps what it has acknowledged; on one that does not, pods are asked to refuse to
+    start, as `durable` does. `then`: see Plan.
     """
 
     name: str
     row: int
     what: str
-    faults: tuple[str, ...] = ()
+    fault: str = ""
     config: Mapping[str, str] = field(default_factory=lambda: PERSISTENCE["always"])
+    keeps: bool = True
     options: Mapping[str, Any] = field(default_factory=dict)
     workload: FreeUploads = FREE_UPLOADS
-    violates: frozenset[str] = BOTH
-    refuses: frozenset[str] = frozenset()
+    violates: frozenset[str] = frozenset({"local", "shared"})
     then: str = ""
-    duration_s: float = DURATION_S
-    seed: int = 1
+    duration_s: float = 4.0
 
     def expected(self, target: str) -> str:
-        if target in self.refuses:
-            return NOT_APPLICABLE
-        return VIOLATED if target in self.violates else HOLDS
+        if target in self.violates:
+            return VIOLATED
+        return NOT_APPLICABLE if target == "durable" and not self.keeps else HOLDS
 
 
-REFUSE = {"durability": "refuse"}
-SLOW = replace(FREE_UPLOADS, images_share=1.0, takes_s={"gemini": 0.2})
-"""Every message has an image, whose upload takes its time: something is under way whenever a fault strikes."""
-DURABLE = frozenset({"durable"})
 DIRECTED = (
     Directed(
         name="restart",
         row=21,
         what="the server is killed and restarted, and keeps nothing",
-        faults=("restart-server",),
+        fault="restart-server",
         config=PERSISTENCE["none"],
-        options=REFUSE,
-        refuses=DURABLE,
+        keeps=False,
     ),
     Directed(
         name="restart-with-aof",
         row=21,
         what="the server is killed and restarted, and keeps what it has acknowledged",
-        faults=("restart-server",),
+        fault="restart-server",
     ),
     Directed(
         name="machine-crash",
         row=21,
-        what="the server's machine crashes, and the last second of what it has acknowledged is lost",
-        faults=("crash-machine",),
+        what="the server's machine crashes, and the last second of what it has acknowledged is gone",
+        fault="crash-machine",
         config=PERSISTENCE["everysec"],
-        options=REFUSE,
-        refuses=DURABLE,
+        keeps=False,
     ),
     Directed(
         name="failover",
         row=22,
-        what="a replica that lags is promoted",
-        faults=("failover",),
-        duration_s=8.0,  # something has to be absorbed in the moments in which the replica lags
+        what="a replica that lags behind is promoted",
+        fault="failover",
         options={"wait_replicas": 1, "replica_timeout_s": 0.2},
+        duration_s=8.0,  # something has to be absorbed in the moments in which the replica lags
     ),
     Directed(
         name="eviction",
         row=23,
-        what="memory is full under an allkeys policy",
-        faults=("evict",),
+        what="the server is short of memory, and drops keys to get some",
+        fault="evict",
         config={**PERSISTENCE["always"], "maxmemory": "256mb", "maxmemory-policy": "allkeys-random"},
-        options=REFUSE,
-        refuses=DURABLE,
+        keeps=False,
     ),
     Directed(
         name="server-full",
         row=24,
-        what="memory is full: every write errors",
-        faults=("server-full",),
+        what="the server is out of memory, and every write fails",
+        fault="server-full",
         workload=SLOW,
     ),
-    Directed(name="partition", row=25, what="one pod cannot reach the server for a while", faults=("partition",)),
-    Directed(name="connections-cut", row=26, what="connections break, before and after a command", faults=("cut",)),
+    Directed(name="partition", row=25, what="one pod cannot reach the server for a while", fault="partition"),
+    Directed(name="connections-cut", row=26, what="connections break, before and after a command", fault="cut"),
     Directed(
         name="clock-skew",
         row=27,
         what="the clocks of pods are wrong by minutes",
-        faults=("skew",),
+        fault="skew",
         violates=frozenset({"local"}),
+    ),
+    Directed(
+        name="gemini-files-expire",
+        row=30,
+        what="Gemini keeps a file for 2 s, and its message may be absorbed later",
+        options={"file_life_s": 1.0},
+        workload=replace(SLOW, life_s=2.0),
     ),
     Directed(
         name="source-file-gone",
         row=31,
-        what="the image's file disappears as soon as the message is accepted",
+        what="the image's file disappears as soon as its message is accepted",
         workload=replace(SLOW, removes_files=True),
     ),
-    Directed(name="gemini-fails", row=32, what="Gemini fails, is slow, hangs, loses replies", faults=("gemini",)),
+    Directed(name="gemini-fails", row=32, what="Gemini fails, is slow, hangs, loses replies", fault="gemini"),
     Directed(
         name="rolling-deploy",
         row=33,
-        what="pods of `local` are replaced by pods of the target while messages flow",
+        what="pods of `local` are replaced, one after the other, by pods of the target while messages flow",
         then="local",
         violates=frozenset({"local", "shared", "durable"}),
     ),
 )
 
 
+def unexplored() -> tuple[Directed, ...]:
+    """Those whose failure modes no scenario of the catalogue explores."""
+    from podrace.simulator.scenarios.catalogue import SCENARIOS
+
+    explored = {scenario.row for scenario in SCENARIOS}
+    return tuple(one for one in DIRECTED if one.row not in explored)
+
+
+def named(name: str) -> Directed | None:
+    """The one of that name, if there is one."""
+    return next((one for one in DIRECTED if one.name == name), None)
+
+
 def find(name: str) -> Directed:
     """The one of that name; UsageError where there is none."""
-    for one in DIRECTED:
-        if one.name == name:
-            return one
+    if one := named(name):
+        return one
     raise UsageError(f"scenario {name!r}: expected all, or some of {', '.join(one.name for one in DIRECTED)}")
 
 
-def directed_cell(
-    one: Directed, target: NamedTarget, folder: Path, watch: Callable[[Standing], None]
-) -> tuple[runs.Cell, FreeRun | None]:
-    """Run one against a target on a server of its own."""
-    began_s = time.monotonic()
-    cell = runs.Cell(
+def directed_cell(one: Directed, target: NamedTarget) -> Cell:
+    """The cell of a run that has not begun."""
+    return Cell(
         target=target.name,
         scenario=one.name,
         fleet="free",
         verdict=INCONCLUSIVE,
         expected=one.expected(target.name),
         counts={},
+        words=INCONCLUSIVE,
         row=one.row,
         what=one.what,
     )
+
+
+def run_directed(
+    one: Directed, target: NamedTarget, folder: Path, *, seed: int, watch: Callable[[Standing], None]
+) -> tuple[Cell, FreeRun | None]:
+    """Run one against a target on a server of its own. There is no run of a target that refuses such a server."""
+    cell = directed_cell(one, target)
     first, then = (TARGETS[one.then], target.path) if one.then else (target.path, "")
     plan = Plan(
         target=first,
         then=then,
         pods=4,
         users=30,
-        messages=round(150 * one.duration_s),
-        faults=chaos.named(one.faults),
+        messages=round(MESSAGES_PER_S * one.duration_s),
+        faults=chaos.named([one.fault] if one.fault else []),
         duration_s=one.duration_s,
-        seed=one.seed,
-        options=one.options,
+        seed=seed,
+        options={**one.options, "durability": "warn" if one.keeps else "refuse"},
     )
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     try:
         with (
             tempfile.TemporaryDirectory(prefix="run-", dir=guarded.folder()) as work,
@@ -178,17 +199,8 @@ def directed_cell(
         ):
             found = run_free(plan, one.workload, server, folder, Path(work), watch)
     except TargetError as error:
-        if target.name not in one.refuses or "NotDurableError" not in str(error):
+        if one.keeps or "NotDurableError" not in str(error):
             raise
         refusal = f"it refuses to start on such a server: {str(error).partition('NotDurableError: ')[2]}"
         return replace(cell, verdict=NOT_APPLICABLE, words="–", note=refusal), None
-    took_s = round(time.monotonic() - began_s, 3)
-    return replace(
-        cell,
-        verdict=found.verdict,
-        counts=found.counts,
-        words=found.words,
-        note=found.note,
-        sentence=found.findings[0].sentence if found.findings else "",
-        elapsed_s=took_s,
-    ), found
+    return kept.judged_cell(cell, found), found

@@ -14,11 +14,13 @@ from typing import Any
 
 from podrace.simulator.app.judging import Recorded, judged
 from podrace.simulator.app.show import OUTPUT
+from podrace.simulator.app.smallest import events_that_show
 from podrace.simulator.errors import HarnessError, UsageError
 from podrace.simulator.fleets.chaos import LEASE_S, Chaos, Fault, World, draw
 from podrace.simulator.fleets.driver import Driver
 from podrace.simulator.fleets.free import Client, Journal, pod_name
 from podrace.simulator.fleets.processes import READY_WITHIN_S, PodSpec
+from podrace.simulator.history.events import Event
 from podrace.simulator.judge import linear
 from podrace.simulator.judge.findings import HOLDS, INCONCLUSIVE, VIOLATED, Finding
 from podrace.simulator.judge.run import CallRecord, Left, Run
@@ -74,6 +76,8 @@ class FreeRun:
     objects: Sequence[linear.KeyVerdict]
     interrupted: int | None = None
     """The exit code of what has ended it, where somebody did."""
+    shown: Sequence[Event] = ()
+    """The few events that show the first finding."""
 
     @property
     def words(self) -> str:
@@ -133,7 +137,7 @@ def run_free(
         )
         world = World(driver, server.embedded, proxy, replica, random.Random(f"{plan.seed} faults"))
         journal.epoch_s = time.monotonic()
-        running = _Running(plan, workload, services, driver, world, watch, folder / HISTORY)
+        running = _Running(plan, workload, services, driver, world, watch, folder / HISTORY, work)
         running.bustle()
         running.come_to_rest(_left(server))
         journal.flush()
@@ -181,6 +185,7 @@ class _Running:
         world: World,
         watch: Callable[[Standing], None],
         history: Path,
+        work: Path,
     ) -> None:
         self.plan = plan
         self.driver = driver
@@ -198,7 +203,7 @@ class _Running:
         self._workload = workload
         self._services = services
         self._watch = watch
-        self._history = history
+        self._history, self._work = history, work
         self._waits: dict[str, str] = {}
         self._stage = "running"
         self._began_s = time.monotonic()
@@ -304,11 +309,13 @@ class _Running:
             struck=self.chaos.struck,
             rested_s=self.rested_at_s,
             waits=self._waits,
+            work=self._work,
         )
 
     def judged(self, left: Callable[[], Sequence[Left]]) -> FreeRun:
         """What came of it."""
-        found = judged(self._recorded(left), self.scenario)
+        recorded = self._recorded(left)
+        found = judged(recorded, self.scenario)
         notes = ["interrupted"] if self.interrupted else []
         if linear.overall(found.objects) == INCONCLUSIVE:
             notes.append("the statuses of some uploads take more states to judge than there is budget for")
@@ -326,6 +333,7 @@ class _Running:
             rest_s=self.rest_s,
             objects=found.objects,
             interrupted=self.interrupted,
+            shown=events_that_show(recorded, self.scenario, found.findings[0], found.objects) if found.findings else (),
         )
 
     def _resting(self, round_number: int) -> list[Client]:

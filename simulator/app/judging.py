@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO, Any
-from zlib import crc32
 
 import orjson
 
@@ -32,7 +31,7 @@ _SERVED, _TOLD = ("actor", "service", "method", "of"), ("says", "failed", "actio
 
 
 @dataclass(frozen=True)
-class _FiledRun(Run):
+class FiledRun(Run):
     """A finished run whose history is in a file. `served`: the steps of services, with their places in it."""
 
     served: Sequence[tuple[Any, ...]] = ()
@@ -48,7 +47,7 @@ class _FiledRun(Run):
 class Recorded:
     """A run that is over: its history in a file, what the services hold, and what is left on the server.
 
-    `waits`: for each call that can never return, who waits for what.
+    `waits`: for each call that can never return, who waits for what. `work`: where the run's temporary files are.
     """
 
     path: Path
@@ -58,13 +57,15 @@ class Recorded:
     struck: int = 0
     rested_s: float = 0.0
     waits: Mapping[str, str] = field(default_factory=dict)
+    work: Path = field(default_factory=Path)
 
-    def runs(self) -> Iterator[Run]:
+    def runs(self) -> Iterator[FiledRun]:
         """The run as checks see it, in shares of some owners each. A place is the number of a line."""
         count = min(MOST_SHARES, 1 + self.path.stat().st_size // SHARE_BYTES)
+        shares: dict[str, int] = {}
 
         def share_of(owner: str) -> int:
-            return crc32(owner.encode("utf-8", "backslashreplace")) % count
+            return shares.setdefault(owner, len(shares) % count)
 
         services = self.workload.shared_out(self.services, share_of, count) if count > 1 else None
         if services is None:
@@ -98,7 +99,7 @@ class Recorded:
                     continue
                 files[share].write(b"%12d" % place + line)
 
-    def _run(self, events: Iterable[tuple[int, Event]], services: Mapping[str, Any]) -> Run:
+    def _run(self, events: Iterable[tuple[int, Event]], services: Mapping[str, Any]) -> FiledRun:
         calls: dict[int, CallRecord] = {}
         steps: list[tuple[Any, ...]] = []
         for place, event in events:
@@ -114,7 +115,7 @@ class Recorded:
             elif kind == "step":
                 steps.append((place, *(_once(event[name]) for name in (*_SERVED, *_TOLD))))
         known = [*calls.values()]
-        return _FiledRun((), known, services, self.struck, self.rested_s, {}, self.left, served=steps)
+        return FiledRun((), known, services, self.struck, self.rested_s, {}, self.left, served=steps)
 
 
 @dataclass(frozen=True)

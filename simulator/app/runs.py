@@ -57,6 +57,11 @@ class Cell:
         return self.verdict == self.expected or (self.verdict == NOT_APPLICABLE and self.expected == HOLDS)
 
 
+def stem_of(target: str, scenario: str) -> str:
+    """What the files of a cell's counterexample are called, without their suffixes."""
+    return f"{target}-{scenario}".replace(":", ".")
+
+
 def result_document(
     command: Sequence[str], *, seed: int, run: Path, server: ServerInfo, cells: Sequence[Cell]
 ) -> dict[str, Any]:

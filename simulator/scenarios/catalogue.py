@@ -239,6 +239,14 @@ SCENARIOS: tuple[Scenario, ...] = (
         violates=BOTH,
     ),
     Scenario(
+        "missed-notification",
+        {"A": ONE, "B": (Call("wait", "wait_for_upload", (Ref("m1", 0),), ("m1",)), absorb("absorb"))},
+        workload=UPLOADS,
+        row=29,
+        what="completion is announced between a waiter's look and its subscription",
+        violates=LOCAL,
+    ),
+    Scenario(
         "expired-gemini-file",
         {"A": (*ONE, absorb("absorb"))},
         workload=UPLOADS,

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -152,6 +153,7 @@ class Uploads(Workload):
     identify: Callable[[bytes], str | None] = lambda content: None
     processing_s: float = 0.0
     """How long Gemini takes to make a file usable that it has taken."""
+    life_s: float = LIFE_S
     fails: frozenset[str] = frozenset()
     """Images that Gemini takes, and fails to make usable."""
     keys: Mapping[str, str] = field(default_factory=dict)
@@ -167,7 +169,7 @@ class Uploads(Workload):
         from podrace.simulator.servers.files_api import InProcessFiles
 
         gemini = given.get("gemini") or InProcessFiles(now=now, identify=self.identify, processing_s=self.processing_s)
-        gemini.store.fails = self.fails
+        gemini.store.fails, gemini.store.life = self.fails, timedelta(seconds=self.life_s)
         memory = Memory(now)
         memory.is_usable = lambda uri, pod: self._is_usable(gemini.store, uri, pod)
         return {"gemini": gemini, "memory": memory}
@@ -197,7 +199,7 @@ class Uploads(Workload):
         """When files become usable, and when their lives are over."""
         for record in services["gemini"].files().values():
             created_s = record.create_time.timestamp()
-            yield created_s + LIFE_S
+            yield created_s + self.life_s
             if self.processing_s:
                 yield created_s + self.processing_s
 

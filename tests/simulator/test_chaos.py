@@ -12,12 +12,13 @@ from typing import Any
 import pytest
 
 from podrace.simulator.app import free_run
-from podrace.simulator.app.directed import DIRECTED, PERSISTENCE, Directed, directed_cell, find
+from podrace.simulator.app.directed import DIRECTED, PERSISTENCE, Directed, find, run_directed, unexplored
 from podrace.simulator.app.free_run import FreeRun, Plan, run_free
 from podrace.simulator.app.names import TARGETS, named_target
 from podrace.simulator.app.over_time import over_time
 from podrace.simulator.errors import UsageError
 from podrace.simulator.fleets.chaos import EVERY_S, FAULTS, SURVIVABLE, draw, named
+from podrace.simulator.scenarios.catalogue import SCENARIOS
 from podrace.simulator.scenarios.upload_clients import FREE_UPLOADS, identify, picture
 from podrace.simulator.servers.connection import Server, open_server
 from podrace.simulator.target import load_object
@@ -199,20 +200,30 @@ def test_ten_seconds_of_all_faults(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 @pytest.mark.wide
 @pytest.mark.parametrize("one", DIRECTED, ids=lambda one: one.name)
 def test_a_failure_mode_of_whole_fleets_is_as_expected_of_durable(tmp_path: Path, one: Directed) -> None:
-    cell, _ = directed_cell(one, named_target(DURABLE), tmp_path / "run", lambda standing: None)
+    cell, _ = run_directed(one, named_target(DURABLE), tmp_path, seed=7, watch=lambda standing: None)
     assert cell.verdict == one.expected(DURABLE), (cell.sentence, cell.note)
     if cell.verdict == "not-applicable":
         assert "set `" in cell.note  # it says what to configure
 
 
+SHARED_LOSES = "restart failover eviction server-full gemini-files-expire source-file-gone gemini-fails".split()  # noqa: SIM905
+
+
 @pytest.mark.wide
-@pytest.mark.parametrize("name", ["restart", "failover", "eviction", "server-full", "source-file-gone", "gemini-fails"])
+@pytest.mark.parametrize("name", SHARED_LOSES)
 def test_a_failure_mode_of_whole_fleets_is_lost_by_shared(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.setattr(free_run, "STILL_S", 2.0)
-    cell, _ = directed_cell(find(name), named_target("shared"), tmp_path / "run", lambda standing: None)
+    cell, _ = run_directed(find(name), named_target("shared"), tmp_path, seed=7, watch=lambda standing: None)
     assert cell.verdict == "violated"
+
+
+def test_every_failure_mode_that_nobody_explores_has_a_run_of_its_own() -> None:
+    explored = {scenario.row for scenario in SCENARIOS}
+    assert {one.row for one in DIRECTED} == {*range(21, 28), *range(30, 34)}
+    assert {one.row for one in unexplored()} == {21, 22, 23, 24, 25, 27, 31, 33}
+    assert explored | {one.row for one in DIRECTED} >= {*range(1, 40)}
 
 
 def test_while_pods_are_replaced_the_old_ones_go_on_losing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -240,6 +251,8 @@ def test_the_command_tells_and_keeps_everything(podrace: Podrace) -> None:
     assert {path.name for path in (podrace.folder / "r").iterdir()} == {
         "events.jsonl",
         "findings.json",
+        "local-run.history.jsonl",
+        "local-run.txt",
         "over-time.json",
         "target-output.txt",
         "result.json",
@@ -249,6 +262,14 @@ def test_the_command_tells_and_keeps_everything(podrace: Podrace) -> None:
     assert (cell["fleet"], cell["verdict"]) == ("free", "violated")
     assert cell["counts"]["lost"] > 0
     assert ended.left == []
+    shown = (podrace.folder / "r" / "local-run.txt").read_text()
+    assert shown.splitlines()[0].split()[:2] == ["step", "Pod"]
+    assert "add_message(user-" in shown
+    assert shown.strip() in ended.out
+    assert podrace("report", "r", "--out", "page.html").code == 0
+    page = (podrace.folder / "page.html").read_text()
+    picture = page[page.index('<figure class="counterexample" id="local-run">') :]
+    assert picture.index("<svg") < picture.index("add_message(user-") < picture.index("</figure>")
 
 
 def test_short_runs_of_failure_modes_are_told_as_a_matrix(podrace: Podrace) -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from podrace.simulator.app import judging
 from podrace.simulator.app.judging import Judged, Recorded, judged
+from podrace.simulator.app.smallest import events_that_show
 from podrace.simulator.judge.run import Left
 from podrace.simulator.scenarios.model import Scenario
 from podrace.simulator.scenarios.upload_clients import FREE_UPLOADS
@@ -21,6 +22,7 @@ from podrace.simulator.scenarios.uploads import Memory
 
 USERS = 20
 WORKLOAD = FREE_UPLOADS.prepare_clients(Path())
+SCENARIO = Scenario("run", {}, workload=WORKLOAD)
 
 
 class Story:
@@ -33,6 +35,7 @@ class Story:
         self.left: list[Left] = []
         self._file = self.path.open("wb")
         self._numbers = count()
+        self._times_ms = count(0, 100)
 
     def messages(self, many: int) -> None:
         for number in range(many):
@@ -67,13 +70,27 @@ class Story:
         self._write(event | {"says": says, "action": "go", "failed": False, "reply": "nil"})
 
     def _write(self, event: dict[str, Any]) -> None:
-        self._file.write(json.dumps(event).encode() + b"\n")
+        self._file.write(json.dumps(event | {"t_ms": next(self._times_ms)}).encode() + b"\n")
 
-    def judged(self) -> Judged:
+    def fault(self, actor: str, fault: str, stage: str) -> None:
+        self._write({"type": "fault", "actor": actor, "fault": fault, "stage": stage, "what": f"{fault} {stage}"})
+
+    def rest(self) -> None:
+        self._write({"type": "rest", "stage": "begins"})
+
+    def recorded(self) -> Recorded:
         self._file.close()
         services = {"memory": self.memory, "gemini": SimpleNamespace(store=self.store)}
-        recorded = Recorded(path=self.path, workload=WORKLOAD, services=services, left=lambda: self.left)
-        return judged(recorded, Scenario("run", {}, workload=WORKLOAD))
+        return Recorded(path=self.path, workload=WORKLOAD, services=services, left=lambda: self.left)
+
+    def judged(self) -> Judged:
+        return judged(self.recorded(), SCENARIO)
+
+    def shown(self) -> list[str]:
+        """The first finding's few events, in words."""
+        found = self.judged()
+        events = events_that_show(self.recorded(), SCENARIO, found.findings[0], found.objects)
+        return [event["says"] for event in events]
 
 
 @pytest.fixture
@@ -120,10 +137,9 @@ def test_what_one_user_has_of_another_is_found_in_shares_too(story: Story, monke
     assert told(shares) == told(whole)
 
 
-@pytest.mark.parametrize("measured_at", [(6000, 18000)])
-def test_the_judge_takes_less_than_300_bytes_an_operation(tmp_path: Path, measured_at: tuple[int, int]) -> None:
-    peaks = []
-    for messages in measured_at:
+def test_the_judge_takes_less_than_300_bytes_an_operation(tmp_path: Path) -> None:
+    peaks, sizes = [], (6000, 18000)
+    for messages in sizes:
         (tmp_path / str(messages)).mkdir()
         story = Story(tmp_path / str(messages))
         story.messages(messages)
@@ -134,5 +150,52 @@ def test_the_judge_takes_less_than_300_bytes_an_operation(tmp_path: Path, measur
             peaks.append(tracemalloc.get_traced_memory()[1])
         finally:
             tracemalloc.stop()
-    calls = 3 * (measured_at[1] - measured_at[0])
-    assert peaks[1] - peaks[0] < 300 * calls
+    assert peaks[1] - peaks[0] < 300 * 3 * (sizes[1] - sizes[0])
+
+
+def test_what_is_lost_is_shown_by_its_call_alone_with_the_faults_meanwhile(story: Story) -> None:
+    story.fault("A", "pause", "strikes")
+    story.fault("A", "pause", "is over")
+    story.messages(30)
+    story.fault("A", "kill", "strikes")
+    story.fault("B", "pause", "strikes")
+    story.fault("server", "server-full", "strikes")
+    story.message(3, 90, sent=0)
+    story.fault("A", "kill", "is over")
+    story.fault("server", "server-full", "is over")
+    story.fault("B", "pause", "is over")
+    story.messages(30)
+    story.rest()
+    killed, full, asked, answered, uploaded, *rest = story.shown()
+    assert (killed, full) == ("✗ killed", "✗ server: server-full strikes")
+    assert asked == "add_message(user-4, text of m4-91, [image-4-91], m4-91)"
+    assert answered.startswith("→ [")
+    assert uploaded == "upload image-4-91"
+    assert rest[:2] == ["✗ started again", "✗ server: server-full is over"]
+    assert rest[2].startswith("the calls are over")
+    assert len(rest) == 3
+
+
+def test_a_status_that_went_backwards_is_shown_by_what_was_told(story: Story) -> None:
+    story.messages(30)
+    story.message(9, 92, told="pending")
+    added, _, uploaded, asked, completed, again, pending, sent = story.shown()
+    assert (added[:11], uploaded, sent[:15]) == ("add_message", "upload image-10-93", "send to user-10")
+    assert (asked, again) == ("upload_status(what m10-93 returned[0])",) * 2
+    assert "completed" in completed
+    assert "pending" in pending
+
+
+def test_what_is_duplicated_is_shown_with_both_batches(story: Story) -> None:
+    story.messages(30)
+    story.message(7, 91, sent=2)
+    sends = [one for one in story.shown() if one.startswith("send")]
+    assert sends == ["send to user-8: 'text of m8-92'"] * 2
+
+
+def test_a_key_that_is_left_is_shown_by_the_call_that_returned_its_name(story: Story) -> None:
+    story.messages(30)
+    story.left.append(Left("upload_status:00000007-00000000", "1", None))
+    first, last = story.shown()
+    assert first == "add_message(user-8, text of m8-1, [image-8-1], m8-1)"
+    assert "0007" in last

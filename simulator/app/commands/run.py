@@ -18,7 +18,6 @@ from podrace.simulator.app.options import TARGET_HELP, Finite, Names, Run, run_o
 from podrace.simulator.errors import UsageError
 
 if TYPE_CHECKING:
-    from podrace.simulator.app.campaign import NamedTarget
     from podrace.simulator.app.free_run import FreeRun, Standing
 
 SHOWN = 8
@@ -66,7 +65,7 @@ def _run(
     workload: str | None,
     **sizes: Any,
 ) -> None:
-    from podrace.simulator.app import free_run, runs
+    from podrace.simulator.app import free_run, kept, runs
     from podrace.simulator.app.directed import PERSISTENCE
     from podrace.simulator.fleets import chaos, guarded
     from podrace.simulator.fleets.processes import warm_up
@@ -90,21 +89,19 @@ def _run(
         fleet="free",
         verdict=found.verdict,
         expected="holds",
-        counts=found.counts,
-        elapsed_s=round(found.busy_s + found.rest_s, 3),
-        words=found.words,
-        note=found.note,
-        sentence=found.findings[0].sentence if found.findings else "",
+        counts={},
         what=f"{plan.pods} pods, {plan.users} users, faults: {', '.join(chosen) or 'none'}",
     )
-    _keep(folder, target, found)
+    cell = kept.judged_cell(cell, found)
+    kept.write_all(folder, target.name, found)
+    kept.write_shown(folder, cell, found)
     shown = partial(click.echo, "\n".join(_told(target.name, found)))
     conclude(run, folder, server.info, seed, [cell], shown, code=found.interrupted)
 
 
 def _run_directed(target_name: str, names: list[str], seed: int, run: Run) -> None:
     """One short run after the other, each on a server of its own, told as a matrix."""
-    from podrace.simulator.app import directed, runs
+    from podrace.simulator.app import directed, kept, runs
     from podrace.simulator.fleets.processes import warm_up
     from podrace.simulator.servers.embedded import EmbeddedServer
 
@@ -120,10 +117,11 @@ def _run_directed(target_name: str, names: list[str], seed: int, run: Run) -> No
         bar = stack.enter_context(show.progress_bar("scenarios", len(chosen)))
         for one in chosen:
             bar.about(one.name)
-            cell, found = directed.directed_cell(one, target, folder / one.name, lambda standing: None)
+            cell, found = directed.run_directed(one, target, folder / one.name, seed=seed, watch=lambda standing: None)
             cells.append(cell)
             if found is not None:
-                _keep(folder / one.name, target, found)
+                kept.write_all(folder / one.name, target.name, found)
+                kept.write_shown(folder, cell, found)
                 code = found.interrupted
             bar.advance(1)
             if code is not None:
@@ -131,16 +129,6 @@ def _run_directed(target_name: str, names: list[str], seed: int, run: Run) -> No
         with EmbeddedServer() as server:
             info = server.info()
     conclude(run, folder, info, seed, cells, lambda: show.matrix(cells), code=code)
-
-
-def _keep(folder: Path, target: NamedTarget, found: FreeRun) -> None:
-    """Write all that was found, and the run over time, beside its history."""
-    from podrace.simulator.app import over_time, runs
-    from podrace.simulator.app.free_run import HISTORY
-
-    runs.write_json(folder / "findings.json", _details(found))
-    drawn = over_time.over_time(folder / HISTORY, found.findings, target=target.name, busy_s=found.busy_s)
-    runs.write_json(folder / over_time.FILE, drawn)
 
 
 def _standing(standing: Standing) -> str:
@@ -156,6 +144,8 @@ def _standing(standing: Standing) -> str:
 
 
 def _told(target: str, found: FreeRun) -> list[str]:
+    from podrace.simulator.app import kept
+
     counts = {word: count for word, count in found.counts.items() if count}
     lines = [f"{target}  {found.verdict}: {', '.join(f'{word} {count}' for word, count in counts.items())}"]
     if found.note:
@@ -169,27 +159,11 @@ def _told(target: str, found: FreeRun) -> list[str]:
     verdicts = [one.verdict for one in found.objects]
     lines.append(f"linearizable: {verdicts.count('holds')} of {len(verdicts)} uploads' statuses")
     lines += _sentences([finding.sentence for finding in found.findings])
+    if found.shown:
+        lines += ["", kept.drawn(found, width=show.width()), "", found.findings[0].sentence]
     return lines
 
 
 def _sentences(sentences: Sequence[str]) -> list[str]:
     more = len(sentences) - SHOWN
     return [f"  {one}" for one in sentences[:SHOWN]] + ([f"  and {more} more"] if more > 0 else [])
-
-
-def _details(found: FreeRun) -> dict[str, Any]:
-    return {
-        "verdict": found.verdict,
-        "note": found.note,
-        "counts": dict(found.counts),
-        "struck": dict(found.struck),
-        "operations": found.operations,
-        "busy_s": round(found.busy_s, 3),
-        "rest_s": round(found.rest_s, 3),
-        "findings": [{"kind": one.kind, "subject": one.subject, "sentence": one.sentence} for one in found.findings],
-        "objects": [
-            {"key": one.key, "verdict": one.verdict, "shows": [shown._asdict() for shown in one.shows]}
-            for one in found.objects
-            if one.verdict != "holds"
-        ],
-    }

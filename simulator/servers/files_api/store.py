@@ -41,7 +41,7 @@ class FileState(str, Enum):  # noqa: UP042 (google-genai's is no StrEnum either,
 class FileRecord:
     """A file as it was when it was asked for, with the attributes of google-genai's `types.File`.
 
-    Of ours are `mark`, what `identify` said of the content, and `owner`, which stands for the API key.
+    Of ours are `mark`, what `identify` said of the content, `owner`, which stands for the API key, and `life`.
     """
 
     name: str
@@ -54,12 +54,13 @@ class FileRecord:
     mime_type: str | None
     owner: str = field(repr=False)
     state: FileState = FileState.ACTIVE
+    life: timedelta = LIFETIME
 
     update_time = source = error = download_uri = video_metadata = None  # which this service does not tell
 
     @property
     def expiration_time(self) -> datetime:
-        return self.create_time + LIFETIME
+        return self.create_time + self.life
 
     @property
     def sha256_hash(self) -> str:
@@ -85,12 +86,13 @@ class FileStore:
     """The files of every key. Thread-safe.
 
     `now` gives epoch seconds. `identify` is called once with the content of each upload; its answer becomes the
-    record's `mark`. `processing_s` is how long a file stays PROCESSING; it may be set at any time. `refuse` makes
-    the error that is raised from an HTTP status code and a message.
+    record's `mark`. `processing_s` is how long a file stays PROCESSING, `life` how long it is kept; both may be set at
+    any time. `refuse` makes the error that is raised from an HTTP status code and a message.
     """
 
     def __init__(self, now: Clock, identify: Identify | None, processing_s: float, refuse: Refuse) -> None:
         self.processing_s = processing_s
+        self.life = LIFETIME
         self._now_s = now
         self._identify = identify
         self._refuse = refuse
@@ -143,6 +145,7 @@ class FileStore:
                 raise self._refuse(409, f"Requested entity already exists: {name}")
             name = name or self._next_name(sha256, owner)
             known |= {"sha256": sha256, "size_bytes": len(content), "create_time": self._now(), "mark": mark}
+            known |= {"life": self.life}
             record = FileRecord(name=name, uri=f"{base_url}/v1beta/{name}", owner=owner, **known)
             if mark in self.fails:
                 record = replace(record, state=FileState.FAILED)
@@ -167,7 +170,7 @@ class FileStore:
         return datetime.fromtimestamp(self._now_s(), UTC)
 
     def _alive(self) -> dict[str, FileRecord]:
-        limit = self._now() - LIFETIME
+        limit = self._now() - self.life
         while self._records and next(iter(self._records.values())).create_time <= limit:
             del self._records[next(iter(self._records))]  # the oldest stands first
         return self._records

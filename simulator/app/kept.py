@@ -1,0 +1,64 @@
+"""What is kept of a free fleet's run: its cell, all that was found, the run over time, the events that show it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from podrace.simulator.app import over_time, timeline
+from podrace.simulator.app.free_run import HISTORY, FreeRun
+from podrace.simulator.app.runs import Cell, stem_of, write_json
+from podrace.simulator.history.events import write_history
+
+
+def judged_cell(cell: Cell, found: FreeRun) -> Cell:
+    """The cell with what came of the run."""
+    return replace(
+        cell,
+        verdict=found.verdict,
+        counts=found.counts,
+        words=found.words,
+        note=found.note,
+        sentence=found.findings[0].sentence if found.findings else "",
+        elapsed_s=round(found.busy_s + found.rest_s, 3),
+    )
+
+
+def drawn(found: FreeRun, *, width: int = 118) -> str:
+    """The events that show the first finding, as text."""
+    return timeline.draw(found.shown, None, width=width)
+
+
+def write_shown(folder: Path, cell: Cell, found: FreeRun) -> None:
+    """Write the events that show the first finding, as text and for a picture, as those of a counterexample."""
+    if found.shown:
+        stem = stem_of(cell.target, cell.scenario)
+        text = f"{drawn(found)}\n\n{cell.sentence}\n"
+        (folder / f"{stem}.txt").write_text(text, encoding="utf-8", errors="backslashreplace")
+        write_history(folder / f"{stem}.history.jsonl", found.shown)
+
+
+def write_all(folder: Path, target: str, found: FreeRun) -> None:
+    """Write all that was found, and the run over time, beside its history."""
+    write_json(folder / "findings.json", _details(found))
+    told = over_time.over_time(folder / HISTORY, found.findings, target=target, busy_s=found.busy_s)
+    write_json(folder / over_time.FILE, told)
+
+
+def _details(found: FreeRun) -> dict[str, Any]:
+    return {
+        "verdict": found.verdict,
+        "note": found.note,
+        "counts": dict(found.counts),
+        "struck": dict(found.struck),
+        "operations": found.operations,
+        "busy_s": round(found.busy_s, 3),
+        "rest_s": round(found.rest_s, 3),
+        "findings": [{"kind": one.kind, "subject": one.subject, "sentence": one.sentence} for one in found.findings],
+        "objects": [
+            {"key": one.key, "verdict": one.verdict, "shows": [shown._asdict() for shown in one.shows]}
+            for one in found.objects
+            if one.verdict != "holds"
+        ],
+    }
