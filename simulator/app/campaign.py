@@ -56,6 +56,21 @@ class Replayed:
     sentence: str
 
 
+def unexplored_cell(named: NamedScenario, target: NamedTarget) -> Cell:
+    """A cell of which nothing is known yet."""
+    return Cell(
+        target=target.name,
+        scenario=named.name,
+        fleet="inline",
+        verdict=INCONCLUSIVE,
+        expected=named.scenario.expected(target.name),
+        counts={},
+        words=INCONCLUSIVE,
+        row=named.scenario.row,
+        what=named.scenario.what,
+    )
+
+
 def explore_cell(
     server: Server,
     target: NamedTarget,
@@ -74,18 +89,8 @@ def explore_cell(
     A target that cannot be judged makes the cell inconclusive, with the reason in its note. One that holds is run
     once on processes too (`on_processes`): where that ends otherwise, nobody knows, and the cell is inconclusive.
     """
-    scenario = named.scenario
-    cell = Cell(
-        target=target.name,
-        scenario=named.name,
-        fleet="inline",
-        verdict=INCONCLUSIVE,
-        expected=expected or scenario.expected(target.name),
-        counts={},
-        words=INCONCLUSIVE,
-        row=scenario.row,
-        what=scenario.what,
-    )
+    scenario, cell = named.scenario, unexplored_cell(named, target)
+    cell = replace(cell, expected=expected or cell.expected)
     with InlineLab(server, target.path, scenario, seed=seed) as lab, _quiet_collector():
         try:
             within_s = max(LEAST_WITHIN_S, min(STEP_WITHIN_S, bounds.budget_s))

@@ -6,13 +6,13 @@ To add one, add an entry to DIRECTED.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from podrace.simulator.app import kept
-from podrace.simulator.app.free_run import FreeRun, Plan, Standing, run_free
+from podrace.simulator.app.free_run import FreeRun, Plan, run_free
 from podrace.simulator.app.names import TARGETS
 from podrace.simulator.app.runs import Cell
 from podrace.simulator.errors import TargetError, UsageError
@@ -159,6 +159,12 @@ def find(name: str) -> Directed:
     raise UsageError(f"scenario {name!r}: expected all, or some of {', '.join(one.name for one in DIRECTED)}")
 
 
+def refuse_foreign(redis_url: str | None) -> None:
+    """UsageError where these runs would break a server that is not ours."""
+    if redis_url:
+        raise UsageError("runs of whole fleets break servers, so they use their own only; leave --redis-url out")
+
+
 def directed_cell(one: Directed, target: NamedTarget) -> Cell:
     """The cell of a run that has not begun."""
     return Cell(
@@ -174,9 +180,7 @@ def directed_cell(one: Directed, target: NamedTarget) -> Cell:
     )
 
 
-def run_directed(
-    one: Directed, target: NamedTarget, folder: Path, *, seed: int, watch: Callable[[Standing], None]
-) -> tuple[Cell, FreeRun | None]:
+def run_directed(one: Directed, target: NamedTarget, folder: Path, *, seed: int) -> tuple[Cell, FreeRun | None]:
     """Run one against a target on a server of its own. There is no run of a target that refuses such a server."""
     cell = directed_cell(one, target)
     first, then = (TARGETS[one.then], target.path) if one.then else (target.path, "")
@@ -197,7 +201,7 @@ def run_directed(
             tempfile.TemporaryDirectory(prefix="run-", dir=guarded.folder()) as work,
             open_server(None, one.config) as server,
         ):
-            found = run_free(plan, one.workload, server, folder, Path(work), watch)
+            found = run_free(plan, one.workload, server, folder, Path(work), lambda standing: None)
     except TargetError as error:
         if one.keeps or "NotDurableError" not in str(error):
             raise

@@ -19,7 +19,8 @@ from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from podrace.simulator.app import campaign, show
+from podrace.simulator.app import campaign, directed, kept, show
+from podrace.simulator.app.endings import Interrupted
 from podrace.simulator.app.names import PARTS, named_scenario, named_target
 from podrace.simulator.app.runs import Cell
 from podrace.simulator.errors import HarnessError, UsageError
@@ -129,6 +130,8 @@ def scheduler(address: str) -> Iterator[Executor]:
 
 
 def _explore(job: Job, server: Server, folder: Path, progress: Callable[[int], None]) -> Cell:
+    if one := directed.named(job.scenario):
+        return _run(one, job, folder)
     return campaign.explore_cell(
         server,
         named_target(job.target),
@@ -139,6 +142,21 @@ def _explore(job: Job, server: Server, folder: Path, progress: Callable[[int], N
         parts=PARTS,
         progress=progress,
     )
+
+
+def _run(one: directed.Directed, job: Job, folder: Path) -> Cell:
+    """Run a failure mode that takes a whole fleet, on a server of its own, and keep what shows what was found."""
+    with tempfile.TemporaryDirectory(prefix="podrace-free-", dir=guarded.folder()) as temporary:
+        work = Path(temporary)
+        cell, found = directed.run_directed(one, named_target(job.target), work, seed=job.seed)
+        if found is not None:
+            if found.interrupted is not None:
+                raise Interrupted(found.interrupted - 128)
+            kept.write_shown(folder, cell, found)
+        if (work / show.OUTPUT).exists():
+            with (folder / show.OUTPUT).open("ab") as file:
+                file.write((work / show.OUTPUT).read_bytes())
+    return cell
 
 
 def _begin(cores: SimpleQueue[int | None]) -> None:

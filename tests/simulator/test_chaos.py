@@ -8,6 +8,7 @@ from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 
@@ -200,7 +201,7 @@ def test_ten_seconds_of_all_faults(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 @pytest.mark.wide
 @pytest.mark.parametrize("one", DIRECTED, ids=lambda one: one.name)
 def test_a_failure_mode_of_whole_fleets_is_as_expected_of_durable(tmp_path: Path, one: Directed) -> None:
-    cell, _ = run_directed(one, named_target(DURABLE), tmp_path, seed=7, watch=lambda standing: None)
+    cell, _ = run_directed(one, named_target(DURABLE), tmp_path, seed=7)
     assert cell.verdict == one.expected(DURABLE), (cell.sentence, cell.note)
     if cell.verdict == "not-applicable":
         assert "set `" in cell.note  # it says what to configure
@@ -215,7 +216,7 @@ def test_a_failure_mode_of_whole_fleets_is_lost_by_shared(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.setattr(free_run, "STILL_S", 2.0)
-    cell, _ = run_directed(find(name), named_target("shared"), tmp_path, seed=7, watch=lambda standing: None)
+    cell, _ = run_directed(find(name), named_target("shared"), tmp_path, seed=7)
     assert cell.verdict == "violated"
 
 
@@ -282,6 +283,37 @@ def test_short_runs_of_failure_modes_are_told_as_a_matrix(podrace: Podrace) -> N
     ]
     assert (podrace.folder / "r" / "clock-skew" / "over-time.json").exists()
     assert podrace("run", "--scenario", "nothing").code == 2
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_the_matrix_runs_them_beside_what_it_explores(podrace: Podrace, workers: int) -> None:
+    words = "matrix --targets local,durable --scenarios foreign-pod,eviction --run-dir r --workers"
+    ended = podrace(*words.split(), str(workers))
+    assert ended.code == 0, ended.err
+    folder = podrace.folder / "r"
+    cells = json.loads((folder / "result.json").read_text())["cells"]
+    assert [(one["scenario"], one["fleet"], one["target"], one["verdict"]) for one in cells] == [
+        ("foreign-pod", "inline", "local", "violated"),
+        ("foreign-pod", "inline", "durable", "holds"),
+        ("eviction", "free", "local", "violated"),
+        ("eviction", "free", "durable", "not-applicable"),
+    ]
+    assert (folder / "local-eviction.history.jsonl").exists()
+    assert podrace("report", "r", "--format", "junit", "--out", "cells.xml").code == 0
+    cases = {one.get("name"): one for one in ElementTree.parse(podrace.folder / "cells.xml").iter("testcase")}
+    skipped = cases["eviction (free)"].find("skipped")
+    assert skipped is not None
+    assert "refuses to start" in str(skipped.get("message"))
+
+
+def test_what_takes_a_whole_fleet_is_not_explored_and_breaks_no_foreign_server(podrace: Podrace) -> None:
+    ended = podrace("explore", "--scenario", "restart")
+    assert (ended.code, "podrace run --scenario runs it" in ended.err) == (2, True)
+    for words in ("matrix --fleets", "matrix --scenarios restart", "run --scenario restart"):
+        ended = podrace(*words.split(), "--redis-url", "redis://127.0.0.1:1/0")
+        assert ended.code == 2
+        assert "use their own only; leave --redis-url out" in ended.err
+    assert "33  rolling-deploy " in podrace("scenarios").out
 
 
 def test_ctrl_c_ends_a_run_with_the_verdict_so_far(podrace: Podrace, until: Callable[..., bool]) -> None:

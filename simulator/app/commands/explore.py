@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,8 +29,10 @@ from podrace.simulator.errors import UsageError
 
 if TYPE_CHECKING:
     from podrace.simulator.app.campaign import NamedScenario, NamedTarget
+    from podrace.simulator.app.directed import Directed
     from podrace.simulator.app.runs import Cell
     from podrace.simulator.app.workers import Job
+    from podrace.simulator.scenarios.model import Scenario
     from podrace.simulator.search.frontier import Bounds
     from podrace.simulator.servers.connection import Server
     from podrace.simulator.servers.embedded import ServerInfo
@@ -56,6 +59,7 @@ def explore(target: str, scenario: str, bounds: Bounds, expect: Path | None, acc
 @click.option(
     "--scenarios", "names", type=Names(), metavar="NAME,NAME", help="Only these.  [default: all of the catalogue]"
 )
+@click.option("--fleets", is_flag=True, help="Also run what takes a whole fleet or breaks a server: some minutes more.")
 @bounds_options
 @expect_options
 @seed_option
@@ -64,6 +68,7 @@ def explore(target: str, scenario: str, bounds: Bounds, expect: Path | None, acc
 def matrix(
     targets: list[str],
     names: list[str] | None,
+    fleets: bool,
     bounds: Bounds,
     expect: Path | None,
     accept: bool,
@@ -73,13 +78,20 @@ def matrix(
 ) -> None:
     """Explore every failure mode against every target.
 
-    On all cores, or on the workers of a Dask scheduler.
+    On all cores, or on the workers of a Dask scheduler. What cannot be explored step by step, as it takes a whole
+    fleet or breaks a server (rows 21 to 25, 27, 31 and 33), is run free with --fleets: a few seconds each, under the
+    real clock.
 
     The run's folder gets matrix.md, result.json and every counterexample. Ctrl-C keeps what is there.
     """
+    from podrace.simulator.app import directed
     from podrace.simulator.scenarios.catalogue import SCENARIOS
 
     chosen = names or [scenario.name for scenario in SCENARIOS]
+    if fleets:
+        chosen += [one.name for one in directed.unexplored() if one.name not in chosen]
+    if any(map(directed.named, chosen)):
+        directed.refuse_foreign(run.redis_url)
     _campaign("matrix", targets, chosen, bounds, (expect, accept), seed, run, workers)
 
 
@@ -89,11 +101,19 @@ def scenarios() -> None:
 
     One line each: the failure mode's number, a name, the targets expected to violate it, what it shows.
     """
+    from podrace.simulator.app.directed import DIRECTED
     from podrace.simulator.scenarios.catalogue import SCENARIOS
 
     for scenario in SCENARIOS:
-        violated = ", ".join(sorted(scenario.violates)) or "none"
-        click.echo(f"{scenario.row:>2}  {scenario.name:<30}  violated by {violated:<13}  {scenario.what}")
+        click.echo(_line(scenario))
+    click.echo("\nof whole fleets (podrace run --scenario NAME, podrace matrix --scenarios NAME):\n")
+    for one in DIRECTED:
+        click.echo(_line(one))
+
+
+def _line(one: Scenario | Directed) -> str:
+    violated = ", ".join(sorted(one.violates)) or "none"
+    return f"{one.row:>2}  {one.name:<30}  violated by {violated:<13}  {one.what}"
 
 
 def _campaign(
@@ -107,7 +127,7 @@ def _campaign(
     workers: Workers,
 ) -> None:
     """Explore every cell with progress, then write and print what was found."""
-    from podrace.simulator.app import expected, runs
+    from podrace.simulator.app import directed, expected, runs
     from podrace.simulator.app.workers import Job
     from podrace.simulator.servers.connection import open_server
 
@@ -118,6 +138,10 @@ def _campaign(
     with ExitStack() as stack:
         with show.kept_apart() as apart:
             places = _places(target_names, scenario_names)
+            if name == "explore" and isinstance(places[0][0], directed.Directed):
+                raise UsageError(
+                    f"scenario {scenario_names[0]}: it takes a whole fleet; podrace run --scenario runs it"
+                )
             jobs = [Job(target.name, one.name, bounds, seed) for one, target in places]
             server = stack.enter_context(open_server(run.redis_url))
             folder = apart.folder = stack.enter_context(runs.run_folder(run.run_dir, name))
@@ -138,12 +162,15 @@ def _campaign(
         conclude(run, folder, server.info, seed, cells, shown, code=code)
 
 
-def _places(target_names: Sequence[str], scenario_names: Sequence[str]) -> list[tuple[NamedScenario, NamedTarget]]:
+def _places(
+    target_names: Sequence[str], scenario_names: Sequence[str]
+) -> list[tuple[NamedScenario | Directed, NamedTarget]]:
     """Every scenario with every target. Raises UsageError where one cannot be loaded, or a target is named twice."""
+    from podrace.simulator.app import directed
     from podrace.simulator.target import load_target
 
     targets = [named_target(name) for name in target_names]
-    chosen = [named_scenario(name) for name in scenario_names]
+    chosen = [directed.named(name) or named_scenario(name) for name in scenario_names]
     for number, target in enumerate(targets):
         if target in targets[:number]:
             raise UsageError(f"target {target.name!r} is named twice; expected each once")
@@ -177,26 +204,17 @@ def _explored(jobs: Sequence[Job], server: Server, folder: Path, workers: Worker
                 bar.advance(1)
 
 
-def _unexplored(places: Sequence[tuple[NamedScenario, NamedTarget]]) -> list[Cell]:
+def _unexplored(places: Sequence[tuple[NamedScenario | Directed, NamedTarget]]) -> list[Cell]:
     """The cells that were not explored when the matrix was interrupted."""
-    from podrace.simulator.app.runs import Cell
-    from podrace.simulator.judge.findings import INCONCLUSIVE
+    from podrace.simulator.app import campaign, directed
 
-    return [
-        Cell(
-            target=target.name,
-            scenario=one.name,
-            fleet="inline",
-            verdict=INCONCLUSIVE,
-            expected=one.scenario.expected(target.name),
-            counts={},
-            words=INCONCLUSIVE,
-            note="interrupted",
-            row=one.scenario.row,
-            what=one.scenario.what,
-        )
+    cells = [
+        directed.directed_cell(one, target)
+        if isinstance(one, directed.Directed)
+        else campaign.unexplored_cell(one, target)
         for one, target in places
     ]
+    return [replace(cell, note="interrupted") for cell in cells]
 
 
 def _write_markdown(folder: Path, server: ServerInfo, seed: int, cells: list[Cell]) -> None:

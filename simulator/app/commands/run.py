@@ -15,7 +15,6 @@ from podrace.simulator.app import show
 from podrace.simulator.app.conclude import conclude
 from podrace.simulator.app.names import named_target, named_workload
 from podrace.simulator.app.options import TARGET_HELP, Finite, Names, Run, run_options, seed_option
-from podrace.simulator.errors import UsageError
 
 if TYPE_CHECKING:
     from podrace.simulator.app.free_run import FreeRun, Standing
@@ -105,8 +104,7 @@ def _run_directed(target_name: str, names: list[str], seed: int, run: Run) -> No
     from podrace.simulator.fleets.processes import warm_up
     from podrace.simulator.servers.embedded import EmbeddedServer
 
-    if run.redis_url:
-        raise UsageError("--scenario: it breaks servers, so that it uses its own only; leave --redis-url out")
+    directed.refuse_foreign(run.redis_url)
     chosen = directed.DIRECTED if names == ["all"] else [directed.find(name) for name in names]
     cells, code = [], None
     with ExitStack() as stack:
@@ -117,7 +115,7 @@ def _run_directed(target_name: str, names: list[str], seed: int, run: Run) -> No
         bar = stack.enter_context(show.progress_bar("scenarios", len(chosen)))
         for one in chosen:
             bar.about(one.name)
-            cell, found = directed.run_directed(one, target, folder / one.name, seed=seed, watch=lambda standing: None)
+            cell, found = directed.run_directed(one, target, folder / one.name, seed=seed)
             cells.append(cell)
             if found is not None:
                 kept.write_all(folder / one.name, target.name, found)
