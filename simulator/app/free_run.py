@@ -5,26 +5,27 @@ from __future__ import annotations
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from podrace.simulator.app.judging import Recorded, judged
+from podrace.simulator.app.resting import Resting
 from podrace.simulator.app.show import OUTPUT
 from podrace.simulator.app.smallest import events_that_show
-from podrace.simulator.errors import HarnessError, UsageError
+from podrace.simulator.errors import UsageError
 from podrace.simulator.fleets.chaos import LEASE_S, Chaos, Fault, World, draw
 from podrace.simulator.fleets.driver import Driver
-from podrace.simulator.fleets.free import Client, Journal, pod_name
-from podrace.simulator.fleets.processes import READY_WITHIN_S, PodSpec
+from podrace.simulator.fleets.free import Journal, pod_name
+from podrace.simulator.fleets.processes import PodSpec
 from podrace.simulator.history.events import Event
 from podrace.simulator.judge import linear
 from podrace.simulator.judge.findings import HOLDS, INCONCLUSIVE, VIOLATED, Finding
-from podrace.simulator.judge.run import CallRecord, Left, Run
-from podrace.simulator.scenarios.model import Call, Scenario, Workload
+from podrace.simulator.judge.run import Left
+from podrace.simulator.scenarios.model import Scenario, Workload
 from podrace.simulator.servers.connection import Server, connect
 from podrace.simulator.servers.embedded import EmbeddedServer
 from podrace.simulator.servers.probe import Probe
@@ -32,11 +33,6 @@ from podrace.simulator.servers.proxy import Proxy
 from podrace.simulator.target import load_target
 
 HISTORY = "events.jsonl"
-STILL_S = 61.0
-"""At rest is a run in which nothing is left to do, or nothing moves for so long: longer than any lease."""
-QUIET_S = 12.0
-"""So long is enough where no key is left whose time to live ends within that: longer than any timer of a pod's."""
-ROUND_S = 0.2
 GONE = -2
 """When a key ends that has ended since it was asked for."""
 SOCKET_TIMEOUT_S = 1.0
@@ -136,12 +132,11 @@ def run_free(
             )
         )
         world = World(driver, server.embedded, proxy, replica, random.Random(f"{plan.seed} faults"))
+        strikes = draw([*plan.faults.values()], names, seed=plan.seed, duration_s=plan.duration_s)
         journal.epoch_s = time.monotonic()
-        running = _Running(plan, workload, services, driver, world, watch, folder / HISTORY, work)
-        running.bustle()
-        running.come_to_rest(_left(server))
-        journal.flush()
-        return running.judged(_left(server))
+        running = _Running(plan, workload, services, driver, Chaos(world, strikes), watch)
+        recorded = Recorded(path=folder / HISTORY, workload=workload, services=services, left=_left(server), work=work)
+        return running.run(recorded)
 
 
 def _specs(
@@ -182,35 +177,53 @@ class _Running:
         workload: Workload,
         services: Mapping[str, Any],
         driver: Driver,
-        world: World,
+        chaos: Chaos,
         watch: Callable[[Standing], None],
-        history: Path,
-        work: Path,
     ) -> None:
-        self.plan = plan
-        self.driver = driver
-        self.chaos = Chaos(
-            world, draw([*plan.faults.values()], list(driver.ready), seed=plan.seed, duration_s=plan.duration_s)
-        )
-        self.interrupted: int | None = None
-        self.rested_at_s = 0.0
-        self.busy_s = self.rest_s = 0.0
-        self.operations = 0
-        targets = [plan.target, *filter(None, [plan.then])]
-        keeps = [pattern for target in targets for pattern in getattr(load_target(target), "keeps", ())]
-        self.scenario = Scenario("run", {}, workload=workload, keeps=keeps)
-        self._pods = list(driver.ready)
+        self._plan = plan
+        self._driver = driver
+        self._chaos = chaos
         self._workload = workload
         self._services = services
         self._watch = watch
-        self._history, self._work = history, work
-        self._waits: dict[str, str] = {}
+        self._pods = list(driver.ready)
         self._stage = "running"
+        self._interrupted: int | None = None
         self._began_s = time.monotonic()
 
-    def bustle(self) -> None:
+    def run(self, recorded: Recorded) -> FreeRun:
+        """Let clients and faults at it, let it come to rest, and judge it."""
+        driver, plan = self._driver, self._plan
+        with self._until_interrupted():
+            self._bustle()
+        busy_s, operations = time.monotonic() - self._began_s, sum(driver.ended.values())
+        driver.dismiss()
+        self._chaos.heal_all()
+        self._stage = "coming to rest"
+        driver.journal.note({"type": "rest", "stage": "begins"})
+        recorded = replace(recorded, struck=self._chaos.struck, rested_s=time.time())
+        keeps = [
+            one for path in filter(None, [plan.target, plan.then]) for one in getattr(load_target(path), "keeps", ())
+        ]
+        scenario = Scenario("run", {}, workload=self._workload, keeps=keeps)
+        resting = Resting(driver, recorded, scenario, self._pods, is_hurried=self._interrupted is not None)
+        with self._until_interrupted():
+            resting.come_to_rest()
+        driver.journal.note({"type": "rest", "stage": "over"})
+        rest_s = time.monotonic() - self._began_s - busy_s
+        driver.journal.flush()
+        return self._told(replace(recorded, waits=resting.waits), scenario, operations, busy_s, rest_s)
+
+    @contextmanager
+    def _until_interrupted(self) -> Iterator[None]:
+        try:
+            yield
+        except KeyboardInterrupt as error:
+            self._interrupted = getattr(error, "exit_code", 130)
+
+    def _bustle(self) -> None:
         """Clients and faults, until all is said or the time is over."""
-        plan = self.plan
+        plan = self._plan
         each, more = divmod(plan.messages, plan.users)
         counts = [each + (number < more) for number in range(plan.users)]
         pause_s = plan.duration_s / max(1, each + bool(more))
@@ -219,145 +232,49 @@ class _Running:
             for number, count in enumerate(counts)
             if count
         ]
-        self.chaos.unleash(self._began_s)
+        self._chaos.unleash(self._began_s)
         if plan.then:
             self._roll_out(plan.then)
         until_s = self._began_s + plan.duration_s if plan.duration_s else float("inf")
-        self.driver.at(self._began_s, self._tell)
-        try:
-            self.driver.play(clients, until_s=until_s)
-            while time.monotonic() < until_s and plan.faults and plan.duration_s:
-                self.driver.turn(until_s)
-        except KeyboardInterrupt as error:
-            self._end_early(error)
-        self.busy_s = time.monotonic() - self._began_s
-        self.operations = sum(self.driver.ended.values())
-        self.driver.dismiss()
-        self.chaos.heal_all()
-
-    def _end_early(self, error: KeyboardInterrupt) -> None:
-        self.interrupted = getattr(error, "exit_code", 130)
+        self._driver.at(self._began_s, self._tell)
+        self._driver.play(clients, until_s=until_s)
+        while time.monotonic() < until_s and plan.faults and plan.duration_s:
+            self._driver.turn(until_s)
 
     def _roll_out(self, target: str) -> None:
         """Replace pod after pod by one of another target, evenly over nine tenths of the time."""
         for number, pod in enumerate(self._pods):
-            due_s = self._began_s + self.plan.duration_s * 0.9 * (number + 1) / len(self._pods)
-            self.driver.at(due_s, partial(self.driver.replace, pod, target))
+            due_s = self._began_s + self._plan.duration_s * 0.9 * (number + 1) / len(self._pods)
+            self._driver.at(due_s, partial(self._driver.replace, pod, target))
 
-    def come_to_rest(self, left: Callable[[], Sequence[Left]]) -> None:
-        """Ask every pod for whatever the workload asks, again and again, until nothing moves or is left to do."""
-        driver, began_s = self.driver, time.monotonic()
-        self._stage, self.rested_at_s = "coming to rest", time.time()
-        driver.journal.note({"type": "rest", "stage": "begins"})
-        try:
-            while len(driver.ready) < len(self._pods):
-                if time.monotonic() > began_s + READY_WITHIN_S:
-                    raise HarnessError(f"pods: expected all to be ready again within {READY_WITHIN_S:g} s")
-                driver.turn(time.monotonic() + ROUND_S)
-            self._ask_until_still(left)
-        except KeyboardInterrupt as error:
-            self._end_early(error)
-        driver.journal.note({"type": "rest", "stage": "over"})
-        self.rest_s = time.monotonic() - began_s
+    def _tell(self) -> None:
+        now_s, driver = time.monotonic(), self._driver
+        faults = [f"{place}: {strike.name}" for place, strike in self._chaos.active.items()]
+        progress = self._workload.progress(self._services)
+        self._watch(Standing(self._stage, now_s - self._began_s, driver.ended, len(driver.open), progress, faults))
+        driver.at(now_s + 0.2, self._tell)
 
-    def _ask_until_still(self, left: Callable[[], Sequence[Left]]) -> None:
-        moved_s, progress, pause_s, rounds = time.monotonic(), None, ROUND_S, 0
-        still_s = 3.0 if self.interrupted else STILL_S
-        while True:
-            rounds += 1
-            self.driver.play(self._resting(rounds))
-            if progress != (progress := self._workload.progress(self._services)):
-                moved_s, pause_s = time.monotonic(), ROUND_S
-                continue
-            self.driver.journal.flush()
-            there = left()
-            is_answered = not self.driver.unanswered
-            is_clean = not any(map(self.scenario.is_leaked, there))  # else something may be under way still
-            if is_answered and is_clean and self._is_done():
-                return
-            is_short_lived = any(one.left_s is not None and one.left_s < STILL_S for one in there)
-            now_s = time.monotonic()
-            if now_s > moved_s + QUIET_S and is_answered and not is_short_lived:
-                return
-            if now_s > moved_s + still_s:
-                self._never_answered(now_s - still_s)
-                return
-            pause_until_s = time.monotonic() + pause_s
-            while time.monotonic() < pause_until_s:
-                self.driver.turn(pause_until_s)
-            pause_s = min(2 * pause_s, 4.0)
-
-    def _never_answered(self, before_s: float) -> None:
-        """Take note of calls that pods which are alive have not answered since then; of equal ones the first."""
-        known = set()
-        for one in self.driver.unanswered.values():
-            about = one.pod, one.asked.method, repr(one.asked.told)
-            if one.since_s < before_s and about not in known and not self.interrupted:
-                known.add(about)
-                since_s = time.monotonic() - one.since_s
-                self._waits[one.asked.name] = f"pod {one.pod}, which is alive and has not answered for {since_s:.0f} s"
-
-    def _is_done(self) -> bool:
-        return all(map(self._workload.is_done, self._recorded(lambda: ()).runs()))
-
-    def _recorded(self, left: Callable[[], Sequence[Left]]) -> Recorded:
-        return Recorded(
-            path=self._history,
-            workload=self._workload,
-            services=self._services,
-            left=left,
-            struck=self.chaos.struck,
-            rested_s=self.rested_at_s,
-            waits=self._waits,
-            work=self._work,
-        )
-
-    def judged(self, left: Callable[[], Sequence[Left]]) -> FreeRun:
-        """What came of it."""
-        recorded = self._recorded(left)
-        found = judged(recorded, self.scenario)
-        notes = ["interrupted"] if self.interrupted else []
+    def _told(self, recorded: Recorded, scenario: Scenario, operations: int, busy_s: float, rest_s: float) -> FreeRun:
+        found = judged(recorded, scenario)
+        notes = ["interrupted"] if self._interrupted else []
         if linear.overall(found.objects) == INCONCLUSIVE:
             notes.append("the statuses of some uploads take more states to judge than there is budget for")
         if not found.is_judgeable:
             notes.append("nothing was accepted, so that nothing can be said")
-        is_open = bool(self.interrupted or (notes and not found.findings))
+        is_open = bool(self._interrupted or (notes and not found.findings))
         return FreeRun(
             verdict=INCONCLUSIVE if is_open else VIOLATED if found.findings else HOLDS,
             findings=found.findings,
             counts={**found.counts, **Counter(finding.kind for finding in found.findings)},
             note="; ".join(notes),
-            struck=self.chaos.struck_by_name,
-            operations=self.operations,
-            busy_s=self.busy_s,
-            rest_s=self.rest_s,
+            struck=self._chaos.struck_by_name,
+            operations=operations,
+            busy_s=busy_s,
+            rest_s=rest_s,
             objects=found.objects,
-            interrupted=self.interrupted,
-            shown=events_that_show(recorded, self.scenario, found.findings[0], found.objects) if found.findings else (),
+            interrupted=self._interrupted,
+            shown=events_that_show(recorded, scenario, found.findings[0], found.objects) if found.findings else (),
         )
-
-    def _resting(self, round_number: int) -> list[Client]:
-        """One client a pod, which asks one thing after the other."""
-        calls = [CallRecord(one.name, "", one.method, one.told, 0) for one in self.driver.first.values()]
-        known = Run((), calls, self._services, 0, 0.0, {}, lambda: ())
-        by_pod: dict[str, list[Call]] = {}
-        for number, (pod, call) in enumerate(self._workload.at_rest(self._pods, known)):
-            named = Call(f"rest-{round_number}-{number + 1}", call.method, call.args)
-            by_pod.setdefault(pod, []).append(named)
-
-        def client(pod: str, calls: Sequence[Call]) -> Client:
-            for call in calls:
-                yield self._workload.asked(call, pod)
-
-        return [client(pod, calls) for pod, calls in by_pod.items()]
-
-    def _tell(self) -> None:
-        now_s = time.monotonic()
-        faults = [f"{place}: {strike.name}" for place, strike in self.chaos.active.items()]
-        progress = self._workload.progress(self._services)
-        driver = self.driver
-        self._watch(Standing(self._stage, now_s - self._began_s, driver.ended, len(driver.open), progress, faults))
-        driver.at(now_s + 0.2, self._tell)
 
 
 def _left(server: Server) -> Callable[[], Sequence[Left]]:

@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from podrace.simulator.app import free_run
+from podrace.simulator.app import free_run, resting
 from podrace.simulator.app.directed import DIRECTED, PERSISTENCE, Directed, find, run_directed, unexplored
 from podrace.simulator.app.free_run import FreeRun, Plan, run_free
 from podrace.simulator.app.names import TARGETS, named_target
@@ -133,7 +133,7 @@ def test_what_one_pod_keeps_for_itself_is_lost_without_any_fault(tmp_path: Path)
 def test_a_server_that_keeps_nothing_loses_what_it_acknowledged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, persistence: str, verdict: str
 ) -> None:
-    monkeypatch.setattr(free_run, "STILL_S", 2.0)  # what was lost is not waited for
+    monkeypatch.setattr(resting, "STILL_S", 2.0)  # what was lost is not waited for
     found = run(tmp_path, DURABLE, "restart-server", persistence=persistence, duration_s=3.0)
     assert found.verdict == verdict
     assert ("lost" in found.counts) == (verdict == "violated")
@@ -169,7 +169,7 @@ def test_a_call_that_never_returns_once_all_has_healed_is_stuck(
 ) -> None:
     (tmp_path / "hangs.py").write_text(HANGS)
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(free_run, "STILL_S", 5.0)
+    monkeypatch.setattr(resting, "STILL_S", 5.0)
     plan = Plan(target="hangs:Pod", pods=2, users=2, messages=20, faults=named(["pause"]), duration_s=0.5)
     with open_server(None) as server:
         found = run_free(plan, load_object("hangs:BELLS", what="workload"), server, tmp_path, tmp_path, lambda _: None)
@@ -187,7 +187,7 @@ def test_a_call_that_never_returns_once_all_has_healed_is_stuck(
 @pytest.mark.parametrize("target", ["local", "shared", DURABLE])
 def test_ten_seconds_of_all_faults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str, seed: int) -> None:
     if target != DURABLE:  # what they have lost is lost; that locks hold them up for longer need not be waited for
-        monkeypatch.setattr(free_run, "STILL_S", 2.0)
+        monkeypatch.setattr(resting, "STILL_S", 2.0)
     found = run(tmp_path, target, "all", pods=8, users=50, messages=1500, duration_s=10.0, seed=seed)
     if target == DURABLE:
         assert (found.verdict, [one.sentence for one in found.findings]) == ("holds", [])
@@ -215,7 +215,7 @@ SHARED_LOSES = "restart failover eviction server-full gemini-files-expire source
 def test_a_failure_mode_of_whole_fleets_is_lost_by_shared(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    monkeypatch.setattr(free_run, "STILL_S", 2.0)
+    monkeypatch.setattr(resting, "STILL_S", 2.0)
     cell, _ = run_directed(find(name), named_target("shared"), tmp_path, seed=7)
     assert cell.verdict == "violated"
 
@@ -228,7 +228,7 @@ def test_every_failure_mode_that_nobody_explores_has_a_run_of_its_own() -> None:
 
 
 def test_while_pods_are_replaced_the_old_ones_go_on_losing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(free_run, "STILL_S", 2.0)
+    monkeypatch.setattr(resting, "STILL_S", 2.0)
     found = run(tmp_path, "local", then=TARGETS["shared"], messages=400, duration_s=4.0)
     drawn = over_time(tmp_path / free_run.HISTORY, found.findings, target="local", busy_s=found.busy_s)["over_time"]
     assert [fault["name"] for fault in drawn["faults"]] == ["deploy"] * 4
