@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from array import array
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,9 @@ LEAST_BIN_S = 0.1
 
 def over_time(path: Path, findings: Sequence[Finding], *, target: str, busy_s: float) -> dict[str, Any]:
     """What reports draw of a run. A call counts where it ended; a loss where what is lost was handed in."""
+    lost = {one.subject for one in findings if one.kind == "lost"}
     began: dict[int, float] = {}
-    ended: list[tuple[float, float]] = []
+    ended_s, took_s = array("d"), array("d")
     given_s: dict[str, float] = {}
     faults: list[dict[str, Any]] = []
     with path.open("rb") as lines:
@@ -30,16 +32,17 @@ def over_time(path: Path, findings: Sequence[Finding], *, target: str, busy_s: f
                 break
             if kind == "invoke":
                 began[event["call"]] = at_s
-                for name in _names(event):
+                for name in lost.intersection(_names(event)):
                     given_s.setdefault(name, at_s)
             elif kind in ("ok", "fail", "info"):
-                ended.append((at_s, at_s - began.pop(event["call"])))
+                ended_s.append(at_s)
+                took_s.append(at_s - began.pop(event["call"]))
             elif kind == "fault":
                 _take_note(faults, event, at_s)
-    last_s = max([busy_s, *(at_s for at_s, _ in ended[-1:])])
+    last_s = max([busy_s, *ended_s[-1:]])
     width_s = max(LEAST_BIN_S, last_s / BINS)
-    lost_s = [given_s[one.subject] for one in findings if one.kind == "lost" and one.subject in given_s]
-    bins = _binned(ended, sorted(lost_s), width_s, last_s)
+    lost_s = sorted(given_s[one.subject] for one in findings if one.kind == "lost" and one.subject in given_s)
+    bins = _binned(zip(ended_s, took_s, strict=True), lost_s, width_s, last_s)
     for fault in faults:
         fault["until_s"] = fault["until_s"] or round(last_s, 3)
     return {"over_time": {"target": target, "bin_s": round(width_s, 3), "bins": bins, "faults": faults}}
@@ -62,14 +65,14 @@ def _take_note(faults: list[dict[str, Any]], event: Mapping[str, Any], at_s: flo
 
 
 def _binned(
-    ended: Sequence[tuple[float, float]], lost_s: Sequence[float], width_s: float, last_s: float
+    ended: Iterable[tuple[float, float]], lost_s: Sequence[float], width_s: float, last_s: float
 ) -> list[dict[str, float]]:
-    latencies: list[list[float]] = [[] for _ in range(int(last_s / width_s) + 1)]
+    latencies = [array("d") for _ in range(int(last_s / width_s) + 1)]
     for at_s, took_s in ended:
         latencies[min(int(at_s / width_s), len(latencies) - 1)].append(took_s * 1e6)
     found = []
-    for number, of_bin in enumerate(latencies):
-        of_bin.sort()
+    for number, unsorted in enumerate(latencies):
+        of_bin = sorted(unsorted)
         one = {"at_s": (number + 0.5) * width_s, "rate_per_s": len(of_bin) / width_s}
         one["lost"] = bisect_right(lost_s, (number + 1) * width_s)
         if of_bin:
