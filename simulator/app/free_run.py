@@ -89,7 +89,7 @@ class Standing:
     seconds: float
     ended: Mapping[tuple[str, str], int]
     under_way: int
-    progress: Any
+    delivered: int
     faults: Sequence[str]
 
 
@@ -250,8 +250,8 @@ class _Running:
     def _tell(self) -> None:
         now_s, driver = time.monotonic(), self._driver
         faults = [f"{place}: {strike.name}" for place, strike in self._chaos.active.items()]
-        progress = self._workload.progress(self._services)
-        self._watch(Standing(self._stage, now_s - self._began_s, driver.ended, len(driver.open), progress, faults))
+        delivered = self._workload.delivered(self._services)
+        self._watch(Standing(self._stage, now_s - self._began_s, driver.ended, len(driver.open), delivered, faults))
         driver.at(now_s + 0.2, self._tell)
 
     def _told(self, recorded: Recorded, scenario: Scenario, operations: int, busy_s: float, rest_s: float) -> FreeRun:

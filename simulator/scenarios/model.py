@@ -143,6 +143,10 @@ class Workload:
         """Something else whenever the services have recorded more."""
         return None
 
+    def delivered(self, services: Mapping[str, Any]) -> int:
+        """How many calls have had their effect in the services, for who watches a run."""
+        return 0
+
     def is_judgeable(self, run: Run) -> bool:
         """Whether something was done in the run of which the checks can say anything."""
         return any(call.type == "ok" for call in run.calls)

@@ -77,6 +77,8 @@ class Memory:
         self._batches: list[tuple[str, Any, list[dict[str, Any]]]] = []
         self.times_s: list[float] = []
         """When each batch was recorded."""
+        self.messages = 0
+        """How many messages all batches have, or name as missing."""
         self._ids: set[tuple[str, str]] = set()
         self._fences: dict[str, int] = {}
 
@@ -109,6 +111,7 @@ class Memory:
                 if not self.is_usable(uri, pod):
                     self.unusable.add((len(self._batches), uri))
             self._batches.append((batch_id, user_id, [dict(part) for part in parts]))
+            self.messages += sum(part.get("type") in ("text", "missing_message") for part in parts)
             self.times_s.append(self._now())
 
     def batches(self) -> list[tuple[str, Any, list[dict[str, Any]]]]:
@@ -225,6 +228,10 @@ class Uploads(Workload):
 
     def progress(self, services: Mapping[str, Any]) -> Any:
         return len(services["memory"].batches())
+
+    def delivered(self, services: Mapping[str, Any]) -> int:
+        messages: int = services["memory"].messages
+        return messages
 
     def is_judgeable(self, run: Run) -> bool:
         adding = [call for call in run.calls if call.method == "add_message"]

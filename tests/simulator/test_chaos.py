@@ -13,8 +13,9 @@ from xml.etree import ElementTree
 import pytest
 
 from podrace.simulator.app import free_run, resting
+from podrace.simulator.app.commands.run import progress_line
 from podrace.simulator.app.directed import DIRECTED, PERSISTENCE, Directed, find, run_directed, unexplored
-from podrace.simulator.app.free_run import FreeRun, Plan, run_free
+from podrace.simulator.app.free_run import FreeRun, Plan, Standing, run_free
 from podrace.simulator.app.names import TARGETS, named_target
 from podrace.simulator.app.over_time import over_time
 from podrace.simulator.errors import UsageError
@@ -335,3 +336,9 @@ def test_a_workload_without_clients_is_wrong_usage(podrace: Podrace) -> None:
     ended = podrace("run", "--workload", "mine:PLAIN")
     assert ended.code == 2
     assert "has no clients" in ended.err
+
+
+def test_the_progress_tells_what_is_accepted_delivered_and_pending() -> None:
+    standing = Standing("running", 2.0, {("add_message", "ok"): 30, ("absorb", "ok"): 10}, 3, 20, ["A: kill"])
+    told = "running 2 s  accepted 30  delivered 20  pending 10  calls 3  20/s  faults: A: kill"
+    assert progress_line(standing) == told

@@ -81,7 +81,9 @@ def _run(
         server = stack.enter_context(open_server(run.redis_url, PERSISTENCE[persistence]))
         folder = apart.folder = stack.enter_context(runs.run_folder(run.run_dir, "run"))
         with show.progress_bar("run", None) as bar:
-            found = free_run.run_free(plan, of, server, folder, work, lambda standing: bar.tell(_standing(standing)))
+            found = free_run.run_free(
+                plan, of, server, folder, work, lambda standing: bar.tell(progress_line(standing))
+            )
     cell = runs.Cell(
         target=target.name,
         scenario="run",
@@ -129,15 +131,15 @@ def _run_directed(target_name: str, names: list[str], seed: int, run: Run) -> No
     conclude(run, folder, info, seed, cells, lambda: show.matrix(cells), code=code)
 
 
-def _standing(standing: Standing) -> str:
+def progress_line(standing: Standing) -> str:
     """How far it is, in one line."""
     done = sum(standing.ended.values())
     rate = done / standing.seconds if standing.seconds else 0.0
     accepted = standing.ended["add_message", "ok"]
     faults = ", ".join(standing.faults) or "none"
     return (
-        f"{standing.stage} {standing.seconds:.0f} s  accepted {accepted}  recorded {standing.progress}  "
-        f"under way {standing.under_way}  {rate:.0f}/s  faults: {faults}"
+        f"{standing.stage} {standing.seconds:.0f} s  accepted {accepted}  delivered {standing.delivered}  "
+        f"pending {max(0, accepted - standing.delivered)}  calls {standing.under_way}  {rate:.0f}/s  faults: {faults}"
     )
 
 
