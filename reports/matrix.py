@@ -22,7 +22,7 @@ LEGEND = {
     "stuck": "a call or a queue does not go on, however long one waits",
     "leaked": "something stays behind that nothing will ever remove",
     "ok": "the property holds in every schedule within the bounds, or, of a whole fleet that ran free, in that run",
-    "–": "does not apply: the row's fault found nothing to strike; this is no pass",
+    "–": "does not apply: its fault found nothing to strike, or the target refuses such a server; this is no pass",
     "inconclusive": "nobody knows: a run did not finish, or the budget was spent; this is no pass",
     "new": "violated, and not known before; every other violation is known of its target",
     "unexpected": "not violated, though a violation was expected",

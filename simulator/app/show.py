@@ -31,7 +31,8 @@ OUTPUT = "target-output.txt"
 LEGEND = (
     "lost: accepted, never delivered, nobody told · duplicated: two effects · misreported: a reader was told something "
     "untrue · stuck: stands still for longer than a lease · leaked: left behind for good · ok: holds, all within the "
-    "bounds, or in the one run of a whole fleet · –: its fault had nothing to strike · inconclusive: nobody knows"
+    "bounds, or in the one run of a whole fleet · –: its fault had nothing to strike, or it refuses to start on such a "
+    "server · inconclusive: nobody knows"
 )
 
 
