@@ -64,7 +64,7 @@ report: $(VENV)/.installed-dev  ## a small run of everything, and its report in 
 
 pictures: RUN := runs/$(shell date +%Y%m%d-%H%M%S)-pictures
 pictures: $(VENV)/.installed  ## the README's pictures, made anew
-	$(BIN)/podrace matrix --run-dir $(RUN)
+	$(BIN)/podrace matrix --fleets --run-dir $(RUN)
 	$(BIN)/podrace report $(RUN) --format svg --out $(RUN)/svg
 	cp $(RUN)/svg/matrix.svg $(RUN)/svg/local-foreign-pod.svg reports/pictures/
 
