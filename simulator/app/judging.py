@@ -5,7 +5,6 @@ So the memory that it takes depends on the size of a share, and hardly on how lo
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -102,18 +101,24 @@ class Recorded:
     def _run(self, events: Iterable[tuple[int, Event]], services: Mapping[str, Any]) -> FiledRun:
         calls: dict[int, CallRecord] = {}
         steps: list[tuple[Any, ...]] = []
+        texts: dict[str, str] = {}
+
+        def once(value: Any) -> Any:
+            """A text that is there once, however often the history says it."""
+            return texts.setdefault(value, value) if type(value) is str else value
+
         for place, event in events:
             kind = event["type"]
             if kind == "invoke":
-                args = tuple(self.workload.argument_told(_once(one)) for one in event["args"])
-                actor, method = _once(event["actor"]), _once(event["method"])
-                calls[event["call"]] = CallRecord(_once(event["name"]), actor, method, args, place)
+                args = tuple(self.workload.argument_told(once(one)) for one in event["args"])
+                actor, method = once(event["actor"]), once(event["method"])
+                calls[event["call"]] = CallRecord(once(event["name"]), actor, method, args, place)
             elif kind in ("ok", "fail", "info"):
                 one = calls[event["call"]]
-                ended = {"type": _once(kind), "value": event.get("result"), "error": event.get("error") or ""}
+                ended = {"type": once(kind), "value": event.get("result"), "error": event.get("error") or ""}
                 calls[event["call"]] = CallRecord(one.name, one.actor, one.method, one.args, one.began, place, **ended)
             elif kind == "step":
-                steps.append((place, *(_once(event[name]) for name in (*_SERVED, *_TOLD))))
+                steps.append((place, *(once(event[name]) for name in (*_SERVED, *_TOLD))))
         known = [*calls.values()]
         return FiledRun((), known, services, self.struck, self.rested_s, {}, self.left, served=steps)
 
@@ -153,8 +158,3 @@ def _without_order(one: linear.KeyVerdict) -> Finding:
         f"{shown.process} {shown.f} {shown.value} ({shown.began}–{shown.ended or '…'})" for shown in one.shows
     )
     return Finding("misreported", str(one.key), f"what was told of {one.key} has no order: {told}")
-
-
-def _once(value: Any) -> Any:
-    """A text that is there once, however often the history says it."""
-    return sys.intern(value) if type(value) is str else value

@@ -267,7 +267,8 @@ def test_the_command_tells_and_keeps_everything(podrace: Podrace) -> None:
     shown = (podrace.folder / "r" / "local-run.txt").read_text()
     assert shown.splitlines()[0].split()[:2] == ["step", "Pod"]
     assert "add_message(user-" in shown
-    assert shown.strip() in ended.out
+    assert "step  Pod" in ended.out
+    assert shown.splitlines()[-1] in ended.out
     assert podrace("report", "r", "--out", "page.html").code == 0
     page = (podrace.folder / "page.html").read_text()
     picture = page[page.index('<figure class="counterexample" id="local-run">') :]

@@ -138,9 +138,12 @@ def test_what_one_user_has_of_another_is_found_in_shares_too(story: Story, monke
     assert told(shares) == told(whole)
 
 
-def test_judging_and_drawing_take_less_than_300_bytes_an_operation(tmp_path: Path) -> None:
+def test_judging_and_drawing_take_less_than_300_bytes_an_operation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Beside the 700 of the fleet's driver that makes less than 1 KB."""
-    peaks, sizes = [], (6000, 18000)
+    monkeypatch.setattr(judging, "SHARE_BYTES", 1 << 18)
+    peaks, sizes = [], (2000, 6000)
     for messages in sizes:
         (tmp_path / str(messages)).mkdir()
         story = Story(tmp_path / str(messages))
