@@ -289,7 +289,7 @@ def test_short_runs_of_failure_modes_are_told_as_a_matrix(podrace: Podrace) -> N
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_the_matrix_runs_them_beside_what_it_explores(podrace: Podrace, workers: int) -> None:
-    words = "matrix --targets local,durable --scenarios foreign-pod,eviction --run-dir r --workers"
+    words = "matrix --targets local,durable --scenarios foreign-pod,source-file-gone --run-dir r --workers"
     ended = podrace(*words.split(), str(workers))
     assert ended.code == 0, ended.err
     folder = podrace.folder / "r"
@@ -297,10 +297,14 @@ def test_the_matrix_runs_them_beside_what_it_explores(podrace: Podrace, workers:
     assert [(one["scenario"], one["fleet"], one["target"], one["verdict"]) for one in cells] == [
         ("foreign-pod", "inline", "local", "violated"),
         ("foreign-pod", "inline", "durable", "holds"),
-        ("eviction", "free", "local", "violated"),
-        ("eviction", "free", "durable", "not-applicable"),
+        ("source-file-gone", "free", "local", "violated"),
+        ("source-file-gone", "free", "durable", "holds"),
     ]
-    assert (folder / "local-eviction.history.jsonl").exists()
+    assert (folder / "local-source-file-gone.history.jsonl").exists()
+
+
+def test_a_target_that_refuses_a_server_is_a_skipped_case(podrace: Podrace) -> None:
+    assert podrace("matrix", "--targets", "durable", "--scenarios", "eviction", "--run-dir", "r").code == 0
     assert podrace("report", "r", "--format", "junit", "--out", "cells.xml").code == 0
     cases = {one.get("name"): one for one in ElementTree.parse(podrace.folder / "cells.xml").iter("testcase")}
     skipped = cases["eviction (free)"].find("skipped")
