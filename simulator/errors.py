@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from types import FrameType
+from contextlib import contextmanager
+from types import FrameType, TracebackType
+
+from podrace.simulator.interrupts import Interrupted
 
 
 class PodraceError(Exception):
@@ -37,6 +40,39 @@ class TargetError(PodraceError):
     exit_code = 3
 
 
+@contextmanager
+def users_errors_told() -> Iterator[None]:
+    """Turns what the user's own scenario, workload or check raises in this process into a TargetError with the place.
+
+    Nobody has judged anything then: SystemExit(0) in a check must not look like a run that ended well.
+    """
+    try:
+        yield
+    except (PodraceError, Interrupted):
+        raise
+    except (Exception, SystemExit, KeyboardInterrupt) as error:
+        place = _users_place(error.__traceback__)
+        if place is None:
+            raise
+        said = f": {error}" if str(error) else ""
+        raise TargetError(f"the scenario's own code raised {type(error).__name__}{said}, at {place}") from error
+
+
+def _users_place(trace: TracebackType | None) -> str | None:
+    """Where the user's code raised an error, or called what did; None where that was ours, or a library's for us."""
+    frames = []
+    while trace is not None:
+        frames.append((trace.tb_frame, trace.tb_lineno))
+        trace = trace.tb_next
+    for frame, line in reversed(frames):
+        path = frame.f_code.co_filename
+        if _is_ours(path):
+            return None
+        if not _is_beside_the_point(path) and "site-packages" not in path:
+            return _said(frame, line)
+    return None
+
+
 _OURS = os.path.dirname(os.path.realpath(__file__))
 _STANDARD = os.path.dirname(os.__file__)
 
@@ -60,12 +96,16 @@ def _frames(frame: FrameType | None) -> Iterator[FrameType]:
         frame = frame.f_back
 
 
-def _said(frame: FrameType) -> str:
-    return f"{frame.f_code.co_filename.removeprefix(os.getcwd() + os.sep)}:{frame.f_lineno} in {frame.f_code.co_name}"
+def _said(frame: FrameType, line: int | None = None) -> str:
+    path = frame.f_code.co_filename.removeprefix(os.getcwd() + os.sep)
+    return f"{path}:{line or frame.f_lineno} in {frame.f_code.co_name}"
+
+
+def _is_ours(path: str) -> bool:
+    return path.startswith(_OURS) or os.path.realpath(path).startswith(_OURS)
 
 
 def _is_beside_the_point(path: str) -> bool:
-    if path.startswith("<frozen"):
+    if path.startswith("<frozen") or _is_ours(path):
         return True
-    ours = path.startswith(_OURS) or os.path.realpath(path).startswith(_OURS)
-    return ours or (path.startswith(_STANDARD) and "site-packages" not in path)
+    return path.startswith(_STANDARD) and "site-packages" not in path

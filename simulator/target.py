@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import redis
 
 from podrace.simulator.errors import TargetError, UsageError, place_of
+from podrace.simulator.interrupts import Interrupted, ctrl_c_told_apart
 
 
 class Runtime(Protocol):
@@ -132,8 +133,9 @@ def load_object(path: str, *, what: str) -> Any:
     if not attribute or not all(part.isidentifier() for part in [*module_name.split("."), attribute]):
         raise UsageError(f"{what} {path!r}: expected the form module:name, for example mypackage.pods:factory")
     try:
-        module = importlib.import_module(module_name)
-    except KeyboardInterrupt:
+        with ctrl_c_told_apart():
+            module = importlib.import_module(module_name)
+    except Interrupted:
         raise
     except BaseException as error:
         raised = f"it raised {type(error).__name__}" + (f": {error}" if str(error) else "")

@@ -11,7 +11,7 @@ from typing import Any
 
 from podrace.simulator.app import counterexample, timeline
 from podrace.simulator.app.runs import Cell, stem_of
-from podrace.simulator.errors import TargetError
+from podrace.simulator.errors import TargetError, users_errors_told
 from podrace.simulator.fleets.inline import STEP_WITHIN_S, in_pod
 from podrace.simulator.fleets.watchdog import watchdog
 from podrace.simulator.history.events import Event, Words, readable, shorten, write_history
@@ -91,15 +91,15 @@ def explore_cell(
     """
     scenario, cell = named.scenario, unexplored_cell(named, target)
     cell = replace(cell, expected=expected or cell.expected)
-    with InlineLab(server, target.path, scenario, seed=seed) as lab, _quiet_collector():
-        try:
+    try:
+        with users_errors_told(), InlineLab(server, target.path, scenario, seed=seed) as lab, _quiet_collector():
             within_s = max(LEAST_WITHIN_S, min(STEP_WITHIN_S, bounds.budget_s))
             with watchdog(lab.moves, within_s=within_s), without_prints(in_pod) as places:
                 found = Explorer(lab.scenario, lab.play, lab.finish, bounds, progress=progress).explore()
             notes = [*lab.notes(), *_printed(places)]
-        except TargetError as error:
-            return replace(cell, note=str(error))
-        path, sentence = _write(lab, target, named, found, seed=seed, folder=folder)
+            path, sentence = _write(lab, target, named, found, seed=seed, folder=folder)
+    except TargetError as error:
+        return replace(cell, note=str(error))
     cell = replace(
         cell,
         verdict=found.verdict,
@@ -125,7 +125,7 @@ def _confirm(
 ) -> Cell:
     """Run the default schedule once on real processes: a target that holds in one process has to hold there too."""
     try:
-        with ProcessLab(server, target.path, scenario, seed=seed, parts=parts) as lab:
+        with users_errors_told(), ProcessLab(server, target.path, scenario, seed=seed, parts=parts) as lab:
             again = _play(lab, take_default, scenario.retries[0])
     except TargetError as error:
         why = f"it holds in one process, and on processes of its own: {error}"

@@ -13,9 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from podrace.simulator.errors import TargetError
+from podrace.simulator.errors import TargetError, users_errors_told
+from podrace.simulator.fleets.inline import left
 from podrace.simulator.fleets.watchdog import watchdog
 from podrace.simulator.history.events import shorten
+from podrace.simulator.interrupts import Interrupted
 from podrace.simulator.judge.run import Run
 from podrace.simulator.scenarios.model import Call, Scenario
 from podrace.simulator.scenarios.uploads import UPLOADS, absorb, add, ask
@@ -100,7 +102,7 @@ def check_target(server: Server, path: str, scenario: Scenario, *, seed: int) ->
     plain = is_plain(factory)  # what bypasses an environment is led there, and its factory is called by nobody else
     lacks = [] if plain else [line for module in _modules(path, factory) for line in past_the_environment(module)]
     try:
-        with InlineLab(server, path, scenario, seed=seed) as lab, watchdog(lab.moves):
+        with users_errors_told(), InlineLab(server, path, scenario, seed=seed) as lab, watchdog(lab.moves):
             wrong = [] if plain else _wrong_methods_of(factory, lab, server, seed)
             if wrong:
                 return Checkup([*wrong, *lacks])
@@ -121,7 +123,10 @@ def check_target(server: Server, path: str, scenario: Scenario, *, seed: int) ->
 def _wrong_methods_of(factory: Target, lab: InlineLab, server: Server, seed: int) -> list[str]:
     """What is wrong with the methods of a pod that is made only to be looked at."""
     with connect(server.url) as client:
-        pod = make_pod(factory, _idle_env(lab.scenario, client, server.prefix, seed))
+        try:
+            pod = make_pod(factory, _idle_env(lab.scenario, client, server.prefix, seed))
+        except (SystemExit, KeyboardInterrupt) as error:
+            raise error if isinstance(error, Interrupted) else left("the target's factory", error) from error
         delete_prefix(client, server.prefix)
     return list(_wrong_methods(pod, _calls(lab.scenario)))
 

@@ -16,8 +16,9 @@ from podrace.simulator.app.commands.replay import replay
 from podrace.simulator.app.commands.report import bench_compare, report
 from podrace.simulator.app.commands.reproduce import reproduce
 from podrace.simulator.app.commands.run import run
-from podrace.simulator.app.endings import Endings, Interrupted
+from podrace.simulator.app.endings import Endings
 from podrace.simulator.errors import HarnessError, PodraceError
+from podrace.simulator.interrupts import Interrupted
 
 COMMANDS = (reproduce, run, explore, matrix, replay, report, bench_compare, scenarios, dead_letters, check, init)
 
@@ -60,14 +61,16 @@ def _run(arguments: list[str] | None) -> int:
         return _tell(error, error.exit_code)
     except (KeyboardInterrupt, click.Abort) as error:
         told = error.__cause__ if isinstance(error, click.Abort) else error
-        if isinstance(told, Interrupted):
-            return _tell(told, told.exit_code)
-        return _tell("interrupted", 130)
+        return _tell(told, told.exit_code) if isinstance(told, Interrupted) else _tell_unexpected(told or error)
     except Exception as error:
-        from podrace.simulator.app.runs import unexpected
+        return _tell_unexpected(error)
 
-        ours = unexpected(error)
-        return _tell(ours, ours.exit_code)
+
+def _tell_unexpected(error: BaseException) -> int:
+    from podrace.simulator.app.runs import unexpected
+
+    ours = unexpected(error)
+    return _tell(ours, ours.exit_code)
 
 
 def _tell(what: object, code: int) -> int:

@@ -10,17 +10,10 @@ import time
 from types import FrameType, TracebackType
 from typing import Any, Self
 
-WORDS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated", signal.SIGHUP: "hung up"}
+from podrace.simulator.interrupts import WORDS, Interrupted
+
 UNDISTURBED_S = 2.0
 """For this long, further signals do not disturb the clean-up; after that the next one ends the process at once."""
-
-
-class Interrupted(KeyboardInterrupt):
-    """Raised at whatever point the process has reached when the signal arrives."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(WORDS[signal.Signals(number)])
-        self.exit_code = 128 + number
 
 
 class Endings:

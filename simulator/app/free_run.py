@@ -22,6 +22,7 @@ from podrace.simulator.fleets.driver import Driver
 from podrace.simulator.fleets.free import Journal, pod_name
 from podrace.simulator.fleets.processes import PodSpec
 from podrace.simulator.history.events import Event
+from podrace.simulator.interrupts import Interrupted
 from podrace.simulator.judge import linear
 from podrace.simulator.judge.findings import HOLDS, INCONCLUSIVE, VIOLATED, Finding
 from podrace.simulator.judge.run import Left
@@ -218,8 +219,8 @@ class _Running:
     def _until_interrupted(self) -> Iterator[None]:
         try:
             yield
-        except KeyboardInterrupt as error:
-            self._interrupted = getattr(error, "exit_code", 130)
+        except Interrupted as error:
+            self._interrupted = error.exit_code
 
     def _bustle(self) -> None:
         """Clients and faults, until all is said or the time is over."""

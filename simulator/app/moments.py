@@ -137,7 +137,7 @@ def print_timelines(
 
     from podrace.simulator.app import show
 
-    console = Console(file=file, width=100) if file else show.console()
+    console = Console(file=file, width=100, markup=False, emoji=False) if file else show.console()
     console.print(draw(timelines, width=console.width))
     console.print()
     for target, judgement in judgements.items():

@@ -58,7 +58,6 @@ def matrix(cells: Sequence[Cell]) -> None:
         if cell.note and (cell.verdict == "inconclusive" or not cell.is_expected):
             out.print(
                 f"{cell.target} {cell.scenario}: {' '.join(cell.note.split())}",
-                markup=False,
                 style="yellow",
                 highlight=False,
             )
@@ -105,13 +104,13 @@ class Bar:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-        console = Console(stderr=True)
+        console = Console(stderr=True, markup=False, emoji=False)
         columns = (
             TextColumn(what),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
         )
         self._progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
         self._task = self._progress.add_task("", total=total)
@@ -213,4 +212,4 @@ def console() -> Console:
     """A rich console on standard output with that width."""
     from rich.console import Console
 
-    return Console(width=width())
+    return Console(width=width(), markup=False, emoji=False)  # names of the user's stand there as they are

@@ -14,6 +14,7 @@ import greenlet
 
 from podrace.simulator.errors import HarnessError, TargetError
 from podrace.simulator.history.outcome import Result, outcome
+from podrace.simulator.interrupts import Interrupted
 from podrace.simulator.target import PodEnv, Target, make_pod, method_of
 from podrace.simulator.world.client import broken
 from podrace.simulator.world.clock import EPOCH_US, US_PER_S
@@ -184,7 +185,7 @@ class InlineFleet:
                 self.broken = self.broken or error
             except Exception as error:  # as a thread's: the pod goes on without it
                 self.died.append((name, plain_reply(error)))
-            except KeyboardInterrupt as error:
+            except Interrupted as error:
                 self.broken = self.broken or error
             except BaseException as error:
                 self.broken = self.broken or left(name, error)

@@ -39,7 +39,7 @@ def main(connection: Any, spec: PodSpec) -> None:
     try:
         if not spec.gated:  # else its first call makes it: what the factory does are steps too
             make()
-    except (Exception, SystemExit) as error:  # for one, the temporary folder has gone with the parent
+    except BaseException as error:  # for one, the temporary folder has gone with the parent
         ours = HarnessError(f"pod {spec.name} cannot be made: {type(error).__name__}: {error}")
         pipe.send("broken", error if isinstance(error, PodraceError) else ours)
         return

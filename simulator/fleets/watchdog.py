@@ -11,7 +11,8 @@ from types import FrameType
 import greenlet
 
 from podrace.simulator.errors import TargetError, place_of
-from podrace.simulator.fleets.inline import STEP_WITHIN_S, leave
+from podrace.simulator.fleets.inline import STEP_WITHIN_S, leave, raise_in_harness
+from podrace.simulator.interrupts import ctrl_c_told_apart
 
 WHAT_TO_DO = "expected every wait to go through env, or through what @podrace.own leads"
 
@@ -50,7 +51,8 @@ def watchdog(moves: Callable[[], object], *, within_s: float = STEP_WITHIN_S) ->
     before = signal.signal(signal.SIGALRM, look)
     signal.setitimer(signal.ITIMER_REAL, within_s, within_s)
     try:
-        yield
+        with ctrl_c_told_apart(raise_in_harness):
+            yield
     except _BlockedError as error:
         raise TargetError(f"{error}: it blocks, or loops, outside its environment; {WHAT_TO_DO}") from None
     finally:

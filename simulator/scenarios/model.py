@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from podrace.simulator.errors import UsageError
+from podrace.simulator.errors import TargetError, UsageError
 from podrace.simulator.judge.findings import HOLDS, VIOLATED, Finding
 from podrace.simulator.judge.run import Check, Left, Run
 from podrace.simulator.world.steps import pod_of
@@ -228,7 +228,7 @@ class Scenario:
 
     def checked(self, run: Run) -> list[Finding]:
         """What every check finds."""
-        return [finding for check in (*self.workload.checks, *self.checks) for finding in check(run)]
+        return [finding for check in (*self.workload.checks, *self.checks) for finding in self._found_by(check, run)]
 
     def left_behind(self, run: Run, known: Sequence[Finding]) -> list[Finding]:
         """Calls that can never return; and keys that are left, unless anything is stuck, which may still need them."""
@@ -242,6 +242,20 @@ class Scenario:
                 if self.is_leaked(one)
             ]
         return found
+
+    def _found_by(self, check: Check, run: Run) -> list[Finding]:
+        found: Any = check(run)
+        name = getattr(check, "__name__", type(check).__name__)
+        if not isinstance(found, Iterable):
+            raise TargetError(
+                f"scenario {self.name}: its check {name} returned {type(found).__name__}; expected a list of Findings, "
+                "or that it yields them"
+            )
+        those = list(found)
+        other = [type(one).__name__ for one in those if not isinstance(one, Finding)]
+        if other:
+            raise TargetError(f"scenario {self.name}: its check {name} found {other[0]}; expected podrace.Finding")
+        return those
 
     def is_leaked(self, one: Left) -> bool:
         """Whether a key that is left should not be."""

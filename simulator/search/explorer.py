@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 from podrace.simulator.errors import TargetError
 from podrace.simulator.history.events import Event, shorten
+from podrace.simulator.interrupts import Interrupted
 from podrace.simulator.judge.findings import (
     HOLDS,
     INCONCLUSIVE,
@@ -114,7 +115,9 @@ class Explorer:
         while True:
             try:
                 return self._explore()
-            except Restart:
+            except Restart as again:
+                if isinstance(again.__context__, Interrupted):  # it came while a run was being interrupted
+                    raise again.__context__ from None
                 self._forget()
 
     def _explore(self) -> Exploration:

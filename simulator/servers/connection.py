@@ -10,14 +10,14 @@ from __future__ import annotations
 import os
 import re
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
-from podrace.simulator.errors import HarnessError, UsageError
+from podrace.simulator.errors import HarnessError, PodraceError, UsageError
 from podrace.simulator.servers.embedded import EmbeddedServer, ServerInfo, server_info
 
 if TYPE_CHECKING:
@@ -25,6 +25,30 @@ if TYPE_CHECKING:
 
 PROBE_TIMEOUT_S = 1.7
 """For all of the first contact with a foreign server, name resolution included: an error comes within 2 s."""
+SEVERAL_NODES_TIMEOUT_S = 10.0
+"""The same where several nodes are named, of which the first ones may be down."""
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """What a URL should name, in which forms, and what to do where it does not."""
+
+    server: str
+    forms: str
+    remedy: str
+
+
+OF_A_RUN = _Wanted(
+    "one Redis or Valkey node that this run may use",
+    "redis://host:port/db, rediss://host:port/db or unix:///path",
+    "correct --redis-url or PODRACE_REDIS_URL, or leave it out for the embedded server",
+)
+OF_AN_OPERATOR = _Wanted(
+    "the server of the pods",
+    f"{OF_A_RUN.forms}, or redis+sentinel://host:port,…/NAME or redis+cluster://host:port,…",
+    "correct --redis-url or PODRACE_REDIS_URL",
+)
 
 
 def connect(url: str, *, retries: int = 0, **kwargs: Any) -> redis.Redis:
@@ -80,7 +104,7 @@ def open_server(url: str | None, config: Mapping[str, str] | None = None) -> Ite
             yield Server(url=embedded.url, info=embedded.info(), prefix="mirix:", embedded=embedded)
         return
     run_prefix = f"podrace:{os.urandom(6).hex()}:"
-    info = _first_contact(url, run_prefix)
+    info = _first_contact(url, lambda: _probe(url, run_prefix), OF_A_RUN, fits=_is_of_one_node(url))
     try:
         with _report_lost_server(url):
             yield Server(url=url, info=info, prefix=f"{run_prefix}mirix:")
@@ -98,16 +122,15 @@ def visiting(url: str) -> Iterator[redis.Redis]:
 
     Raises UsageError where the URL cannot be used, HarnessError where the server is lost later.
     """
-    from podrace.simulator.servers.topologies import connect_to
+    from podrace.simulator.servers.topologies import connect_to, has_several_nodes
 
-    try:
-        client = connect_to(url)
+    def probe() -> redis.Redis:
+        client: redis.Redis = connect_to(url)
         client.ping()
-    except UsageError:
-        raise
-    except Exception as error:
-        reason = _reason(error, url)
-        raise UsageError(f"server {redact(url)!r}: cannot be used: {reason}; correct --redis-url") from None
+        return client
+
+    several = has_several_nodes(url)
+    client = _first_contact(url, probe, OF_AN_OPERATOR, fits=several or _is_of_one_node(url), several=several)
     with client, _report_lost_server(url):
         yield client
 
@@ -142,32 +165,39 @@ def _sweep(url: str, run_prefix: str) -> str:
     return ""
 
 
-def _first_contact(url: str, run_prefix: str) -> ServerInfo:
-    """Check all that a run needs of a foreign server; UsageError within 2 s.
+def _first_contact(url: str, probe: Callable[[], T], wanted: _Wanted, *, fits: bool, several: bool = False) -> T:
+    """What the probe returns. Raises UsageError where the URL cannot be used; `fits` tells whether its form can be.
 
     In a thread, because name resolution knows no timeout and a socket's begins anew with every byte.
     The error is made here, with no other behind it: one of redis-py may quote the password.
     """
-    if not _has_a_form(url):
-        forms = "redis://host:port/db, rediss://host:port/db or unix:///path"
-        raise _unusable(
-            url, f"another form than {forms} (in a password write %40 for @, %2F for /, %23 for #, %3F for ?)"
+
+    def unusable(came: str) -> UsageError:
+        return UsageError(f"server {redact(url)!r}: expected {wanted.server}, got: {came}; {wanted.remedy}")
+
+    if not fits:
+        raise unusable(
+            f"another form than {wanted.forms} (in a password write %40 for @, %2F for /, %23 for #, %3F for ?)"
         )
-    outcome: list[ServerInfo | str] = []
+    answers: list[T] = []
+    errors: list[str | PodraceError] = []
 
-    def probe() -> None:
+    def ask() -> None:
         try:
-            outcome.append(_probe(url, run_prefix))
+            answers.append(probe())
+        except PodraceError as error:
+            errors.append(error)
         except Exception as error:
-            outcome.append(_reason(error, url))
+            errors.append(_reason(error, url))
 
-    thread = threading.Thread(target=probe, name="podrace-probe", daemon=True)
+    within_s = SEVERAL_NODES_TIMEOUT_S if several else PROBE_TIMEOUT_S
+    thread = threading.Thread(target=ask, name="podrace-probe", daemon=True)
     thread.start()
-    thread.join(PROBE_TIMEOUT_S)
-    result = outcome[0] if outcome else f"no answer within {PROBE_TIMEOUT_S:g} s"
-    if isinstance(result, ServerInfo):
-        return result
-    raise _unusable(url, result + _about_tls(url, result))
+    thread.join(within_s)
+    if answers:
+        return answers[0]
+    came = errors[0] if errors else f"no answer within {within_s:g} s"
+    raise came if isinstance(came, PodraceError) else unusable(came + _about_tls(url, came))
 
 
 def _about_tls(url: str, came: str) -> str:
@@ -179,14 +209,7 @@ def _about_tls(url: str, came: str) -> str:
     return " (a port with TLS needs rediss://)" if url.startswith("redis:") and "closed" in came.lower() else ""
 
 
-def _unusable(url: str, came: str) -> UsageError:
-    return UsageError(
-        f"server {redact(url)!r}: expected one Redis or Valkey node that this run may use, got: {came}; "
-        "correct --redis-url or PODRACE_REDIS_URL, or leave it out for the embedded server"
-    )
-
-
-def _has_a_form(url: str) -> bool:
+def _is_of_one_node(url: str) -> bool:
     """Whether redis-py would take it as it is meant: of a database that is no number, for one, it makes 0."""
     try:
         parts = urlsplit(url)
@@ -230,6 +253,8 @@ def _reason(error: Exception, url: str) -> str:
 
     text = _without_secrets(str(error), url)
     cause = error.__cause__ or error.__context__
+    if type(error).__name__ == "MasterNotFoundError":  # its module is slow to import
+        return "no Sentinel that answers knows a primary of that name"
     match error:
         case _RefusedError():
             return str(error)
@@ -245,6 +270,8 @@ def _reason(error: Exception, url: str) -> str:
             return cause.strerror
         case exceptions.ResponseError() | exceptions.ConnectionError():
             return text  # for one, closed, still loading, too many clients
+        case exceptions.RedisClusterException():
+            return "no node of a Cluster answers"
     return f"{type(error).__name__}; check the options in the URL's query"
 
 

@@ -17,17 +17,23 @@ from podrace.simulator.servers.connection import connect, redact
 SENTINEL, CLUSTER = "redis+sentinel", "redis+cluster"
 
 
+def has_several_nodes(url: str) -> bool:
+    """Whether it has the form of a URL of Sentinels or of a Cluster."""
+    scheme, separator, _ = url.partition("://")
+    return bool(separator) and scheme in (SENTINEL, CLUSTER)
+
+
 def connect_to(url: str) -> Any:
     """A client of whatever the URL names, one node included. UsageError where it has another form.
 
     What it raises is redis-py's; nothing is retried, apart from what a Cluster's client does by itself.
     """
-    scheme, separator, rest = url.partition("://")
-    if not separator or scheme not in (SENTINEL, CLUSTER):
+    if not has_several_nodes(url):
         return connect(url)
     from redis.backoff import NoBackoff
     from redis.retry import Retry
 
+    scheme, _, rest = url.partition("://")
     parts = urlsplit(f"//{rest}")
     logins, _, places = parts.netloc.rpartition("@")
     user, _, password = logins.partition(":")

@@ -89,6 +89,9 @@ def test_our_own_targets_lack_nothing(capsys: pytest.CaptureFixture[str], target
         ),
         ("return Pod(env)", "return None", "the target's factory returned NoneType; expected it to return a pod"),
         ("return Pod(env)", "raise ValueError('x')", "the target's factory raised ValueError: x"),
+        ("return Pod(env)", "raise SystemExit(0)", "the target's factory raised SystemExit: expected the target to"),
+        ("return Pod(env)", "raise KeyboardInterrupt", "the target's factory raised KeyboardInterrupt: expected"),
+        ("return {", "raise KeyboardInterrupt#", "raised KeyboardInterrupt: expected the target to return"),
         ("self.waiting.pop()", "self.missing.pop()", "upload_status raised AttributeError"),
     ],
 )

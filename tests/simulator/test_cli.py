@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 
 from podrace.simulator.app.cli import cli, main
 from podrace.simulator.errors import HarnessError, TargetError, UsageError
+from podrace.simulator.interrupts import Interrupted
 
 COMMANDS = sorted(cli.commands)
 BARE = {key: value for key, value in os.environ.items() if not key.startswith("COV")} | {
@@ -136,7 +138,8 @@ def noted(error: Exception, note: str) -> Exception:
         (UsageError("wrong"), 2, "podrace: wrong\n"),
         (TargetError("cannot be judged"), 3, "podrace: cannot be judged\n"),
         (HarnessError("broke"), 4, "podrace: broke\n"),
-        (KeyboardInterrupt(), 130, "podrace: interrupted\n"),
+        (Interrupted(signal.SIGINT), 130, "podrace: interrupted\n"),
+        (Interrupted(signal.SIGTERM), 143, "podrace: terminated\n"),
     ],
 )
 def test_an_error_becomes_one_line_and_the_exit_code_of_whose_fault_it_was(

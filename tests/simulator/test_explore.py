@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, NoReturn
 
 import pytest
 
@@ -21,11 +23,12 @@ from podrace.simulator.app.runs import Cell
 from podrace.simulator.errors import UsageError
 from podrace.simulator.fleets import inline
 from podrace.simulator.history.events import write_history
+from podrace.simulator.interrupts import Interrupted
 from podrace.simulator.scenarios.catalogue import find
 from podrace.simulator.scenarios.faults import Kill, TimePasses
 from podrace.simulator.scenarios.model import Call, Scenario, Workload
 from podrace.simulator.scenarios.uploads import UPLOADS, add
-from podrace.simulator.search.explorer import Exploration, Explorer
+from podrace.simulator.search.explorer import Exploration, Explorer, Restart
 from podrace.simulator.search.frontier import Bounds
 from podrace.simulator.search.lab import InlineLab
 from podrace.simulator.search.play import Play
@@ -59,6 +62,25 @@ def explore(run_server: Server, tmp_path: Path) -> Callable[..., Cell]:
 def search(server: Server, target: str, scenario: Scenario, bounds: Bounds) -> Exploration:
     with InlineLab(server, target, scenario, seed=7) as lab:
         return Explorer(lab.scenario, lab.play, lab.finish, bounds).explore()
+
+
+class _Interrupted:
+    """A run in the middle of which Ctrl-C comes."""
+
+    ends: object = None
+
+    def run(self, choose: object) -> NoReturn:
+        raise Interrupted(signal.SIGINT)
+
+
+def test_a_search_that_is_interrupted_does_not_begin_again() -> None:
+    def finish(play: Play) -> None:
+        raise Restart
+
+    runs: list[Any] = [_Interrupted()]
+    explorer = Explorer(find("foreign-pod"), lambda retries: runs.pop(), finish, Bounds())
+    with pytest.raises(Interrupted):
+        explorer.explore()
 
 
 UNFIT = (

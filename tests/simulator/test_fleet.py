@@ -46,14 +46,17 @@ class Pod:
             os._exit(3)
         raise ValueError("no such upload")
 
-    def leave(self):
-        raise SystemExit(0)
+    def leave(self, error):
+        raise error
 
 def raises(env):
     raise RuntimeError("cannot start")
 
 def leaves(env):
     raise SystemExit(0)
+
+def interrupts(env):
+    raise KeyboardInterrupt
 
 NOT_CALLABLE = 3
 """
@@ -121,9 +124,11 @@ def test_a_connection_that_no_fault_broke_is_not_the_targets_doing(spec: PodSpec
         fleet.call("A", "add_message", "u", "hello", [], "m1")
 
 
-def test_a_pod_that_exits_its_process_is_the_targets_error(fleet: Fleet) -> None:
-    with pytest.raises(TargetError, match="raised SystemExit: expected the target to return or to raise an Exception"):
-        fleet.call("A", "leave")
+@pytest.mark.parametrize("error", [SystemExit(0), KeyboardInterrupt()])
+def test_a_pod_that_exits_its_process_is_the_targets_error(fleet: Fleet, error: BaseException) -> None:
+    says = f"raised {type(error).__name__}: expected the target to return or to raise an Exception"
+    with pytest.raises(TargetError, match=says):
+        fleet.call("A", "leave", error)
 
 
 def test_a_missing_method_is_the_targets_error(fleet: Fleet) -> None:
@@ -200,6 +205,7 @@ def test_no_pod_is_left_at_the_end(spec: PodSpec, is_gone: IsGone, how: str) -> 
         ("pods_under_test:NOT_CALLABLE", "expected a factory", UsageError),
         ("pods_under_test:raises", "RuntimeError: cannot start", TargetError),
         ("pods_under_test:leaves", "SystemExit", PodraceError),
+        ("pods_under_test:interrupts", "KeyboardInterrupt", PodraceError),
     ],
 )
 def test_a_target_that_makes_no_pod_is_one_clear_line(

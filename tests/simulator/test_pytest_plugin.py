@@ -70,6 +70,30 @@ def marked(scenario: str, name: str = "it", more: str = "") -> str:
     return f"@pytest.mark.podrace(target='wallet:pod', scenario='wallet:{scenario}'{more})\ndef test_{name}(): pass\n"
 
 
+def test_a_service_that_raises_keyboard_interrupt_ends_only_its_test(project: pytest.Pytester) -> None:
+    (project.path / "wallet.py").write_text(WALLET.replace("self.redis.incrby(", "raise KeyboardInterrupt; ("))
+    project.makepyfile("import pytest\n" + marked("AT_ONCE") + marked("PAY", "other"))
+    result = run(project)
+    result.assert_outcomes(failed=2)
+    result.stdout.fnmatch_lines("*A raised KeyboardInterrupt: expected the target to return or to raise an Exception*")
+
+
+def test_ctrl_c_ends_the_session_though_the_service_catches_everything(project: pytest.Pytester) -> None:
+    loop = """while True:
+            import os, signal, threading
+            if not os.path.exists("sent"):
+                open("sent", "w")
+                signal.raise_signal(signal.SIGINT)
+            try: self.redis.get("paid")
+            except BaseException: pass
+"""
+    (project.path / "wallet.py").write_text(WALLET.replace('self.redis.incrby("paid", amount)\n', loop))
+    project.makepyfile("import pytest\n" + marked("AT_ONCE") + marked("PAY", "other"))
+    result = run(project)
+    assert result.ret == pytest.ExitCode.INTERRUPTED
+    result.assert_outcomes()
+
+
 @pytest.mark.parametrize("on_ci", [False, True])
 def test_a_marked_test_explores_and_fails_with_the_timeline_and_what_repeats_it(
     project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, on_ci: bool

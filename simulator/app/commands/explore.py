@@ -129,6 +129,7 @@ def _campaign(
     """Explore every cell with progress, then write and print what was found."""
     from podrace.simulator.app import directed, expected, runs
     from podrace.simulator.app.workers import Job
+    from podrace.simulator.interrupts import Interrupted
     from podrace.simulator.servers.connection import open_server
 
     path, accept = expectations
@@ -148,10 +149,10 @@ def _campaign(
             try:
                 for cell in _explored(jobs, server, folder, workers):
                     cells.append(known.applied(cell) if known and not accept else cell)
-            except KeyboardInterrupt as error:
+            except Interrupted as error:
                 if name != "matrix" or not cells:
                     raise
-                code = getattr(error, "exit_code", 130)
+                code = error.exit_code
                 cells += _unexplored(places[len(cells) :])
         if path and accept and code is None:
             expected.save(path, cells)

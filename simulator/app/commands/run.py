@@ -15,6 +15,7 @@ from podrace.simulator.app import show
 from podrace.simulator.app.conclude import conclude
 from podrace.simulator.app.names import named_target, named_workload
 from podrace.simulator.app.options import TARGET_HELP, Finite, Names, Run, run_options, seed_option
+from podrace.simulator.errors import users_errors_told
 
 if TYPE_CHECKING:
     from podrace.simulator.app.free_run import FreeRun, Standing
@@ -80,7 +81,7 @@ def _run(
         work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="run-", dir=guarded.folder())))
         server = stack.enter_context(open_server(run.redis_url, PERSISTENCE[persistence]))
         folder = apart.folder = stack.enter_context(runs.run_folder(run.run_dir, "run"))
-        with show.progress_bar("run", None) as bar:
+        with users_errors_told(), show.progress_bar("run", None) as bar:
             found = free_run.run_free(
                 plan, of, server, folder, work, lambda standing: bar.tell(progress_line(standing))
             )
