@@ -187,6 +187,8 @@ def _read(run: Run, path: Path, report: Report) -> None:
     except DAMAGE as error:
         strerror = getattr(error, "strerror", None)
         named = error if isinstance(error, ValueError) else f"damaged: {error!r}"
+        if isinstance(error, json.JSONDecodeError):
+            named = f"expected JSON: {error}"
         report.skip(path, str(strerror or named))
 
 

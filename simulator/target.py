@@ -96,10 +96,8 @@ def make_pod(target: Target, env: PodEnv) -> Any:
     except TargetError:
         raise
     except Exception as error:
-        raise TargetError(
-            f"the target's factory raised {type(error).__name__}: {error}, at {_raised_at(error)}; expected it to "
-            "return a pod"
-        ) from error
+        raised = f"{type(error).__name__}: {error}{_raised_at(error)}"
+        raise TargetError(f"the target's factory raised {raised}; expected it to return a pod") from error
     if inspect.iscoroutine(pod):
         pod.close()  # nobody awaits it, and Python would say so
     if pod is None or inspect.iscoroutine(pod):
@@ -108,10 +106,13 @@ def make_pod(target: Target, env: PodEnv) -> Any:
 
 
 def _raised_at(error: Exception) -> str:
+    """Its place, or nothing where the call itself failed."""
     trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
+    if trace is None or trace.tb_next is None:
+        return ""
+    while trace.tb_next is not None:
         trace = trace.tb_next
-    return place_of(trace.tb_frame) if trace is not None else "an unknown place"
+    return f", at {place_of(trace.tb_frame)}"
 
 
 def method_of(pod: Any, name: str) -> Callable[..., Any]:

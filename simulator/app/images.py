@@ -143,7 +143,7 @@ def _read(path: Path) -> Image:
     from PIL import Image
 
     if path.suffix.lower() not in SUFFIXES:
-        raise UsageError(f"image {path}: expected a PNG or JPEG file, got one named *{path.suffix or path.name}")
+        raise UsageError(f"image {path}: expected a PNG or JPEG file, got {path.name}")
     if not path.is_file():  # a pipe or a device might never end
         raise UsageError(f"image {path}: expected a PNG or JPEG file, it is no regular file")
     try:

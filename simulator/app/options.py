@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 Command = Callable[..., None]
 TARGET_HELP = "local, shared, durable, or your own as module:factory."
@@ -68,6 +69,20 @@ class Run:
     redis_url: str | None
     as_json: bool
     run_dir: Path | None
+
+
+def given(*names: str) -> list[str]:
+    """Those of the current command's options that somebody has given, as they are typed."""
+    context = click.get_current_context()
+    sources = {name: context.get_parameter_source(name) for name in names}
+    typed = {one.name: one.opts[0] for one in context.command.params}
+    return [typed[name] for name, source in sources.items() if source is not ParameterSource.DEFAULT]
+
+
+def refuse_beside(option: str, *names: str) -> None:
+    """Raise UsageError if one of these options was given beside an option that has no use for it."""
+    for other in given(*names):
+        raise click.UsageError(f"{other} and {option}: expected one of them.")
 
 
 seed_option = click.option("--seed", type=Whole(min=0), default=7, show_default=True, help="Of all randomness.")
@@ -131,15 +146,17 @@ def workers_options(command: Command) -> Command:
 
     @click.option(
         "--workers",
-        type=click.IntRange(1, 256),
+        type=Whole(1, 256),
         metavar="NUMBER",
         help="Processes, each with a server of its own; 1 with --redis-url.  [default: one a core]",
     )
-    @click.option("--scheduler", metavar="URL", help="Use the workers of this Dask scheduler instead (tcp://…).")
+    @click.option(
+        "--scheduler", type=str, metavar="URL", help="Use the workers of this Dask scheduler instead (tcp://…)."
+    )
     @wraps(command)
     def with_workers(*, workers: int | None, scheduler: str | None, **others: Any) -> None:
-        if scheduler and others["run"].redis_url:
-            raise click.UsageError("--scheduler and --redis-url: expected one of them; each worker has its own server.")
+        if scheduler is not None:
+            refuse_beside("--scheduler", "workers", "redis_url")
         command(workers=Workers(workers or _cores(), scheduler), **others)
 
     return with_workers

@@ -124,7 +124,7 @@ def scheduler(address: str) -> Iterator[Executor]:
     try:
         client = Client(address, timeout="5s", set_as_default=False)  # type: ignore[no-untyped-call]
     except (OSError, ValueError) as error:
-        raise UsageError(f"scheduler {address}: expected a Dask scheduler, got {type(error).__name__}") from error
+        raise UsageError(f"scheduler {address!r}: expected a Dask scheduler, got {type(error).__name__}") from error
     with client, client.get_executor(pure=False) as executor:  # type: ignore[no-untyped-call]
         yield executor
 

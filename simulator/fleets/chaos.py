@@ -301,11 +301,14 @@ SURVIVABLE = tuple(name for name in FAULTS if name not in ("evict", "crash-machi
 
 
 def named(names: Sequence[str]) -> dict[str, Fault]:
-    """The faults of those names, `all` among them; UsageError for one that there is not."""
-    wanted = [one for name in names for one in (SURVIVABLE if name == "all" else (name,))]
-    unknown = [name for name in wanted if name not in FAULTS]
-    if unknown:
-        raise UsageError(f"fault {unknown[0]!r}: there is none; expected all, or some of {', '.join(FAULTS)}")
+    """The faults of those names, or of `all` or `none` alone. Raises UsageError for one that there is not."""
+    groups: dict[str, Sequence[str]] = {"all": SURVIVABLE, "none": ()}
+    wanted = groups[names[0]] if len(names) == 1 and names[0] in groups else names
+    for name in wanted:
+        if name in groups:
+            raise UsageError(f"fault {name!r}: expected it alone, or some of {', '.join(FAULTS)}")
+        if name not in FAULTS:
+            raise UsageError(f"fault {name!r}: there is none; expected all, none, or some of {', '.join(FAULTS)}")
     return {name: FAULTS[name] for name in wanted}
 
 

@@ -67,7 +67,7 @@ def test_nothing_is_struck_again_before_it_has_healed_and_each_fault_lasts_as_lo
 def test_faults_have_names() -> None:
     assert set(named(["all"])) == set(SURVIVABLE)
     assert set(named(["kill", "evict"])) == {"kill", "evict"}
-    with pytest.raises(UsageError, match="fault 'kil': there is none; expected all, or some of noop, kill"):
+    with pytest.raises(UsageError, match="fault 'kil': there is none; expected all, none, or some of noop, kill"):
         named(["kil"])
 
 

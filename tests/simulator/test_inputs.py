@@ -84,11 +84,54 @@ USAGE = {
     "check /dev/zero --model register": "history /dev/zero: expected a file, found none",
     "check h --model register --states 0": "0 is not in the range x>=1",
     "check local --json": "--json: expected --model beside it",
+    "check local --states 5": "--states: expected --model beside it",
+    "check h --model register --scenario x": "--scenario and --model: expected one of them",
+    "check h --model register --seed 5": "--seed and --model: expected one of them",
+    # fleets that run free
+    "run extra": "unexpected extra argument (extra)",
+    "run --target nope": "target 'nope': expected local, shared, durable, or module:factory",
+    "run --then nope": "target 'nope': expected local, shared, durable, or module:factory",
+    "run --pods 0": "0 is not in the range 1<=x<=64",
+    "run --pods two": "'two' is not a valid whole number",
+    "run --users 4001": "4001 is not in the range 1<=x<=4000",
+    "run --messages 0": "0 is not in the range 1<=x<=10000000",
+    "run --messages 1e3": "'1e3' is not a valid whole number",
+    "run --duration -1": "-1.0 is not in the range x>=0.0",
+    "run --duration nan": "nan is no finite number",
+    "run --duration inf": "inf is no finite number",
+    "run --faults ''": "'': expected names with commas between them",
+    "run --faults nope": "fault 'nope': there is none; expected all, none, or some of noop, kill",
+    "run --faults kill,kill": "kill stands there twice",
+    "run --faults all,kill": "fault 'all': expected it alone, or some of noop, kill",
+    "run --faults kill,none": "fault 'none': expected it alone, or some of noop, kill",
+    "run --persistence x": "'x' is not one of 'always', 'everysec', 'none'",
+    "run --workload x": "workload 'x': expected the form module:name",
+    "run --workload os:name": "workload 'os:name': expected a podrace.Workload, got str",
+    "run --workload os:nothing": "module os has no nothing",
+    "run --scenario nope": "scenario 'nope': expected all, or some of restart",
+    "run --scenario all,restart": "scenario 'all': expected all, or some of restart",
+    "run --scenario all --then local": "--then and --scenario: expected one of them",
+    "run --scenario all --pods 2": "--pods and --scenario: expected one of them",
+    "run --scenario all --redis-url redis://127.0.0.1:1": "--scenario: it breaks servers",
+    "run --run-dir ''": "expected a path, got nothing",
+    f"run --run-dir {LONG}": "File name too long",
+    # where cells are explored
+    "matrix --workers 0": "0 is not in the range 1<=x<=256",
+    "matrix --workers x": "'x' is not a valid whole number",
+    "matrix --scenarios foreign-pod --scheduler ''": "scheduler '': expected a Dask scheduler",
+    "matrix --scenarios foreign-pod --scheduler tcp://127.0.0.1:1": "expected a Dask scheduler, got OSError",
+    "matrix --scenarios foreign-pod --scheduler nope": "scheduler 'nope': expected a Dask scheduler",
+    "matrix --scheduler tcp://127.0.0.1:1 --workers 2": "--workers and --scheduler: expected one of them",
+    "matrix --scheduler tcp://127.0.0.1:1 --redis-url redis://127.0.0.1:1": "--redis-url and --scheduler: expected one",
     "dead-letters": "Missing option '--redis-url'",
     "init a b": "unexpected extra argument (b)",
     "init ''": "expected a path, got nothing",
     "init my-wallet.py": "example my-wallet.py: expected a name that can be imported, such as wallet.py",
     "init wallet": "example wallet: expected a name that can be imported",
+    "init class.py": "example class.py: expected a name that can be imported",
+    "init podrace.py": "example podrace.py: expected a name that no other module has",
+    "init json.py": "example json.py: expected a name that no other module has",
+    "init redis.py": "example redis.py: expected a name that no other module has",
     "init nowhere/wallet.py": "example nowhere/wallet.py: expected a new file that can be written: No such file",
     # numbers
     "reproduce --pods": "'--pods' requires an argument",
@@ -187,6 +230,7 @@ USAGE = {
     "replay /dev/zero": "counterexample /dev/zero: expected a *.podrace.json file, found none",
     "replay /proc/version": "counterexample /proc/version: expected a *.podrace.json file",
     f"{EXPLORE} --expect nope": "expectations nope: expected a file, found none",
+    f"{EXPLORE} --expect nowhere/f --accept": "expectations nowhere/f: expected a folder that is there",
     f"{EXPLORE} --expect .": "expectations .: expected a file, found none",
     f"{EXPLORE} --expect /dev/zero": "expectations /dev/zero: expected a file, found none",
     f"{EXPLORE} --expect /dev/zero --accept": "expectations /dev/zero: expected a file, found none",
@@ -470,6 +514,9 @@ def results() -> Iterator[Row]:
         {"f": "notes", "g": json.dumps({"ratios": {"set": 1.1}})},
     )
     yield Row("init over a file", "init", 2, "example wallet.py: expected a new file", {"wallet.py": "mine"})
+    yield Row("report of a text", "report f", 3, "left out: f: expected JSON", {"f": "notes"})
+    yield Row("images of another kind", "reproduce --images f", 2, "expected a PNG or JPEG file, got f", {"f": ""})
+    yield Row("images of another ending", "reproduce --images f.gif", 2, "JPEG file, got f.gif", {"f.gif": ""})
     yield Row("report of nothing", "report .", 3, "left out: .: holds none of result.json")
     yield Row("report of what is missing", "report gone", 3, "left out: gone: there is no such file or folder")
     yield Row("report of what is missing, and more", "report gone x.podrace.json", 3, "left out: gone", SHOWN)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import shlex
+from importlib.util import find_spec
+from keyword import iskeyword
 from pathlib import Path
 
 import click
 
 from podrace.simulator.app import show
 from podrace.simulator.app.names import named_scenario, named_target
-from podrace.simulator.app.options import SCENARIO_HELP, Folder, Whole, seed_option
+from podrace.simulator.app.options import SCENARIO_HELP, Folder, Whole, given, refuse_beside, seed_option
 from podrace.simulator.errors import UsageError
 
 EXAMPLE = Path(__file__).parents[1] / "wallet.py.txt"
@@ -36,11 +38,12 @@ def check(subject: str, scenario: str | None, seed: int, model: str | None, stat
     knows whether it was done. A violation is shown by as few operations as can show it.
     """
     if model:
+        refuse_beside("--model", "scenario", "seed")
         from podrace.simulator.app.commands.history import check_history
 
         raise SystemExit(check_history(Path(subject), model, states=states, as_json=as_json))
-    if as_json:
-        raise click.UsageError("--json: expected --model beside it, which says that a history is judged.")
+    for option in given("as_json", "states"):
+        raise click.UsageError(f"{option}: expected --model beside it, which says that a history is judged.")
     _check_target(subject, scenario, seed)
 
 
@@ -72,8 +75,10 @@ def init(file: Path) -> None:
 
     In one file, where it holds. Nothing is ever written over.
     """
-    if file.suffix != ".py" or not file.stem.isidentifier():
+    if file.suffix != ".py" or not file.stem.isidentifier() or iskeyword(file.stem):
         raise UsageError(f"example {file}: expected a name that can be imported, such as wallet.py")
+    if not file.exists() and find_spec(file.stem) is not None:
+        raise UsageError(f"example {file}: expected a name that no other module has, such as wallet.py")
     try:
         with file.open("x", encoding="utf-8") as new:
             new.write(EXAMPLE.read_text(encoding="utf-8"))

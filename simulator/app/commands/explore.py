@@ -134,6 +134,8 @@ def _campaign(
 
     path, accept = expectations
     known = expected.load(path) if path and (path.exists() or not accept) else None
+    if path and not path.absolute().parent.is_dir():
+        raise UsageError(f"expectations {path}: expected a folder that is there")
     code = None
     cells: list[Cell] = []
     with ExitStack() as stack:
@@ -192,7 +194,7 @@ def _explored(jobs: Sequence[Job], server: Server, folder: Path, workers: Worker
             bar.about(f"{job.target} {job.scenario}")
             bar.advance(int(single), f"{schedules} schedules")
 
-        if workers.scheduler:
+        if workers.scheduler is not None:
             found = explore_there(jobs, stack.enter_context(scheduler(workers.scheduler)), folder)
         elif count > 1:
             found = explore_there(jobs, stack.enter_context(processes(count)), folder)

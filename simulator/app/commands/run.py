@@ -14,7 +14,16 @@ import click
 from podrace.simulator.app import show
 from podrace.simulator.app.conclude import conclude
 from podrace.simulator.app.names import named_target, named_workload
-from podrace.simulator.app.options import TARGET_HELP, Finite, Names, Run, run_options, seed_option
+from podrace.simulator.app.options import (
+    TARGET_HELP,
+    Finite,
+    Names,
+    Run,
+    Whole,
+    refuse_beside,
+    run_options,
+    seed_option,
+)
 from podrace.simulator.errors import users_errors_told
 
 if TYPE_CHECKING:
@@ -27,9 +36,9 @@ SHOWN = 8
 @click.command()
 @click.option("--target", default="shared", show_default=True, help=TARGET_HELP)
 @click.option("--then", default=None, metavar="TARGET", help="Replace pod after pod by one of this target, meanwhile.")
-@click.option("--pods", type=click.IntRange(1, 64), default=8, show_default=True)
-@click.option("--users", type=click.IntRange(1, 4000), default=50, show_default=True, help="Clients at once.")
-@click.option("--messages", type=click.IntRange(1, 10_000_000), default=5000, show_default=True, help="Of all users.")
+@click.option("--pods", type=Whole(1, 64), default=8, show_default=True)
+@click.option("--users", type=Whole(1, 4000), default=50, show_default=True, help="Clients at once.")
+@click.option("--messages", type=Whole(1, 10_000_000), default=5000, show_default=True, help="Of all users.")
 @click.option("--faults", type=Names(), default="all", show_default=True, metavar="A,B", help="Or all, or none.")
 @click.option(
     "--duration", type=Finite(min=0.0), default=30.0, show_default=True, help="Seconds; 0: as fast as can be."
@@ -50,6 +59,7 @@ def run(target: str, scenario: list[str] | None, seed: int, run: Run, **wanted: 
     if scenario is None:
         _run(target, seed, run, **wanted)
     else:
+        refuse_beside("--scenario", *wanted)
         _run_directed(target, scenario, seed, run)
 
 
@@ -71,7 +81,7 @@ def _run(
     from podrace.simulator.fleets.processes import warm_up
     from podrace.simulator.servers.connection import open_server
 
-    chosen = chaos.named([] if faults == ["none"] else faults)
+    chosen = chaos.named(faults)
     with ExitStack() as stack:
         apart = stack.enter_context(show.kept_apart())
         target, of = named_target(target_name), named_workload(workload)
