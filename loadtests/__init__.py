@@ -4,8 +4,8 @@ locustfile of one's own, which brings it all that follows. Nothing outside this 
 Read in this order: `redis_user` (one event an operation), `latency` (microseconds, corrected), `health` (how well
 the generator was doing), `targets` (what is driven), `users` (what drives it, and compares each answer), `fleet`
 (the pods in this process), `judging` (what became of each message), `shapes`, `slo` (the limits), `session` (a
-worker's part of a run), `lead` (the master's; `arguments` and `servers` are what it starts with),
-`verdict` (a run's end), `page` (the tab).
+worker's part of a run), `master` (the process that judges; `arguments` and `servers` are what it starts with),
+`verdict` (how a run ends), `page` (the tab).
 """
 
 from __future__ import annotations

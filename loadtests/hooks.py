@@ -14,7 +14,7 @@ from locust import events, runners
 
 from podrace.loadtests import page
 from podrace.loadtests.arguments import add_arguments
-from podrace.loadtests.lead import REPORT_EVERY_S, STOP_TIMEOUT_S, Lead
+from podrace.loadtests.master import REPORT_EVERY_S, STOP_TIMEOUT_S, Master
 from podrace.loadtests.servers import told
 from podrace.loadtests.session import Worker
 from podrace.simulator.errors import PodraceError
@@ -33,7 +33,7 @@ def _on_init(environment: Any, runner: Any, web_ui: Any, **_: Any) -> None:
     # one line a request otherwise, at load-test rates, with the address of each upload in it
     logging.getLogger("httpx2").setLevel(logging.WARNING)
     is_worker = isinstance(runner, runners.WorkerRunner)
-    session: Worker | Lead = Worker(environment) if is_worker else Lead(environment)
+    session: Worker | Master = Worker(environment) if is_worker else Master(environment)
     environment.podrace = session
     environment.stop_timeout = max(environment.stop_timeout, STOP_TIMEOUT_S)
     # Locust prints its tables, in whole milliseconds, even where --loglevel asks for silence
@@ -49,5 +49,5 @@ def _on_init(environment: Any, runner: Any, web_ui: Any, **_: Any) -> None:
             for process in psutil.Process().children():
                 process.kill()  # nothing has begun that could be ended in order, and they would look for us long
         raise SystemExit(error.exit_code) from None
-    if web_ui and isinstance(session, Lead):
+    if web_ui and isinstance(session, Master):
         page.add_tab(web_ui, session)

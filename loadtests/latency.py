@@ -11,10 +11,12 @@ import time
 from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from hashlib import sha256
 from itertools import accumulate
 from math import log2
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from hdrh.histogram import HdrHistogram
 
@@ -24,6 +26,7 @@ KINDS = ("raw", "corrected", "failed")
 SUMMARY = {"p50_us": 50.0, "p90_us": 90.0, "p99_us": 99.0, "p99_9_us": 99.9}
 LEAST_FOR_P99_9 = 1000
 """Samples below which the slowest of a thousand is nothing but the slowest."""
+LONGEST_LABEL = 200
 TICKS_PER_HALF = 5
 """Points of a .hgrm for each halving of what is left to 100 %."""
 CURVE = (0, 10, 20, 30, 40, 50, 60, 70, 80, 90, 95, 98, 99, 99.5, 99.8, 99.9, 99.95, 99.99, 99.999, 100)
@@ -112,6 +115,16 @@ def percentile_text(histogram: Any) -> str:
     return "\n".join(rows)
 
 
+def _label(name: str, kind: str) -> str:
+    """An operation and a kind as a file's name and as a log's tag: no two share one."""
+    label = quote(f"{name}-{kind}", safe=" ").replace("_", "%5F").replace(" ", "_")
+    return (
+        label
+        if len(label) <= LONGEST_LABEL
+        else f"{label[: LONGEST_LABEL - 17]}-{sha256(label.encode()).hexdigest()[:16]}"
+    )
+
+
 class Latencies:
     """All processes' counts, merged. In `folder` each worker gets a .hlog, a line an operation, kind and interval."""
 
@@ -164,10 +177,9 @@ class Latencies:
             log.write("#[Histogram log format version 1.3]\n")
             log.write(f"#[StartTime: {interval['began_s']:.3f} (seconds since epoch)]\n")
             log.write('"StartTimestamp","Interval_Length","Interval_Max","Interval_Compressed_Histogram"\n')
-        tag = f"{name}-{kind}".replace(" ", "_").replace(",", "_")  # the format allows neither in a tag
         start_s, length_s = interval["began_s"], interval["ended_s"] - interval["began_s"]
         maximum_ms = part.get_max_value() / 1000
-        log.write(f"Tag={tag},{start_s:.3f},{length_s:.3f},{maximum_ms:.3f},{part.encode().decode()}\n")
+        log.write(f"Tag={_label(name, kind)},{start_s:.3f},{length_s:.3f},{maximum_ms:.3f},{part.encode().decode()}\n")
         log.flush()
 
     def close(self) -> None:
@@ -177,8 +189,8 @@ class Latencies:
         if self._folder and self._histograms:
             (self._folder / "hgrm").mkdir(exist_ok=True)
             for (name, kind), histogram in self._histograms.items():
-                stem = "".join(letter if letter.isalnum() else "_" for letter in f"{name}-{kind}")
-                (self._folder / "hgrm" / f"{stem}.hgrm").write_text(percentile_text(histogram), encoding="ascii")
+                path = self._folder / "hgrm" / f"{_label(name, kind)}.hgrm"
+                path.write_text(percentile_text(histogram), encoding="ascii")
 
     def take_window_p99_us(self, *, least: int = 50) -> int | None:
         """The worst p99 of any operation since the last call; None where too little was measured."""

@@ -22,7 +22,7 @@ NOT_ON_PAGE = ("slo", "slo_p99_us", "shape", "files_url", "files_latency_ms", "r
 LABELS = {"raw": "", "corrected": ", from the intended start", "failed": ", failed"}
 
 
-def add_tab(web_ui: Any, lead: Any) -> None:
+def add_tab(web_ui: Any, master: Any) -> None:
     """Add the tab; its rows come with Locust's own statistics, which the page asks for every two seconds.
 
     What is wrong in the form is refused before Locust takes it, as Locust refuses what it does not know itself.
@@ -42,12 +42,12 @@ def add_tab(web_ui: Any, lead: Any) -> None:
             settled = [name for name in NOT_ON_PAGE if name in request.form]
             if settled:
                 raise UsageError(f"{settled[0]}: is settled when Locust starts, by its option; expected no such field")
-            lead.check_form(request.form)
+            master.check_form(request.form)
         except PodraceError as error:
-            return jsonify({"success": False, "message": str(error), "host": lead.environment.host})
+            return jsonify({"success": False, "message": str(error), "host": master.environment.host})
         form = [(name, value) for name, value in request.form.items(multi=True) if name != "host"]
         # Locust must not see a password: it shows the host to everybody
-        form.append(("host", lead.environment.host))
+        form.append(("host", master.environment.host))
         request.form = ImmutableMultiDict(form)
         return None
 
@@ -56,29 +56,29 @@ def add_tab(web_ui: Any, lead: Any) -> None:
         from flask import request
 
         if request.path.endswith("/stats/requests") and response.is_json:
-            document = {**response.json, "extended_stats": [{"key": KEY, "data": table_rows(lead)}]}
+            document = {**response.json, "extended_stats": [{"key": KEY, "data": table_rows(master)}]}
             response.set_data(json.dumps(document))
         return response
 
 
-def table_rows(lead: Any) -> list[dict[str, Any]]:
+def table_rows(master: Any) -> list[dict[str, Any]]:
     """A row for each thing to be said, and for each operation and kind of latency.
 
     The page sorts by name: the brackets, numbered, bring what was lost to the top.
     """
-    said = [f"(1 verdict) {cell.scenario}: {cell.verdict}, expected {cell.expected}" for cell in lead.cells]
+    said = [f"(1 verdict) {cell.scenario}: {cell.verdict}, expected {cell.expected}" for cell in master.cells]
     rows: list[dict[str, Any]] = []
-    for scenario, counted in sorted(lead.counts().items()):
+    for scenario, counted in sorted(master.counts().items()):
         for kind in ("lost", "duplicated", "misreported", "stuck"):
             if kind == "lost" or counted.get(kind):
                 rows.append({"name": f"({kind}) {scenario}", "count": counted.get(kind, 0)})
-    breaches = lead.breaches(running=not lead.cells) if lead.folder else []
+    breaches = master.breaches(running=not master.cells) if master.folder else []
     said += [f"(2 limit passed) {breach.text}" + f" {breach.excuse}".rstrip() for breach in breaches]
-    said += [f"(3 {line}".replace(":", ")", 1) for line in lead.generator.document(lead.duration_s())["says"]]
-    said += [f"(4 run folder) {lead.folder}"] if lead.folder else []
+    said += [f"(3 {line}".replace(":", ")", 1) for line in master.generator.document(master.duration_s())["says"]]
+    said += [f"(4 run folder) {master.folder}"] if master.folder else []
     rows += [{"name": text} for text in said]
-    for name in lead.latencies.names:
-        failed = lead.latencies.summary(name, "failed")["count"]
-        for kind in lead.latencies.kinds(name):
-            rows.append({"name": f"{name}{LABELS[kind]}", "failed": failed, **lead.latencies.summary(name, kind)})
+    for name in master.latencies.names:
+        failed = master.latencies.summary(name, "failed")["count"]
+        for kind in master.latencies.kinds(name):
+            rows.append({"name": f"{name}{LABELS[kind]}", "failed": failed, **master.latencies.summary(name, kind)})
     return rows

@@ -1,4 +1,4 @@
-"""One process's part of a run: what Locust's events start, gather and end. See `lead` for the master's.
+"""One process's part of a run: what Locust's events start, gather and end. See `master` for the process that judges.
 
 A worker builds its fleet from the master's Plan. Locust's own stop gives workers half a second; here the master first
 asks each to stop, to drain its queues and to hand in its counts. A worker that cannot do its part says so and ends.

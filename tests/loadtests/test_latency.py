@@ -103,6 +103,21 @@ def test_each_worker_has_a_log_that_hdrhistograms_own_reader_reads(tmp_path: Pat
         assert found[1][0] == "GET_status-corrected"
 
 
+NAMES = ("GET status", "GET_status", "GET,status", "GET:status", "GET/status", "a" * 300, "a" * 301)
+
+
+def test_operations_that_differ_in_punctuation_only_have_files_and_tags_of_their_own(tmp_path: Path) -> None:
+    recorder, latencies = Recorder(), Latencies(tmp_path)
+    for latency_us, name in enumerate(NAMES, 1):
+        record(recorder, latency_us, name=name)
+    latencies.add("worker-0", recorder.take())
+    latencies.close()
+    texts = [path.read_text() for path in (tmp_path / "hgrm").iterdir()]
+    assert (len(texts), len(set(texts))) == (2 * len(NAMES), len(NAMES))
+    tags = {line.partition(",")[0] for line in (tmp_path / "worker-0.hlog").read_text().splitlines() if "Tag=" in line}
+    assert len(tags) == 2 * len(NAMES)
+
+
 def test_the_percentile_text_is_as_hdrhistogram_has_it() -> None:
     histogram, rng = new_histogram(), random.Random(3)
     for _ in range(500):

@@ -34,12 +34,15 @@ STOP_TIMEOUT_S = UPLOAD_TIMEOUT_S + 2
 """A task is let finish: a user killed in the middle of one would be a crash that no scenario asked for."""
 
 
-class Lead(Worker):
-    """The process that judges. `latencies`, `generator` and the rest are of the run that is on, or was last."""
+class Master(Worker):
+    """The process that judges: Locust's master, or the only one.
+
+    `latencies`, `generator` and the rest are of the run that is on, or was last.
+    """
 
     def __init__(self, environment: Any) -> None:
         super().__init__(environment)
-        self.is_master = isinstance(self.runner, runners.MasterRunner)
+        self.has_workers = isinstance(self.runner, runners.MasterRunner)
         self.latencies = Latencies()
         self.generator = self._window = GeneratorHealth()
         self.search: shapes.RateSearch | None = None
@@ -83,7 +86,7 @@ class Lead(Worker):
         events.quitting.add_listener(lambda **_: self._on_quitting())
         events.reset_stats.add_listener(lambda **_: self.reset())
         events.spawning_complete.add_listener(lambda **_: self.reset() if self.environment.reset_stats else None)
-        if self.is_master:
+        if self.has_workers:
             events.worker_report.add_listener(self._on_worker_report)
             self.runner.register_message(DONE, lambda msg, **_: self._on_done(msg))
             self.runner.register_message(FAILED, lambda msg, **_: self.tell_failure(msg.data | {"id": msg.node_id}))
@@ -144,7 +147,7 @@ class Lead(Worker):
 
         What the workers have measured but not yet told comes with the next report of each, and is forgotten then.
         """
-        if self.is_master:
+        if self.has_workers:
             self._stale = set(self._reports)
         elif self._run is not None:
             self._flush()
@@ -154,7 +157,7 @@ class Lead(Worker):
     def tell_failure(self, failure: dict[str, Any]) -> None:
         """A part of the run has failed, and so the whole: end it."""
         self._failures.append(failure)
-        if self.is_master:
+        if self.has_workers:
             gevent.spawn(self._end_run)
         elif failure["traceback"] and self.folder:
             (self.folder / "traceback.txt").write_text(failure["traceback"], encoding="utf-8")
@@ -186,7 +189,7 @@ class Lead(Worker):
 
     def _set_rate(self, rate_per_s: float) -> None:
         self.set_rate(rate_per_s)
-        if self.is_master:
+        if self.has_workers:
             self.runner.send_message(RATE, rate_per_s)
 
     def _take_window(self) -> shapes.Window:
@@ -227,7 +230,7 @@ class Lead(Worker):
         )
         options.podrace_plan = asdict(self.plan)  # Locust sends every argument that is not its own to the workers
         self._began_s = self._window_began_s = time.monotonic()
-        if not self.is_master:
+        if not self.has_workers:
             self._own_url = None
             self._begin()
             self.latencies.began_s = time.monotonic()
@@ -235,7 +238,7 @@ class Lead(Worker):
     def _on_test_stopping(self) -> None:
         self._ended_s = time.monotonic()
         self._asked = 0 if self.runner.state == runners.STATE_SPAWNING else self.runner.target_user_count
-        if self.is_master:
+        if self.has_workers:
             self._await_workers()
         else:
             self.stopping()
@@ -253,7 +256,7 @@ class Lead(Worker):
     def _conclude(self) -> int:
         assert self.plan is not None
         assert self.folder is not None
-        if not self.is_master:
+        if not self.has_workers:
             self.drain()
             self._flush()
         duration_s, reports = self.duration_s(), self._reports.values()
@@ -357,7 +360,7 @@ class Lead(Worker):
     def _add(self, worker: str, report: dict[str, Any]) -> None:
         stale = worker in self._stale
         self._stale.discard(worker)
-        pause: Any = (lambda: None) if self.is_master else (lambda: gevent.sleep(0))
+        pause: Any = (lambda: None) if self.has_workers else (lambda: gevent.sleep(0))
         self.latencies.add(worker, report.pop("interval"), counted=not stale, pause=pause)
         health = report.pop("health")
         for generator in {id(one): one for one in (self.generator, self._window) if not stale}.values():
