@@ -53,7 +53,7 @@ def test_all_processes_are_added_up() -> None:
     assert "at most 500 µs" in said
 
 
-def test_a_lag_explains_no_more_than_itself() -> None:
+def test_a_wake_up_lag_explains_no_longer_delay_than_itself() -> None:
     health = GeneratorHealth()
     health.add("a", interval(lags_us=[[3000, 100]], pauses_us=[2900]))
     assert "woke up 30" in health.explains(2500, 99.0)
@@ -161,7 +161,7 @@ def test_slots_that_were_never_begun_are_counted(clock: Clock) -> None:
     assert (user._health.begun, user._health.missed) == (1, 5)
 
 
-def test_a_closed_loop_intends_nothing(clock: Clock) -> None:
+def test_a_closed_loop_has_no_intended_starts(clock: Clock) -> None:
     recorder = Recorder()
     user = make_user(recorder, rate_per_s=0.0)
     for _ in range(3):
@@ -171,7 +171,7 @@ def test_a_closed_loop_intends_nothing(clock: Clock) -> None:
     assert (user._health.begun, user._health.missed) == (0, 0)
 
 
-def test_a_new_rate_owes_nothing(clock: Clock) -> None:
+def test_a_new_rate_starts_without_a_backlog(clock: Clock) -> None:
     recorder = Recorder()
     user = make_user(recorder)
     turn(user, clock, takes_s=1.0)

@@ -45,7 +45,7 @@ def wrong(journal: Journal, held: tuple[str, ...] = ()) -> dict[str, int]:
     return {kind: count for kind, count in counts.items() if count and kind not in ("accepted", "delivered")}
 
 
-def test_what_arrives_is_kept(journal: Journal) -> None:
+def test_delivered_messages_and_images_are_counted(journal: Journal) -> None:
     number = hand_in(journal)
     journal.send("u", [text(number), image(number)])
     assert wrong(journal) == {}
@@ -105,7 +105,9 @@ def test_delivery_may_come_before_the_pod_has_answered(journal: Journal) -> None
 
 @pytest.mark.parametrize(("ended", "found"), [("info", {}), ("fail", {"misreported": 1})])
 @pytest.mark.parametrize("late", [False, True])
-def test_what_was_refused_must_not_arrive(journal: Journal, ended: str, found: dict[str, int], late: bool) -> None:
+def test_a_refused_message_that_is_delivered_is_misreported(
+    journal: Journal, ended: str, found: dict[str, int], late: bool
+) -> None:
     number = hand_in(journal, image=False, ended=ended)
     if late:
         journal.settle()
@@ -113,19 +115,19 @@ def test_what_was_refused_must_not_arrive(journal: Journal, ended: str, found: d
     assert wrong(journal) == found
 
 
-def test_left_in_the_queue_is_stuck_and_nowhere_is_lost(journal: Journal) -> None:
+def test_a_message_left_in_a_queue_is_stuck_and_one_that_is_nowhere_is_lost(journal: Journal) -> None:
     held, _ = hand_in(journal, image=False), hand_in(journal, image=False)
     assert journal.waiting() == ["u"]
     assert wrong(journal, held=(text_of(UPLOAD, held),)) == {"stuck": 1, "lost": 1}
 
 
-def test_an_image_that_comes_with_anothers_message_is_told(journal: Journal) -> None:
+def test_an_image_delivered_with_anothers_message_is_misreported(journal: Journal) -> None:
     one, two = hand_in(journal), hand_in(journal)
     journal.send("u", [text(one), image(two), text(two), image(one)])
     assert wrong(journal) == {"misreported": 2, "lost": 2}
 
 
-def test_another_user_is_told(journal: Journal) -> None:
+def test_a_message_delivered_to_another_user_is_misreported(journal: Journal) -> None:
     journal.send("somebody", [text(hand_in(journal, image=False))])
     assert wrong(journal)["misreported"] == 1
 
@@ -140,7 +142,7 @@ def test_the_order_of_one_user_is_kept(journal: Journal, settled: bool) -> None:
     assert wrong(journal) == {"misreported": 1}
 
 
-def test_a_message_that_overtakes_many_is_told_once(journal: Journal) -> None:
+def test_a_message_that_overtakes_many_is_counted_once(journal: Journal) -> None:
     *before, last = (hand_in(journal, image=False) for _ in range(5))
     journal.send("u", [text(last), *map(text, before)])
     assert wrong(journal) == {"misreported": 1}
@@ -155,7 +157,7 @@ def test_messages_that_were_under_way_together_have_no_order(journal: Journal) -
     assert wrong(journal) == {}
 
 
-def test_a_status_that_goes_back_is_told(journal: Journal) -> None:
+def test_a_status_that_goes_back_is_misreported(journal: Journal) -> None:
     number = journal.begin(UPLOAD, "u", image=True)
     journal.uploaded(uri(number), number)
     journal.end(number, "ok")
@@ -166,7 +168,7 @@ def test_a_status_that_goes_back_is_told(journal: Journal) -> None:
     assert wrong(journal) == {"misreported": 1}
 
 
-def test_what_is_over_is_forgotten(journal: Journal) -> None:
+def test_judged_messages_are_forgotten(journal: Journal) -> None:
     for _ in range(3 * AT_ONCE):
         journal.send("u", [text(hand_in(journal, image=False))])
     journal.settle()
@@ -174,6 +176,6 @@ def test_what_is_over_is_forgotten(journal: Journal) -> None:
     assert journal.counts[UPLOAD] == {"accepted": 3 * AT_ONCE, "delivered": 3 * AT_ONCE}
 
 
-def test_what_nobody_handed_in_is_no_delivery(journal: Journal) -> None:
+def test_a_delivery_that_nobody_handed_in_is_ignored(journal: Journal) -> None:
     journal.send("u", [{"type": "text", "text": "spam"}, text(7)])
     assert wrong(journal) == {}

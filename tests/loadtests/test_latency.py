@@ -152,7 +152,7 @@ def test_the_document_holds_curves_for_a_report() -> None:
     assert values[-1] == 100
 
 
-def test_the_window_forgets() -> None:
+def test_taking_a_windows_p99_empties_the_window() -> None:
     recorder, latencies = Recorder(), Latencies()
     record(recorder, *[700] * 60)
     latencies.add("w", recorder.take())

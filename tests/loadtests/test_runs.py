@@ -47,7 +47,7 @@ def lenient(tmp_path: Path) -> tuple[str, str]:
     return "--slo", str(path)
 
 
-def test_the_fix_keeps_everything(locust: Start, tmp_path: Path, lenient: tuple[str, str]) -> None:
+def test_a_run_of_shared_is_green_and_writes_its_files(locust: Start, tmp_path: Path, lenient: tuple[str, str]) -> None:
     code, out, err = finish(locust(*HEADLESS, *lenient, "--run-time", "3s"))
     assert code == 0, out + err
     found = cells(tmp_path)
@@ -88,9 +88,7 @@ def test_durable_keeps_everything_and_leaves_nothing_but_what_it_says(
     assert all(found[name]["counts"]["delivered"] > 0 for name in ("load-queue", "load-upload"))
 
 
-def test_the_bug_loses_every_image_and_that_is_expected(
-    locust: Start, tmp_path: Path, lenient: tuple[str, str]
-) -> None:
+def test_local_loses_every_image_and_that_is_expected(locust: Start, tmp_path: Path, lenient: tuple[str, str]) -> None:
     code, out, err = finish(
         locust(*HEADLESS, *lenient, "--run-time", "3s", "--shape", "spike", "--target", "local", "UploadLife")
     )
@@ -138,7 +136,7 @@ class Mine(RedisUser):
 """
 
 
-def test_a_locustfile_of_ones_own_gets_all_of_it_with_one_line(
+def test_a_users_own_locustfile_gets_histograms_limits_and_a_verdict_with_one_line(
     locust: Start, tmp_path: Path, tcp_server: Callable[..., Any]
 ) -> None:
     (tmp_path / "own.py").write_text(OWN)
@@ -161,7 +159,7 @@ def test_a_locustfile_of_ones_own_gets_all_of_it_with_one_line(
     assert tasks["intended_per_s"] < 12 * 20 * 1.05, "what belongs to the warm-up is in the counts"
 
 
-def test_a_breach_is_named_decides_and_ends_the_run(locust: Start, tmp_path: Path) -> None:
+def test_a_breach_is_named_and_ends_the_run_with_exit_code_1(locust: Start, tmp_path: Path) -> None:
     (tmp_path / "strict.toml").write_text('abort = true\nerror_rate = 0\n[operations."SET k"]\nerror_rate = 0\n')
     (tmp_path / "failing.py").write_text(OWN.replace('self.prefix + "k"', "{}"))
     code, out, err = finish(locust(*HEADLESS, "--run-time", "40s", "--slo", "strict.toml", locustfile="failing.py"))

@@ -59,7 +59,7 @@ def test_the_generator_ends_a_search() -> None:
     assert (search.best_per_s, search.stopped) == (8, "the generator is the limit")
 
 
-def test_nothing_measured_is_no_success() -> None:
+def test_a_window_without_samples_does_not_hold() -> None:
     search = RateSearch(1000, start_per_s=1)
     search.next(measured(None))
     assert search.steps[0]["holds"] is False

@@ -11,7 +11,7 @@ from podrace.loadtests.users import Absorber, StoreReader, StoreWriter, UploadLi
 from podrace.simulator.errors import UsageError
 
 
-def test_ours_has_a_limit_for_all_that_ours_measure() -> None:
+def test_our_slo_file_limits_every_operation_of_our_users() -> None:
     ours = load_slo("")
     assert ours.lost == 0
     assert set(ours.operations) == {
@@ -98,7 +98,7 @@ def test_what_never_ran_is_a_breach_unless_nobody_was_to_do_it(latencies: Latenc
     assert breaches(only(slo, {"absorb"}), latencies, {}, duration_s=1.0) == []
 
 
-def test_while_it_runs_only_what_cannot_be_mended_is_a_breach(latencies: Latencies) -> None:
+def test_during_a_run_only_a_breach_that_cannot_recover_counts(latencies: Latencies) -> None:
     slo = Slo(operations={"absorb": {"samples": 1000, "rate_per_s": 1000, "p99_9_us": 1, "max_us": 1}})
     (found,) = breaches(slo, latencies, {}, duration_s=1.0, running=True)
     assert found.text.startswith("absorb: max_us")

@@ -78,7 +78,9 @@ def run(user: Any, turns: int) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("kind", [StoreReader, StoreWriter, UploadLife, Absorber])
-def test_the_fix_is_right_and_all_that_is_limited_is_measured(make_user: Make, kind: type[FleetUser]) -> None:
+def test_users_of_shared_find_nothing_wrong_and_measure_every_limited_operation(
+    make_user: Make, kind: type[FleetUser]
+) -> None:
     user = make_user(TARGETS["shared"], kind)
     assert run(user, 82) == {}
     assert user.fleet.journal.counts[kind.scenario]["accepted"] > 0
@@ -93,7 +95,7 @@ def test_no_broken_store_is_green(make_user: Make, name: str) -> None:
 
 
 @pytest.mark.parametrize(("command", "answer"), [("ltrim", True), ("lrange", []), ("rpush", 1)])
-def test_a_server_that_does_not_do_it_is_told(make_user: Make, command: str, answer: Any) -> None:
+def test_a_server_that_ignores_a_command_is_misreported(make_user: Make, command: str, answer: Any) -> None:
     user = make_user(TARGETS["shared"], StoreWriter)
     setattr(user.client.redis, command, lambda *_: answer)
     assert run(user, 1)["misreported"] >= 1
@@ -105,7 +107,7 @@ def test_no_broken_pod_is_green(make_user: Make, name: str) -> None:
 
 
 @pytest.mark.parametrize(("method", "answer"), [("add_message", None), ("add_message", []), ("upload_status", None)])
-def test_a_pod_that_answers_nothing_is_at_fault_itself(make_user: Make, method: str, answer: Any) -> None:
+def test_a_pod_that_answers_nonsense_is_misreported_and_ends_no_user(make_user: Make, method: str, answer: Any) -> None:
     user = make_user(TARGETS["shared"], UploadLife)
     for pod in user.fleet.pods:
         real = getattr(pod, method)
@@ -116,7 +118,9 @@ def test_a_pod_that_answers_nothing_is_at_fault_itself(make_user: Make, method: 
 
 
 @pytest.mark.parametrize("factory", [targets.shared, targets.durable])
-def test_a_pod_that_waits_for_ever_holds_up_no_end_and_its_messages_are_stuck(make_user: Make, factory: Any) -> None:
+def test_a_pod_that_waits_for_ever_does_not_keep_a_run_from_ending_and_its_messages_are_stuck(
+    make_user: Make, factory: Any
+) -> None:
     user = make_user(LoadTarget(factory=factory), Absorber)
     user.accept()
     for pod in user.fleet.pods:
@@ -125,7 +129,7 @@ def test_a_pod_that_waits_for_ever_holds_up_no_end_and_its_messages_are_stuck(ma
 
 
 @pytest.mark.parametrize("scenario", [STORE, UPLOAD])
-def test_the_bug_is_found_where_it_is_expected(make_user: Make, scenario: str) -> None:
+def test_users_of_local_find_its_bug(make_user: Make, scenario: str) -> None:
     user = make_user(TARGETS["local"], StoreReader if scenario == STORE else UploadLife)
     assert run(user, 4) != {}
     assert user.fleet.journal.sentences[scenario]
@@ -133,7 +137,7 @@ def test_the_bug_is_found_where_it_is_expected(make_user: Make, scenario: str) -
     assert TARGETS["local"].expected(QUEUE) == "holds"
 
 
-def test_a_message_that_was_refused_and_is_delivered_is_told(make_user: Make) -> None:
+def test_a_message_that_was_refused_and_is_delivered_is_misreported(make_user: Make) -> None:
     """The pod pushes, and then raises what is no connection error: a definite no."""
     user = make_user(broken.with_accumulator(broken.Accumulator), Absorber)
     for pod in user.fleet.pods:

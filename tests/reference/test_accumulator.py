@@ -212,14 +212,16 @@ def test_limit_of_an_accumulator_by_itself_is_20_too(make_env: Callable[..., Pod
     assert accumulator.should_absorb_content("ann")
 
 
-def test_asking_changes_nothing(pod: ServicePod, world: World) -> None:
+def test_should_absorb_content_changes_nothing(pod: ServicePod, world: World) -> None:
     world.message("hello", world.image("completed"), world.image("failed"))
     before = sorted(world.redis.keys("*"))
     assert pod.accumulator.should_absorb_content("ann")
     assert sorted(world.redis.keys("*")) == before
 
 
-def test_lock_held_by_another_pod(pod: ServicePod, world: World, ledger: MemoryLedger) -> None:
+def test_an_absorption_ends_while_another_pod_holds_the_lock(
+    pod: ServicePod, world: World, ledger: MemoryLedger
+) -> None:
     world.redis.set(LOCK, "B", ex=30)
     world.message("hello", world.image("completed"))
     assert pod.absorb("ann") == 0
@@ -315,7 +317,9 @@ def test_trim_by_count_takes_what_another_left(make_env: Callable[..., PodEnv], 
     assert world.waiting() == []
 
 
-def test_nothing_to_absorb(make_env: Callable[..., PodEnv], world: World, ledger: MemoryLedger) -> None:
+def test_absorbing_an_empty_queue_sends_nothing(
+    make_env: Callable[..., PodEnv], world: World, ledger: MemoryLedger
+) -> None:
     pod = shared(make_env("A", options={"absorb_limit": 0}))
     assert pod.absorb("ann") == 0
     world.message("hello", world.image("pending"))
@@ -343,7 +347,9 @@ def test_memory_message_from_dict_and_from_object(pod: ServicePod, make_file: ty
     ]
 
 
-def test_prefix_of_every_key(make_env: Callable[..., PodEnv], redis_client: redis.Redis, png: Path) -> None:
+def test_every_key_begins_with_the_prefix(
+    make_env: Callable[..., PodEnv], redis_client: redis.Redis, png: Path
+) -> None:
     def look() -> None:
         seen.update(redis_client.keys("*"))
 

@@ -160,7 +160,7 @@ def test_fewest_and_most_messages_of_a_batch(make_durable: MakePod, ledger: Memo
     assert texts_of(ledger) == [str(number) for number in range(14)]
 
 
-def test_users_do_not_meet(pod: DurablePod, ledger: MemoryLedger) -> None:
+def test_users_have_queues_of_their_own(pod: DurablePod, ledger: MemoryLedger) -> None:
     for number, user in enumerate(["ann", "bob", "ann", "a{n}n", "ann*"]):
         pod.add_message(user, str(number), [], "m" + str(number))
     assert [pod.absorb(user) for user in ("ann", "bob", "a{n}n", "ann*", "nobody")] == [2, 1, 1, 1, 0]
@@ -172,7 +172,7 @@ def test_users_do_not_meet(pod: DurablePod, ledger: MemoryLedger) -> None:
     ]
 
 
-def test_resolved_file_goes_through(pod: DurablePod, ledger: MemoryLedger) -> None:
+def test_an_image_that_is_already_uploaded_is_sent_as_it_is(pod: DurablePod, ledger: MemoryLedger) -> None:
     file = {"uri": "https://files.test/old", "name": "files/old"}
     assert pod.add_message("ann", "a", [file], "m1") == [file]
     assert pod.absorb("ann") == 1
@@ -223,7 +223,7 @@ def test_same_id_again_is_the_same_message(
     assert len(gemini.contents) == 1
 
 
-def test_many_in_one_round_trip(
+def test_many_messages_are_accepted_in_one_round_trip(
     pod: DurablePod, runtime: VirtualRuntime, ledger: MemoryLedger, png: Path, redis_client: redis.Redis, tmp_path: Path
 ) -> None:
     pod.add_message("ann", "0", [], "m0")  # the script is known from here on
@@ -265,7 +265,9 @@ def test_unknown_scripts_are_sent_again(
     assert texts_of(ledger) == ["1", "2", "3"]
 
 
-def test_too_few_replicas(make_durable: MakePod, ledger: MemoryLedger, lapse: Callable[[str], None]) -> None:
+def test_accept_fails_with_too_few_replicas(
+    make_durable: MakePod, ledger: MemoryLedger, lapse: Callable[[str], None]
+) -> None:
     """Indefinite: the message may be there, and is when it is handed in again."""
     options = {"wait_replicas": 1, "replica_timeout_s": 0.001}
     waiting = make_durable("A", options=options)
@@ -580,7 +582,7 @@ def test_dead_letter_waits_until_its_queue_has_told_of_it(
         letters.requeue("ann", "m1")
 
 
-def test_even_that_it_is_missing_is_refused(
+def test_a_dead_letter_is_kept_although_the_agent_refuses_to_hear_of_it_too(
     make_durable: MakePod, ledger: MemoryLedger, left: Callable[[], list[str]], letters: DeadLetters
 ) -> None:
     pod = make_durable(memory=Agent(ledger, *[raises(ValueError("no"))] * 6))

@@ -70,7 +70,9 @@ def test_hostile_ids_mean_nothing(
 
 
 @pytest.mark.parametrize("bad", BAD_IDS, ids=lambda bad: repr(bad)[:12])
-def test_bad_ids(pod: DurablePod, redis_client: redis.Redis, letters: DeadLetters, png: Path, bad: Any) -> None:
+def test_invalid_ids_are_refused(
+    pod: DurablePod, redis_client: redis.Redis, letters: DeadLetters, png: Path, bad: Any
+) -> None:
     calls: list[tuple[type[ValueError], Callable[[], Any]]] = [
         (durable_input.InvalidUserIdError, lambda: pod.add_message(bad, "1", [png], "m1")),
         (durable_input.InvalidMessageIdError, lambda: pod.add_message("ann", "1", [png], bad)),
@@ -86,13 +88,13 @@ def test_bad_ids(pod: DurablePod, redis_client: redis.Redis, letters: DeadLetter
 
 
 @pytest.mark.parametrize("bad", [None, 7, b"text", "\ud800"])
-def test_bad_text(pod: DurablePod, redis_client: redis.Redis, bad: Any) -> None:
+def test_invalid_texts_are_refused(pod: DurablePod, redis_client: redis.Redis, bad: Any) -> None:
     with pytest.raises(durable_input.InvalidTextError):
         pod.add_message("ann", bad, [], "m1")
     assert of_a_pod(redis_client) == []
 
 
-def test_bad_images(
+def test_invalid_images_are_refused(
     make_durable: MakePod, redis_client: redis.Redis, png: Path, tmp_path: Path, runtime: VirtualRuntime
 ) -> None:
     pod = make_durable(options={"max_image_bytes": png.stat().st_size})
@@ -124,13 +126,13 @@ def test_bad_images(
 
 
 @pytest.mark.parametrize("bad", [None, "image.png", b"image.png", 7])
-def test_what_is_no_list_of_images(pod: DurablePod, redis_client: redis.Redis, bad: Any) -> None:
+def test_a_value_that_is_no_list_of_images_is_refused(pod: DurablePod, redis_client: redis.Redis, bad: Any) -> None:
     with pytest.raises(durable_input.InvalidPlaceholderError, match="images: expected a list"):
         pod.add_message("ann", "1", bad, "m1")
     assert of_a_pod(redis_client) == []
 
 
-def test_status_of_what_is_no_placeholder(pod: DurablePod) -> None:
+def test_the_status_of_an_invalid_placeholder_is_refused(pod: DurablePod) -> None:
     with pytest.raises(durable_input.InvalidPlaceholderError):
         pod.upload_status({"upload_uuid": "0f8fad5b-d9cb-469f-a165-70867728950e", "filename": "a", "pending": True})
     with pytest.raises(durable_input.InvalidPlaceholderError):
@@ -157,7 +159,7 @@ def test_kept_bytes_of_a_user_are_limited(
 
 
 @pytest.mark.parametrize(("keep", "while_waiting"), [("acked", 1), ("uploaded", 0), ("no", 0)])
-def test_until_when_bytes_are_kept(
+def test_bytes_are_kept_as_long_as_keep_bytes_says(
     make_durable: MakePod, runtime: VirtualRuntime, png: Path, redis_client: redis.Redis, keep: str, while_waiting: int
 ) -> None:
     pod = make_durable(options={"keep_bytes": keep})
@@ -197,5 +199,5 @@ def test_images_are_compressed_before_they_are_kept(
         (b"%PDF", None),
     ],
 )
-def test_kind_of_an_image(content: bytes, expected: str | None) -> None:
+def test_the_type_of_an_image_is_told_by_its_bytes(content: bytes, expected: str | None) -> None:
     assert mime_type(content) == expected

@@ -82,7 +82,7 @@ def test_every_safeguard_that_can_be_taken_away_is() -> None:
 
 
 @pytest.mark.parametrize(("name", "scenario", "word"), WITHOUT, ids=[f"{name}-{row}" for name, row, _ in WITHOUT])
-def test_without_it_something_is_lost(run_server: Server, name: str, scenario: str, word: str) -> None:
+def test_without_a_safeguard_its_scenario_is_violated(run_server: Server, name: str, scenario: str, word: str) -> None:
     if word == ENDLESS:
         with pytest.raises(TargetError, match="did not finish within"):
             explore(run_server, f"crippled:{name}", scenario, "lost")
@@ -93,7 +93,7 @@ def test_without_it_something_is_lost(run_server: Server, name: str, scenario: s
 
 
 @pytest.mark.parametrize("scenario", SCENES)
-def test_with_all_of_them_nothing_is(run_server: Server, scenario: str) -> None:
+def test_with_all_safeguards_every_scenario_holds(run_server: Server, scenario: str) -> None:
     """Of the catalogue's rows the matrix says it."""
     found = explore(run_server, "podrace.reference.targets:durable", scenario, "lost")
     verdict = ("inconclusive", False) if scenario in TOO_MANY and not found.complete else ("holds", True)

@@ -44,7 +44,7 @@ def test_script_touches_declared_keys_alone(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(asdict(SCRIPTS)))
-def test_script_says_what_it_is(name: str) -> None:
+def test_every_script_begins_with_its_keys_arguments_and_reply(name: str) -> None:
     head = asdict(SCRIPTS)[name].split("\n\n")[0]
     assert head.startswith("-- ")
     for word in ("KEYS", "ARGV", "Reply"):
@@ -433,7 +433,7 @@ SAFEGUARDS: list[tuple[Callable[[Scene], object], object, str, str, str]] = [
     SAFEGUARDS,
     ids=[f"{number}-{act.__name__}" for number, (act, *_) in enumerate(SAFEGUARDS)],
 )
-def test_safeguard_is_not_there_in_vain(
+def test_without_a_safeguard_a_script_answers_otherwise(
     scene: Callable[..., Scene],
     redis_client: redis.Redis,
     monkeypatch: pytest.MonkeyPatch,

@@ -38,7 +38,7 @@ def images_of(ledger: MemoryLedger) -> list[str]:
 
 
 @pytest.mark.parametrize("error", [RefusalError(429), RefusalError(500), RefusalError(503), ConnectionError("gone")])
-def test_what_passes_is_tried_again(
+def test_a_passing_failure_is_tried_again(
     pod: DurablePod, runtime: VirtualRuntime, png: Path, gemini: Gemini, ledger: MemoryLedger, error: Exception
 ) -> None:
     gemini.errors = [error, error]
@@ -54,7 +54,7 @@ def test_what_passes_is_tried_again(
     assert images_of(ledger) == ["https://files.test/3"]
 
 
-def test_attempts_are_used_up(
+def test_an_upload_fails_when_its_attempts_are_used_up(
     make_durable: MakePod,
     runtime: VirtualRuntime,
     png: Path,

@@ -42,7 +42,7 @@ def gemini(service: Service) -> Iterator[GeminiFiles]:
     client.close()
 
 
-def test_upload(gemini: GeminiFiles, service: Service, png: Path) -> None:
+def test_an_upload_stores_the_file_and_returns_where(gemini: GeminiFiles, service: Service, png: Path) -> None:
     before = datetime.now(UTC)
     file = gemini.upload(file=str(png))
     (record,) = service.api.files().values()

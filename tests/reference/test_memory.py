@@ -45,7 +45,7 @@ def second(ledger: MemoryLedger, path: Path) -> Iterator[MemoryLedger]:
     opened.close()
 
 
-def test_nothing_recorded(ledger: MemoryLedger) -> None:
+def test_a_new_ledger_is_empty(ledger: MemoryLedger) -> None:
     assert ledger.batches() == []
 
 
@@ -111,7 +111,7 @@ def test_what_cannot_be_recorded_leaves_nothing(ledger: MemoryLedger) -> None:
     assert ledger.batches() == [("one", "ann", PARTS)]
 
 
-def test_is_there_after_reopening(path: Path) -> None:
+def test_a_reopened_ledger_has_what_was_recorded(path: Path) -> None:
     for number in range(2):
         ledger = MemoryLedger(path)
         ledger.send("ann", PARTS, str(number))

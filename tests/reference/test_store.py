@@ -65,13 +65,13 @@ def test_what_is_not_there_is_unknown(store: UploadStore) -> None:
     assert store.get_upload_status(ID) == UNKNOWN
 
 
-def test_pending(store: UploadStore) -> None:
+def test_a_pending_status_is_read_back(store: UploadStore) -> None:
     store.set_upload_status(ID, "pending", filename="photo.png")
     assert store.get_upload_status(ID) == {"status": "pending", "result": None, "filename": "photo.png"}
     assert store.get_upload_status(OTHER_ID) == UNKNOWN
 
 
-def test_failed(store: UploadStore) -> None:
+def test_a_failed_status_is_read_back(store: UploadStore) -> None:
     store.set_upload_status(ID, "failed", filename="photo.png")
     assert store.get_upload_status(ID) == {"status": "failed", "result": None, "filename": "photo.png"}
 
@@ -114,7 +114,7 @@ def test_completed_with_a_file_object_becomes_a_dict(
     assert type(answer["result"]) is dict
 
 
-def test_delete(store: UploadStore) -> None:
+def test_a_deleted_status_is_unknown(store: UploadStore) -> None:
     store.set_upload_status(ID, "completed", result=REFERENCE)
     store.set_upload_status(OTHER_ID, "pending")
     store.delete_upload_status(ID)

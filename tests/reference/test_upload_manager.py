@@ -193,7 +193,7 @@ def test_timeout_fails_what_is_still_pending_after_ten_seconds(
 
 
 @pytest.mark.parametrize("error", [None, RuntimeError("refused")])
-def test_timeout_leaves_what_is_final_alone(
+def test_the_timeout_leaves_a_final_status_alone(
     manager: UploadManager, files: FakeFiles, runtime: VirtualRuntime, png: Path, error: Exception | None
 ) -> None:
     files.error = error
@@ -326,7 +326,9 @@ def test_the_store_comes_before_the_local_dict(
     }
 
 
-def test_try_resolve(manager: UploadManager, files: FakeFiles, runtime: VirtualRuntime, png: Path) -> None:
+def test_try_resolve_upload_returns_the_result_or_none_at_once(
+    manager: UploadManager, files: FakeFiles, runtime: VirtualRuntime, png: Path
+) -> None:
     placeholder = start(manager, png)
     assert manager.try_resolve_upload(placeholder) is None
     runtime.sleep(1)

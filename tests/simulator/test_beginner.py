@@ -60,7 +60,7 @@ def doing(*lines: str) -> str:
     return WALLET.replace(BODY, "".join(f"        {line}\n" for line in (*lines, BODY.strip())))
 
 
-def test_the_wallet_as_it_should_be(write: Write) -> None:
+def test_the_correct_wallet_holds(write: Write) -> None:
     write(WALLET)
     assert said() == "holds: "
 

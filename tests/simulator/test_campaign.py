@@ -50,7 +50,9 @@ def test_a_violated_cell_leaves_three_files(run_server: Server, tmp_path: Path) 
     assert [event["what"] for event in events if event.get("deciding")] == ["killed"]
 
 
-def test_what_is_written_names_no_prefix_and_no_folder_of_the_run(run_server: Server, tmp_path: Path) -> None:
+def test_the_files_of_a_cell_name_neither_the_prefix_nor_the_folder_of_the_run(
+    run_server: Server, tmp_path: Path
+) -> None:
     written = []
     for prefix in ("one:", "another-one:"):
         folder = tmp_path / prefix
@@ -68,12 +70,12 @@ def test_a_cell_that_holds_leaves_nothing(run_server: Server, tmp_path: Path) ->
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_holds_is_run_on_processes_too(run_server: Server, tmp_path: Path) -> None:
+def test_a_target_that_holds_is_run_on_processes_too(run_server: Server, tmp_path: Path) -> None:
     cell = explore(run_server, "foreign-status", tmp_path, on_processes=True)
     assert (cell.verdict, cell.note) == ("holds", "")
 
 
-def test_a_fault_with_nothing_to_strike_is_said(run_server: Server, tmp_path: Path) -> None:
+def test_a_fault_with_nothing_to_strike_is_noted_in_the_cell(run_server: Server, tmp_path: Path) -> None:
     scenario = replace(find("foreign-status"), faults=find("trim-applied-twice").faults)
     cell = explore(run_server, scenario, tmp_path)
     assert (cell.verdict, cell.words) == ("not-applicable", "–")
@@ -101,7 +103,7 @@ def test_progress_counts_the_schedules(run_server: Server, tmp_path: Path) -> No
     assert seen[-1] == cell.schedules["run"]
 
 
-def test_a_lab_of_either_kind(run_server: Server) -> None:
+def test_lab_for_makes_a_lab_of_either_fleet_and_refuses_a_wrong_target(run_server: Server) -> None:
     scenario = find("foreign-pod")
     assert isinstance(lab_for("inline", run_server, SHARED, scenario, seed=1, parts={}), InlineLab)
     assert isinstance(lab_for("processes", run_server, SHARED, scenario, seed=1, parts={}), ProcessLab)
@@ -134,7 +136,9 @@ def test_a_saved_schedule_runs_again_as_it_did(run_server: Server, tmp_path: Pat
     assert [event["says"] for event in again.events] == [event["says"] for event in recorded]
 
 
-def test_a_schedule_of_a_target_that_has_changed_is_told_apart(run_server: Server, tmp_path: Path) -> None:
+def test_a_schedule_of_a_target_that_has_changed_names_the_first_step_that_differs(
+    run_server: Server, tmp_path: Path
+) -> None:
     cell = explore(run_server, "foreign-pod", tmp_path, target=LOCAL)
     path = Path(str(cell.counterexample))
     saved = load(path)

@@ -44,7 +44,7 @@ def events(folder: Path) -> list[dict[str, Any]]:
 # --- the timeline ---
 
 
-def test_the_timeline_is_that_of_the_seed() -> None:
+def test_the_same_seed_draws_the_same_faults() -> None:
     faults = [*FAULTS.values()]
     first = draw(faults, "ABCD", seed=1, duration_s=60.0)
     assert first == draw(faults, "ABCD", seed=1, duration_s=60.0)
@@ -64,7 +64,7 @@ def test_nothing_is_struck_again_before_it_has_healed_and_each_fault_lasts_as_lo
         assert strike.place in ("AB" if strike.fault.on in ("pod", "network") else (strike.fault.on,))
 
 
-def test_faults_have_names() -> None:
+def test_faults_are_chosen_by_name_and_unknown_names_are_refused() -> None:
     assert set(named(["all"])) == set(SURVIVABLE)
     assert set(named(["kill", "evict"])) == {"kill", "evict"}
     with pytest.raises(UsageError, match="fault 'kil': there is none; expected all, none, or some of noop, kill"):
@@ -82,7 +82,7 @@ def test_a_foreign_server_is_not_broken(tmp_path: Path, run_server: Server) -> N
 
 
 @pytest.mark.parametrize("name", ["image-1-1", "image-1-2", "image-4000-1", "image-4000-16777215"])
-def test_a_picture_says_which_one_it_is_also_when_it_was_compressed(tmp_path: Path, name: str) -> None:
+def test_a_picture_can_be_identified_after_compression(tmp_path: Path, name: str) -> None:
     from podrace.reference.upload_manager import compress_image
 
     path = tmp_path / "picture.png"
@@ -107,7 +107,7 @@ def errors(folder: Path) -> str:
         ("pause", "no answer within"),
     ],
 )
-def test_a_fault_is_felt_by_clients(tmp_path: Path, fault: str, told: str) -> None:
+def test_each_fault_shows_in_the_errors_that_clients_get(tmp_path: Path, fault: str, told: str) -> None:
     found = run(tmp_path, DURABLE, fault, duration_s=4.0, messages=800)
     assert found.struck[fault] > 0
     assert told in errors(tmp_path)
@@ -123,7 +123,7 @@ def test_without_faults_nothing_is_lost_and_no_call_is_open(tmp_path: Path) -> N
     assert len([one for one in told if one["type"] == "invoke"]) == len([one for one in told if one["type"] == "ok"])
 
 
-def test_what_one_pod_keeps_for_itself_is_lost_without_any_fault(tmp_path: Path) -> None:
+def test_local_loses_images_without_any_fault(tmp_path: Path) -> None:
     found = run(tmp_path, "local")
     assert found.verdict == "violated"
     assert found.counts["lost"] > 5
@@ -131,7 +131,7 @@ def test_what_one_pod_keeps_for_itself_is_lost_without_any_fault(tmp_path: Path)
 
 
 @pytest.mark.parametrize(("persistence", "verdict"), [("none", "violated"), ("always", "holds")])
-def test_a_server_that_keeps_nothing_loses_what_it_acknowledged(
+def test_a_restarted_server_without_persistence_loses_what_it_acknowledged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, persistence: str, verdict: str
 ) -> None:
     monkeypatch.setattr(resting, "STILL_S", 2.0)  # what was lost is not waited for
@@ -244,7 +244,7 @@ def test_while_pods_are_replaced_the_old_ones_go_on_losing(tmp_path: Path, monke
 # --- the command ---
 
 
-def test_the_command_tells_and_keeps_everything(podrace: Podrace) -> None:
+def test_the_run_command_prints_its_verdict_and_writes_every_file(podrace: Podrace) -> None:
     words = "run --target local --pods 2 --users 4 --messages 60 --duration 1 --faults kill --run-dir r".split()  # noqa: SIM905
     ended = podrace(*words)
     assert ended.code == 1, ended.err
@@ -275,7 +275,7 @@ def test_the_command_tells_and_keeps_everything(podrace: Podrace) -> None:
     assert picture.index("<svg") < picture.index("add_message(user-") < picture.index("</figure>")
 
 
-def test_short_runs_of_failure_modes_are_told_as_a_matrix(podrace: Podrace) -> None:
+def test_short_runs_of_failure_modes_are_printed_as_a_matrix(podrace: Podrace) -> None:
     ended = podrace("run", "--target", "durable", "--scenario", "eviction,clock-skew", "--run-dir", "r")
     assert ended.code == 0, ended.err
     result = json.loads((podrace.folder / "r" / "result.json").read_text())

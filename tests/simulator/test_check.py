@@ -95,7 +95,7 @@ def test_our_own_targets_lack_nothing(capsys: pytest.CaptureFixture[str], target
         ("self.waiting.pop()", "self.missing.pop()", "upload_status raised AttributeError"),
     ],
 )
-def test_what_is_lacking_is_said(check: Check, before: str, after: str, says: str) -> None:
+def test_what_a_target_lacks_is_named(check: Check, before: str, after: str, says: str) -> None:
     assert before in GOOD
     code, out = check(GOOD.replace(before, after))
     assert code == 3
@@ -130,18 +130,18 @@ def test_a_call_that_bypasses_the_environment_is_reported_with_its_line(
     assert instead in out
 
 
-def test_the_calls_of_a_scenario_of_ones_own_are_looked_at(check: Check) -> None:
+def test_check_makes_the_calls_of_the_scenario_that_is_named(check: Check) -> None:
     scenario = 'from podrace import Call, Scenario\nONE = Scenario("one", lines={"A": [Call("c", "fly", (1, 2))]})\n'
     code, out = check(scenario + GOOD, "--scenario", "mine:ONE")
     assert code == 3
     assert "the pod (Pod) has no method fly, which the scenario calls" in out
 
 
-def test_the_parts_that_are_recognised_are_those_of_the_readme() -> None:
+def test_the_readme_lists_every_recognised_part() -> None:
     assert all(f'"{name}"' in README.read_text(encoding="utf-8") for name in PARTS)
 
 
-def test_the_example_is_the_readmes_and_lacks_nothing(podrace: Any) -> None:
+def test_init_writes_the_readmes_example_and_it_lacks_nothing(podrace: Any) -> None:
     explore = "podrace explore --target wallet:pod --scenario wallet:TRANSFER"
     ended = podrace.script(f"podrace init && podrace check wallet:pod --scenario wallet:TRANSFER && {explore}")
     assert (ended.code, ended.err) == (0, "")
@@ -153,7 +153,7 @@ def test_the_example_is_the_readmes_and_lacks_nothing(podrace: Any) -> None:
     assert f"```python\n{written}```" in README.read_text(encoding="utf-8")
 
 
-def test_plain_code_lacks_nothing_for_its_threads_and_clocks(check: Check) -> None:
+def test_plain_code_may_use_threads_and_clocks_of_its_own(check: Check) -> None:
     """What bypasses an environment is led there, and the factory is called by nobody but the harness."""
     plain = GOOD.replace("def pod(env)", "@podrace.own()\ndef pod(env)")
     threads = "time.sleep(1)\n        threading.Thread(target=time.time).start()\n        self.env.redis.incr"

@@ -112,7 +112,7 @@ def story() -> Story:
     return Story()
 
 
-def test_nothing_promised_nothing_broken(story: Story) -> None:
+def test_a_run_without_calls_holds(story: Story) -> None:
     judgement = story.judged()
     assert (judgement.verdict, judgement.words) == (HOLDS, "ok")
     assert set(judgement.counts.values()) == {0}
@@ -151,27 +151,27 @@ def test_an_image_that_did_not_come_with_its_message_is_lost(story: Story) -> No
     assert (story.judged().counts["accepted"], story.judged().counts["delivered"]) == (3, 2)
 
 
-def test_a_uri_that_was_never_given_out_is_no_delivery(story: Story) -> None:
+def test_an_image_under_a_uri_that_gemini_never_gave_out_is_lost(story: Story) -> None:
     story.add("m1", "image-1")
     story.deliver("m1", "image-of-somebody-else")
     assert story.found() == [("lost", "image-1"), ("misreported", "alice")]
 
 
-def test_a_file_that_could_not_be_read_when_it_came_is_no_delivery(story: Story) -> None:
+def test_an_image_whose_file_could_not_be_read_on_arrival_is_lost(story: Story) -> None:
     story.add("m1", "image-1")
     story.memory.is_usable = lambda uri, pod: uri != URI + "image-1"
     story.deliver("m1", "image-1")
     assert story.found() == [("lost", "image-1")]
 
 
-def test_one_picture_in_two_messages_is_due_twice(story: Story) -> None:
+def test_an_image_in_two_messages_must_arrive_with_both(story: Story) -> None:
     story.add("m1", "image-1")
     story.add("m2", "image-1")
     story.deliver("m1", "image-1", "m2")
     assert story.found() == [("lost", "image-1")]
 
 
-def test_one_picture_in_two_messages_may_come_twice(story: Story) -> None:
+def test_an_image_in_two_messages_may_arrive_twice(story: Story) -> None:
     story.add("m1", "image-1")
     story.add("m2", again=[("m1", 0)])
     story.deliver("m1", "image-1")
@@ -181,7 +181,7 @@ def test_one_picture_in_two_messages_may_come_twice(story: Story) -> None:
 
 @pytest.mark.parametrize("delivered", [False, True])
 @pytest.mark.parametrize("how", ["info", "open"])
-def test_a_call_whose_end_nobody_knows_promises_nothing(story: Story, how: str, delivered: bool) -> None:
+def test_a_call_with_an_unknown_outcome_promises_nothing(story: Story, how: str, delivered: bool) -> None:
     call = story.begin_add("m1", ["image-1"])
     if how == "info":
         story.end(call, "info")
@@ -191,13 +191,13 @@ def test_a_call_whose_end_nobody_knows_promises_nothing(story: Story, how: str, 
     assert story.judged().counts["accepted"] == 0
 
 
-def test_what_arrives_without_a_promise_arrives_whole(story: Story) -> None:
+def test_an_image_twice_with_a_message_that_was_not_promised_is_a_duplicate(story: Story) -> None:
     story.add("m1", "image-1", how="info")
     story.deliver("m1", "image-1", "image-1")
     assert story.found() == [("duplicated", "image-1")]
 
 
-def test_a_refused_message_that_never_came_is_well(story: Story) -> None:
+def test_a_refused_message_that_never_arrives_is_right(story: Story) -> None:
     story.add("m1", "image-1", how="fail")
     assert story.found() == []
 
@@ -205,7 +205,7 @@ def test_a_refused_message_that_never_came_is_well(story: Story) -> None:
 # --- named as missing: only where something in the history could be the reason ---
 
 
-def test_what_is_named_as_missing_though_nothing_went_wrong_is_lost(story: Story) -> None:
+def test_an_image_named_as_missing_though_nothing_went_wrong_is_lost(story: Story) -> None:
     story.add("m1", "image-1")
     story.deliver("m1", missing())
     assert story.found() == [("lost", "image-1")]
@@ -248,7 +248,7 @@ def test_a_message_may_be_named_as_missing_when_its_users_batch_was_refused(stor
     assert story.found() == [("lost", "m1")]
 
 
-def test_an_upload_refused_excuses_no_message(story: Story) -> None:
+def test_a_refused_upload_does_not_excuse_a_missing_message(story: Story) -> None:
     story.add("m1", "image-1")
     story.upload("image-1", action=FAIL, failed=True)
     story.deliver(missing_message())
@@ -256,28 +256,28 @@ def test_an_upload_refused_excuses_no_message(story: Story) -> None:
 
 
 @pytest.mark.parametrize("reason", [None, ""])
-def test_a_name_without_a_reason_does_not_count(story: Story, reason: str | None) -> None:
+def test_an_image_named_as_missing_without_a_reason_is_lost(story: Story, reason: str | None) -> None:
     story.struck = 1
     story.add("m1", "image-1")
     story.deliver("m1", missing("image-1", reason))
     assert story.found() == [("lost", "image-1"), ("misreported", "image-1")]
 
 
-def test_a_message_named_without_a_reason_is_lost(story: Story) -> None:
+def test_a_message_named_as_missing_without_a_reason_is_lost(story: Story) -> None:
     story.struck = 1
     story.add("m1")
     story.deliver(missing_message("m1", None))
     assert story.found() == [("lost", "m1")]
 
 
-def test_naming_another_image_does_not_help(story: Story) -> None:
+def test_naming_another_image_as_missing_does_not_excuse_this_one(story: Story) -> None:
     story.struck = 1
     story.add("m1", "image-1")
     story.deliver("m1", missing("image-2"))
     assert story.found() == [("lost", "image-1"), ("misreported", "image-2")]
 
 
-def test_one_naming_does_not_excuse_the_copy_of_another_message(story: Story) -> None:
+def test_an_image_named_as_missing_for_one_message_is_still_due_with_another(story: Story) -> None:
     story.struck = 1
     story.add("m1", "image-1")
     story.add("m2", "image-1")
@@ -285,14 +285,14 @@ def test_one_naming_does_not_excuse_the_copy_of_another_message(story: Story) ->
     assert story.found() == [("lost", "image-1")]
 
 
-def test_a_message_named_to_another_user_is_lost(story: Story) -> None:
+def test_a_message_named_as_missing_to_another_user_is_lost(story: Story) -> None:
     story.struck = 1
     story.add("m1")
     story.deliver(missing_message(), user="bob")
     assert story.found() == [("lost", "m1")]
 
 
-def test_a_message_delivered_and_named_as_missing(story: Story) -> None:
+def test_a_message_that_is_delivered_and_named_as_missing_is_misreported(story: Story) -> None:
     story.struck = 1
     story.add("m1")
     story.deliver("m1")
@@ -310,7 +310,7 @@ def test_a_target_that_delivers_nothing_and_names_everything_does_not_hold(story
 # --- duplicated ---
 
 
-def test_a_message_that_came_twice(story: Story) -> None:
+def test_a_message_delivered_twice_is_a_duplicate(story: Story) -> None:
     story.add("m1", "image-1")
     story.deliver("m1", "image-1")
     story.deliver("m1", "image-1")
@@ -318,19 +318,19 @@ def test_a_message_that_came_twice(story: Story) -> None:
     assert story.judged().counts["delivered"] == 2
 
 
-def test_twice_in_one_batch_is_twice(story: Story) -> None:
+def test_a_message_twice_in_one_batch_is_a_duplicate(story: Story) -> None:
     story.add()
     story.deliver("m1", "m1")
     assert story.found() == [("duplicated", "m1")]
 
 
-def test_an_image_that_came_twice_with_its_message(story: Story) -> None:
+def test_an_image_delivered_twice_with_its_message_is_a_duplicate(story: Story) -> None:
     story.add("m1", "image-1")
     story.deliver("m1", "image-1", "image-1")
     assert story.found() == [("duplicated", "image-1")]
 
 
-def test_an_image_that_a_message_carries_twice_may_come_twice_with_it(story: Story) -> None:
+def test_an_image_that_a_message_carries_twice_may_arrive_twice(story: Story) -> None:
     story.add("m1", "image-1", "image-1")
     story.deliver("m1", "image-1", "image-1")
     assert story.found() == []
@@ -345,7 +345,7 @@ def test_a_message_accepted_again_under_its_id_counts_once(story: Story, first: 
     assert (story.judged().counts["accepted"], story.judged().counts["delivered"]) == (2, 2)
 
 
-def test_a_message_accepted_again_under_its_id_may_not_come_twice(story: Story) -> None:
+def test_a_message_accepted_again_under_its_id_may_not_be_delivered_twice(story: Story) -> None:
     story.add("m1", how="info")
     story.add("m1")
     story.deliver("m1")
@@ -363,39 +363,39 @@ def test_a_batch_that_is_sent_again_under_its_id_has_one_effect(story: Story) ->
 # --- misreported: deliveries ---
 
 
-def test_a_message_under_the_name_of_another_user(story: Story) -> None:
+def test_a_message_delivered_to_another_user_is_misreported(story: Story) -> None:
     story.add()
     story.deliver("m1", user="bob")
     assert story.found() == [("lost", "m1"), ("misreported", "m1")]
 
 
-def test_a_user_is_not_the_text_of_its_name(story: Story) -> None:
+def test_the_user_none_is_not_the_user_whose_id_is_the_text_none(story: Story) -> None:
     story.add("m1", user=None)
     story.deliver("m1", user="None")
     assert ("misreported", "m1") in story.found()
 
 
-def test_an_image_with_a_message_to_which_it_does_not_belong(story: Story) -> None:
+def test_an_image_delivered_with_another_message_is_misreported(story: Story) -> None:
     story.add("m1", "image-1")
     story.add("m2")
     story.deliver("m1", "m2", "image-1")
     assert story.found() == [("lost", "image-1"), ("misreported", "image-1")]
 
 
-def test_an_image_without_its_message(story: Story) -> None:
+def test_an_image_delivered_without_its_message_is_misreported(story: Story) -> None:
     story.add("m1", "image-1")
     story.deliver("image-1")
     story.deliver("m1", "image-1")
     assert story.found() == [("misreported", "image-1")]
 
 
-def test_images_after_the_message_of_another_user_belong_to_nobody(story: Story) -> None:
+def test_an_image_delivered_to_another_user_is_misreported(story: Story) -> None:
     story.add("m1", "image-1")
     story.deliver("m1", "image-1", user="bob")
     assert ("misreported", "image-1") in story.found()
 
 
-def test_messages_out_of_order(story: Story) -> None:
+def test_messages_of_one_user_out_of_order_are_misreported(story: Story) -> None:
     story.add("m1")
     story.add("m2")
     story.deliver("m2")
@@ -420,13 +420,13 @@ def test_messages_of_two_users_may_come_in_any_order(story: Story) -> None:
     assert story.found() == []
 
 
-def test_a_message_refused_and_delivered_all_the_same(story: Story) -> None:
+def test_a_message_that_was_refused_and_is_delivered_is_misreported(story: Story) -> None:
     story.add(how="fail")
     story.deliver("m1")
     assert story.found() == [("misreported", "m1")]
 
 
-def test_a_message_refused_once_and_taken_later_is_no_refused_one(story: Story) -> None:
+def test_a_message_refused_once_and_accepted_later_may_be_delivered(story: Story) -> None:
     story.add(how="fail")
     story.add(how="info")
     story.deliver("m1")
@@ -444,13 +444,13 @@ def promised(story: Story) -> Story:
     return story
 
 
-def test_a_promised_upload_is_not_unknown(promised: Story) -> None:
+def test_a_promised_upload_that_is_unknown_is_misreported(promised: Story) -> None:
     promised.ask("unknown")
     assert promised.found() == [("misreported", "image-1")]
 
 
 @pytest.mark.parametrize("answered", ["before the promise", "after it"])
-def test_a_question_asked_before_the_promise_may_be_answered_with_unknown(story: Story, answered: str) -> None:
+def test_a_status_asked_before_the_promise_may_be_unknown(story: Story, answered: str) -> None:
     call = story.begin_add("m1", ["image-1"])
     asked = story.begin(uploads.ask("ask", "m1"), "B")
     for number in (asked, call) if answered == "before the promise" else (call, asked):
@@ -462,7 +462,7 @@ def test_a_question_asked_before_the_promise_may_be_answered_with_unknown(story:
 @pytest.mark.parametrize(
     ("earlier", "later"), [("completed", "pending"), ("completed", "failed"), ("failed", "pending")]
 )
-def test_a_status_does_not_go_back(promised: Story, earlier: str, later: str) -> None:
+def test_a_status_that_goes_back_is_misreported(promised: Story, earlier: str, later: str) -> None:
     promised.upload()
     promised.ask(earlier, actor="A")
     promised.ask(later)
@@ -470,14 +470,14 @@ def test_a_status_does_not_go_back(promised: Story, earlier: str, later: str) ->
 
 
 @pytest.mark.parametrize(("earlier", "later"), [("pending", "failed"), ("failed", "completed"), ("pending", "pending")])
-def test_a_status_may_go_on(promised: Story, earlier: str, later: str) -> None:
+def test_a_status_may_go_forward(promised: Story, earlier: str, later: str) -> None:
     promised.upload()
     promised.ask(earlier, actor="A")
     promised.ask(later)
     assert promised.found() == []
 
 
-def test_two_questions_at_once_may_be_answered_in_any_order(promised: Story) -> None:
+def test_two_status_questions_at_once_may_be_answered_in_any_order(promised: Story) -> None:
     promised.upload()
     first, second = (promised.begin(uploads.ask(f"ask-{pod}", "m1"), pod) for pod in "AB")
     promised.end(first, value=promised.answer("completed"))
@@ -485,38 +485,38 @@ def test_two_questions_at_once_may_be_answered_in_any_order(promised: Story) -> 
     assert promised.found() == []
 
 
-def test_two_images_have_a_status_each(promised: Story) -> None:
+def test_each_image_has_a_status_of_its_own(promised: Story) -> None:
     promised.upload("image-1")
     promised.ask("completed", place=0)
     promised.ask("pending", place=1)
     assert promised.found() == []
 
 
-def test_completed_before_the_upload_was_done(promised: Story) -> None:
+def test_completed_before_the_upload_ended_is_misreported(promised: Story) -> None:
     promised.ask("completed")
     promised.upload()
     assert promised.found() == [("misreported", "image-1")]
 
 
-def test_completed_of_an_upload_that_failed(promised: Story) -> None:
+def test_completed_for_an_upload_that_failed_is_misreported(promised: Story) -> None:
     promised.upload(action=FAIL, failed=True)
     promised.ask("completed")
     assert promised.found() == [("misreported", "image-1")]
 
 
-def test_completed_of_an_upload_that_another_image_had(promised: Story) -> None:
+def test_completed_by_the_upload_of_another_image_is_misreported(promised: Story) -> None:
     promised.upload("image-2")
     promised.ask("completed")
     assert promised.found() == [("misreported", "image-1")]
 
 
-def test_an_upload_whose_reply_was_lost_was_done(promised: Story) -> None:
+def test_an_upload_whose_reply_was_lost_may_be_completed(promised: Story) -> None:
     promised.upload(action=DROP_REPLY, failed=True)
     promised.ask("completed")
     assert promised.found() == []
 
 
-def test_completed_while_the_question_was_under_way(promised: Story) -> None:
+def test_completed_while_the_status_is_being_asked_is_right(promised: Story) -> None:
     asked = promised.begin(uploads.ask("ask", "m1"), "B")
     promised.upload()
     promised.end(asked, value=promised.answer("completed"))
@@ -539,14 +539,14 @@ def test_completed_while_the_question_was_under_way(promised: Story) -> None:
     ],
     ids=str,
 )
-def test_an_answer_outside_the_contract(promised: Story, answer: Any) -> None:
+def test_a_status_outside_the_contract_is_misreported(promised: Story, answer: Any) -> None:
     promised.upload("image-1")
     promised.upload("image-2")
     promised.ask(answer)
     assert promised.found() == [("misreported", "image-1")]
 
 
-def test_a_question_that_got_no_answer_says_nothing(promised: Story) -> None:
+def test_a_status_question_without_an_answer_proves_nothing(promised: Story) -> None:
     promised.end(promised.begin(uploads.ask("ask", "m1"), "B"), "info")
     promised.begin(uploads.ask("ask-2", "m1"), "C")
     assert promised.found() == []
@@ -561,7 +561,7 @@ def test_a_message_still_queued_at_the_end_is_stuck_with_its_image(story: Story)
     assert story.found() == [("stuck", "m1"), ("stuck", "image-1")]
 
 
-def test_the_text_of_another_message_is_not_held(story: Story) -> None:
+def test_a_queued_text_that_begins_alike_does_not_hold_a_message(story: Story) -> None:
     story.add("m1")
     story.add("m10", how="info")
     story.keep("queue", ['{"text": "text of m10"}'])
@@ -569,7 +569,7 @@ def test_the_text_of_another_message_is_not_held(story: Story) -> None:
 
 
 @pytest.mark.parametrize(("waited_s", "found"), [(60.0, []), (60.5, [("stuck", "m2")])])
-def test_a_queue_may_stand_still_for_a_lease_and_no_longer(
+def test_a_queue_that_stands_still_for_longer_than_a_lease_is_stuck(
     story: Story, waited_s: float, found: list[tuple[str, str]]
 ) -> None:
     story.add("m1")
@@ -589,7 +589,7 @@ def test_a_long_queue_that_moves_all_the_time_is_not_stuck(story: Story) -> None
     assert story.found() == []
 
 
-def test_the_queue_of_another_user_moves_nothing(story: Story) -> None:
+def test_deliveries_of_another_user_do_not_move_a_queue(story: Story) -> None:
     story.add("m1")
     story.add("m2", user="bob")
     story.now_s = RESTED_S + 50
@@ -636,7 +636,7 @@ def test_what_a_scenario_says_may_stay_has_not_leaked(story: Story) -> None:
     assert story.found() == [("leaked", "unseen:m1")]
 
 
-def test_without_a_word_of_the_workload_a_key_may_stay_as_long_as_it_lives(story: Story) -> None:
+def test_in_a_plain_workload_only_a_key_without_a_time_to_live_leaks(story: Story) -> None:
     story.keep("record", left_s=86_400.0)
     story.keep("for-ever")
     scenario = Scenario("own", {}, workload=Workload())
@@ -677,7 +677,7 @@ def test_a_kind_that_nobody_knows_is_refused() -> None:
         Finding("late", "m1", "m1 is late")
 
 
-def test_a_check_of_the_scenarios_own_is_asked_too(story: Story) -> None:
+def test_the_scenarios_own_checks_are_run_too(story: Story) -> None:
     def balance(run: Run) -> list[Finding]:
         return [Finding("lost", "money", f"{run.redis['a']} of 10")]
 
@@ -699,7 +699,7 @@ def test_steps_of_a_run_by_kind_and_name(story: Story, kind: str) -> None:
     assert [place for place, _ in run.steps(kind, name)] == places
 
 
-def test_who_was_before_whom() -> None:
+def test_calls_that_overlap_are_not_ordered() -> None:
     def call(began: int, ended: int | None) -> CallRecord:
         return CallRecord("c", "A.reader", "method", (), began, ended)
 
@@ -709,7 +709,7 @@ def test_who_was_before_whom() -> None:
     assert not call(0, None).before(call(5, 6))
 
 
-def test_what_is_left_is_asked_for_once(story: Story) -> None:
+def test_left_keys_are_read_once(story: Story) -> None:
     asked = []
     run = replace(story.run(), _left=lambda: asked.append(1) or [Left("a", "1", None)])
     assert run.redis == {"a": "1"}

@@ -80,12 +80,12 @@ def driven(server: EmbeddedServer, redis_client: redis.Redis) -> Iterator[Driven
 @pytest.mark.parametrize(
     ("us", "text"), [(250_000, "0.25"), (3_600_000_000, "3600"), (0, "0"), (1, "0.000001"), (10_000_000, "10")]
 )
-def test_seconds_and_back(us: int, text: str) -> None:
+def test_microseconds_convert_to_seconds_and_back(us: int, text: str) -> None:
     assert seconds(us) == text
     assert microseconds(text) == us
 
 
-def test_what_is_no_number_is_refused() -> None:
+def test_a_text_that_is_no_number_of_seconds_is_refused() -> None:
     with pytest.raises(ValueError, match="expected seconds, got 'soon'"):
         microseconds("soon")
 
@@ -117,7 +117,7 @@ def test_keys_are_over_in_the_order_of_their_deadlines_and_once() -> None:
     assert clock.deadlines == {"late": EPOCH_US + 9}
 
 
-def test_every_moment_to_come_once_and_in_order() -> None:
+def test_coming_moments_are_listed_once_and_in_order() -> None:
     clock = Clock()
     clock.deadlines = {"a": EPOCH_US + 7, "b": EPOCH_US + 3, "now": EPOCH_US}
     assert clock.next([EPOCH_US + 3, EPOCH_US - 1, EPOCH_US + 5]) == [EPOCH_US + 3, EPOCH_US + 5, EPOCH_US + 7]
@@ -151,7 +151,9 @@ def test_every_moment_to_come_once_and_in_order() -> None:
     ],
     ids=lambda value: " ".join(map(str, value[-1]))[:50] if isinstance(value, list) else str(value),
 )
-def test_how_long_a_key_lives(driven: Driven, commands: list[tuple[Any, ...]], left_ms: int) -> None:
+def test_a_keys_deadline_follows_from_each_command(
+    driven: Driven, commands: list[tuple[Any, ...]], left_ms: int
+) -> None:
     for command in commands:
         driven(*command)
     assert driven.left_ms("k") == left_ms
@@ -190,7 +192,7 @@ def test_a_key_that_is_gone_has_no_deadline(driven: Driven, command: tuple[Any, 
     assert driven.passes(60) == []
 
 
-def test_what_has_longer_to_live_never_goes_first(driven: Driven) -> None:
+def test_a_key_with_a_later_deadline_never_expires_first(driven: Driven) -> None:
     driven("SET", "day", "v", "EX", 24 * 3600)
     driven("SET", "two-days", "v", "EX", 48 * 3600)
     driven("SET", "minute", "v", "EX", 60)
@@ -198,7 +200,7 @@ def test_what_has_longer_to_live_never_goes_first(driven: Driven) -> None:
     assert driven.passes(48 * 3600) == ["day", "two-days"]
 
 
-def test_two_milliseconds_never_run_out_by_themselves(driven: Driven) -> None:
+def test_a_short_time_to_live_does_not_expire_in_real_time(driven: Driven) -> None:
     driven("SET", "k", "v", "PX", 2)
     deadline_s = time.monotonic() + 0.01
     while time.monotonic() < deadline_s:
@@ -209,7 +211,7 @@ def test_two_milliseconds_never_run_out_by_themselves(driven: Driven) -> None:
     assert driven("SET", "k", "w", "NX", "PX", 2) is not None
 
 
-def test_two_milliseconds_that_a_script_gave_never_run_out_by_themselves(driven: Driven) -> None:
+def test_a_short_time_to_live_set_by_a_script_does_not_expire_in_real_time(driven: Driven) -> None:
     script = "return redis.call('SET', KEYS[1], 'v', 'NX', 'PX', 2)"
     driven("EVAL", script, 1, "k")
     deadline_s = time.monotonic() + 0.01
@@ -228,12 +230,12 @@ def test_a_lost_request_gives_no_time_to_live_and_a_lost_reply_does(driven: Driv
 # --- what the harness answers ---
 
 
-def test_time_is_the_clocks(driven: Driven) -> None:
+def test_the_command_time_answers_with_the_runs_clock(driven: Driven) -> None:
     driven.passes(1.5)
     assert driven("TIME") == [str(EPOCH_S + 1).encode(), b"500000"]
 
 
-def test_how_long_a_key_has_to_live_is_the_clocks(driven: Driven) -> None:
+def test_ttl_and_pttl_answer_by_the_runs_clock(driven: Driven) -> None:
     driven("SET", "k", "v", "PX", 10_400)
     driven("SET", "kept", "v")
     driven.passes(2)
@@ -243,7 +245,7 @@ def test_how_long_a_key_has_to_live_is_the_clocks(driven: Driven) -> None:
     assert [driven(name, "none") for name in ("TTL", "EXPIRETIME")] == [-2, -2]
 
 
-def test_a_script_is_told_the_clocks_time_to_live(driven: Driven) -> None:
+def test_a_script_reads_times_to_live_of_the_runs_clock(driven: Driven) -> None:
     driven("SET", "k", "v", "EX", 30)
     driven.passes(20)
     left_ms = driven("EVAL", "return redis.call('PTTL', KEYS[1])", 1, "k")
@@ -251,14 +253,14 @@ def test_a_script_is_told_the_clocks_time_to_live(driven: Driven) -> None:
     assert driven.left_ms("k") == 10_000
 
 
-def test_a_transaction_is_told_the_clocks_time_to_live(driven: Driven) -> None:
+def test_a_transaction_reads_times_to_live_of_the_runs_clock(driven: Driven) -> None:
     driven("SET", "k", "v", "EX", 30)
     driven.passes(20)
     assert driven(TRANSACTION, ("MULTI",), ("TTL", "k"), ("EXEC",)) == [10]
 
 
 @pytest.mark.parametrize(("flag", "left_s"), [("GT", 50), ("LT", 10)])
-def test_a_time_to_live_that_depends_on_the_one_before(driven: Driven, flag: str, left_s: int) -> None:
+def test_expire_with_a_condition_compares_with_the_runs_clock(driven: Driven, flag: str, left_s: int) -> None:
     driven("SET", "k", "v", "EX", 30)
     driven.passes(20)
     driven("EXPIRE", "k", 50, flag)
@@ -310,7 +312,7 @@ def test_a_script_that_was_loaded_can_be_called_until_they_are_flushed(
 # --- what is left ---
 
 
-def test_what_is_left_with_the_time_that_it_has(driven: Driven) -> None:
+def test_left_keys_carry_their_remaining_time(driven: Driven) -> None:
     driven("SET", "b", "v", "EX", 30)
     driven("SET", "a", "v")
     driven.passes(10)

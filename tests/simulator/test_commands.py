@@ -150,12 +150,12 @@ def test_the_server_names_the_same_keys(table: CommandTable, redis_client: redis
     assert asked > 15
 
 
-def test_what_no_server_can_tell_touches_everything() -> None:
+def test_a_command_whose_keys_are_unknown_touches_everything() -> None:
     table = CommandTable([["zunionstore", -4, [b"write", b"movablekeys"], 1, 1, 1]])
     assert table.footprint(("ZUNIONSTORE", "to", 2, "a", "b")) == Footprint(writes=(EVERYTHING,))
 
 
-def test_many_commands_are_remembered_only_so_far(table: CommandTable) -> None:
+def test_the_cache_of_footprints_is_bounded(table: CommandTable) -> None:
     for number in range(10_100):
         assert table.footprint(("GET", f"key-{number}")).reads == (f"key-{number}",)
     assert len(table._known) < 10_001
@@ -172,7 +172,7 @@ def test_a_script_that_touches_other_keys_touches_everything(table: CommandTable
 
 
 @pytest.mark.parametrize("learnt", [("EVAL", DIRTY, 1, "a"), ("SCRIPT LOAD", DIRTY)], ids=["by EVAL", "by SCRIPT LOAD"])
-def test_what_a_script_does_by_its_name_is_known_once_its_text_was_sent(
+def test_the_keys_of_evalsha_are_known_once_the_scripts_text_was_sent(
     table: CommandTable, redis_client: redis.Redis, learnt: tuple[Any, ...]
 ) -> None:
     by_name = ("EVALSHA", redis_client.script_load(DIRTY), 1, "a")
@@ -191,7 +191,7 @@ def test_loading_a_script_conflicts_with_calling_it_by_name_and_two_loads_of_oth
 
 
 @pytest.mark.parametrize("key", [b"a", b"\xff\x00", "ä".encode(), b"a b\n"])
-def test_a_name_of_a_key_gives_its_bytes_back(key: bytes) -> None:
+def test_a_keys_name_converts_back_to_its_bytes(key: bytes) -> None:
     assert key_text(key).encode("utf-8", "surrogateescape") == key
 
 
@@ -245,7 +245,7 @@ def test_swapping_neighbours_shows_where_they_conflict_and_only_there(order: lis
 
 
 @given(pods=st.lists(st.sampled_from("ABCD"), min_size=2, max_size=4, unique=True), key=st.text(max_size=3))
-def test_what_befell_one_is_not_what_befell_another(pods: list[str], key: str) -> None:
+def test_a_fault_on_one_pod_and_on_another_give_different_fingerprints(pods: list[str], key: str) -> None:
     """Sums of hashes that are nearly sums themselves would meet here: two events exchange what becomes of them."""
     values = set()
     for struck in pods:
@@ -259,7 +259,7 @@ def test_what_befell_one_is_not_what_befell_another(pods: list[str], key: str) -
 
 
 @pytest.mark.parametrize("touches", [Footprint(reads=("x",)), Footprint(writes=("x",)), NOTHING])
-def test_what_becomes_of_a_step_is_part_of_the_trace(touches: Footprint) -> None:
+def test_the_action_on_a_step_is_part_of_the_fingerprint(touches: Footprint) -> None:
     values = set()
     for actor, action in (("A", "go"), ("A", "drop-reply"), ("A.2", "go")):
         trace = Trace()

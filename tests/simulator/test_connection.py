@@ -154,7 +154,7 @@ def test_each_run_has_a_prefix_of_its_own(foreign_url: str) -> None:
         assert (client.exists(f"{one.prefix}key"), client.exists(f"{other.prefix}key")) == (1, 0)
 
 
-def test_a_user_bound_to_our_prefix_is_enough(foreign: Any) -> None:
+def test_a_user_with_access_to_our_prefix_alone_is_enough(foreign: Any) -> None:
     url = foreign.tcp_url.replace("redis://", "redis://meek:hunter2@")
     with open_server(url) as server, connect(url) as client:
         assert client.set(f"{server.prefix}key", "value")
@@ -167,7 +167,7 @@ def test_the_password_is_not_in_the_repr(foreign_url: str) -> None:
 
 
 @pytest.mark.parametrize("prefix", ["a*:", "a?:", "a[b]:", "a\\:", "a^-:"])
-def test_a_prefix_is_taken_literally(foreign_url: str, prefix: str) -> None:
+def test_wildcards_in_a_prefix_are_taken_literally(foreign_url: str, prefix: str) -> None:
     with connect(foreign_url) as client:
         client.flushall()
         client.mset({f"{prefix}1": "ours", f"{prefix}2": "ours", "ab:1": "theirs", "axx:1": "theirs"})
@@ -376,7 +376,7 @@ def test_a_full_server_is_refused(tcp_server: TcpServers) -> None:
         ("", ""),
     ],
 )
-def test_redact(url: str, redacted: str) -> None:
+def test_redact_hides_every_password(url: str, redacted: str) -> None:
     assert redact(url) == redacted
     assert "hunter2" not in redact(url)
 

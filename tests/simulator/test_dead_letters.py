@@ -62,13 +62,13 @@ def refuse(pod: DurablePod, user: str, message_id: str) -> None:
     assert pod.absorb(user) == 1
 
 
-def test_none(client: redis.Redis, podrace: Run) -> None:
+def test_a_server_without_dead_letters_lists_none(client: redis.Redis, podrace: Run) -> None:
     assert podrace() == (0, "0 dead letters\n", "")
     assert json.loads(podrace("--json")[1]) == {"requeued": False, "dead_letters": []}
     assert client.keys() == []
 
 
-def test_they_are_listed_of_all_users_or_of_one(pod: DurablePod, podrace: Run) -> None:
+def test_dead_letters_are_listed_for_all_users_or_for_one(pod: DurablePod, podrace: Run) -> None:
     refuse(pod, "ann", "m1")
     refuse(pod, "b{*}\n", "m2")
     code, out, _ = podrace()
@@ -88,7 +88,7 @@ def test_they_are_listed_of_all_users_or_of_one(pod: DurablePod, podrace: Run) -
     assert podrace("--prefix", "other:")[1] == "0 dead letters\n"
 
 
-def test_one_is_queued_again(pod: DurablePod, podrace: Run, client: redis.Redis) -> None:
+def test_a_dead_letter_is_queued_again(pod: DurablePod, podrace: Run, client: redis.Redis) -> None:
     refuse(pod, "ann", "m1")
     assert podrace("--requeue", "m1") == (0, "message m1 of user ann waits in its queue again\n", "")
     assert client.lrange("mirix:durable:{ann}:queue", 0, -1) == [b"m1"]
@@ -135,7 +135,9 @@ def test_wrong_use_is_one_line(
     assert client.keys() == []
 
 
-def test_without_a_server_it_says_so(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_does_not_answer_is_named(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("PODRACE_REDIS_URL", raising=False)
     with pytest.raises(SystemExit) as ended:
         main(["dead-letters"])

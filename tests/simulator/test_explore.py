@@ -120,7 +120,7 @@ def test_a_target_that_cannot_be_judged_gets_one_clear_error(
 
 @pytest.mark.parametrize("target", ["Locks", "SwallowsAWhile"])
 @pytest.mark.parametrize("scenario", ["crash-before-send", "foreign-pod", "late-completion"])
-def test_a_target_that_can_be_judged_is(explore: Callable[..., Cell], target: str, scenario: str) -> None:
+def test_an_unusual_but_correct_target_is_judged(explore: Callable[..., Cell], target: str, scenario: str) -> None:
     """A lock that one actor holds while another waits; an actor that takes its end for an error of Redis."""
     cell = explore(target, scenario)
     assert (cell.verdict, cell.note) == ("holds", "")
@@ -149,7 +149,7 @@ def test_a_fault_with_nothing_to_strike_is_no_pass(run_server: Server, tmp_path:
     assert cell.note == "the faults of this scenario have nothing to strike in this target"
 
 
-def test_what_is_violated_without_its_fault_is_violated(run_server: Server) -> None:
+def test_a_violation_is_reported_although_the_fault_could_not_strike(run_server: Server) -> None:
     """A pod that answers what the contract has not does so in every schedule, whatever strikes."""
     scenario = find("stale-local-copy")
     found = search(run_server, "planted.broken:NotInTheContract", scenario, Bounds(preemptions=0, faults=0))

@@ -224,7 +224,7 @@ def test_two_open_uploads_of_one_name_store_one_file() -> None:
         ("DELETE", "/v1beta/files", 404),
     ],
 )
-def test_what_is_no_request_of_the_api_gets_a_google_style_error(method: str, target: str, code: int) -> None:
+def test_an_unknown_request_gets_a_google_style_error(method: str, target: str, code: int) -> None:
     with FilesApi() as api:
         got, _, content = raw(api, method, target, b"left unread")
     error = json.loads(content)["error"]
@@ -238,7 +238,7 @@ def test_a_start_without_a_proper_body_is_refused(body: bytes) -> None:
 
 
 @pytest.mark.parametrize("request_text", [b"rubbish\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n"])
-def test_what_is_no_http_ends_the_connection(request_text: bytes) -> None:
+def test_bytes_that_are_not_http_end_the_connection(request_text: bytes) -> None:
     with FilesApi() as api, socket.create_connection(api._address, timeout=10) as connection:
         connection.sendall(request_text)
         with connection.makefile("rb") as reader:
@@ -315,7 +315,7 @@ def test_a_hang_lasts_until_the_client_gives_up_and_has_no_effect(files_client: 
 
 
 @pytest.mark.parametrize("fault", [Fault(kind="hang"), Fault(latency_s=3600.0)])
-def test_stop_ends_what_hangs_and_leaves_no_thread(files_client: Connect, picture: Path, fault: Fault) -> None:
+def test_stop_ends_hanging_requests_and_leaves_no_thread(files_client: Connect, picture: Path, fault: Fault) -> None:
     reached = threading.Event()
     outcome: list[BaseException] = []
 

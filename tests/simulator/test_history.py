@@ -43,7 +43,7 @@ UUID = "0123abcd-0123-4123-8123-0123456789ab"
         (1.5, "1.5"),
     ],
 )
-def test_plain(value: Any, text: str) -> None:
+def test_values_are_shown_as_plain_text(value: Any, text: str) -> None:
     assert plain(value) == text
 
 

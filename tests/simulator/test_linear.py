@@ -134,7 +134,7 @@ def record(rng: random.Random, *, operations: int, open_share: float = 0.1, valu
 
 @settings(max_examples=100, deadline=None)
 @given(seed=st.integers(0, 2**32), open_share=st.sampled_from([0.0, 0.1, 0.3]))
-def test_what_a_real_register_did_holds(seed: int, open_share: float) -> None:
+def test_histories_of_a_real_register_are_linearizable(seed: int, open_share: float) -> None:
     operations = record(random.Random(seed), operations=60, open_share=open_share)
 
     assert [one.verdict for one in check({"x": operations}, MODELS["cas-register"])] == ["holds"]

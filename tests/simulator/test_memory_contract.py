@@ -80,7 +80,7 @@ def test_a_batch_id_belongs_to_its_user(memory: Memory) -> None:
     assert [user for _, user, _ in memory.batches()] == ["alice", "bob"]
 
 
-def test_when_a_batch_came_is_recorded(memory: Memory) -> None:
+def test_the_time_of_each_batch_is_recorded(memory: Memory) -> None:
     memory.send("alice", [TEXT], "batch-a")
     memory.send("alice", [TEXT], "batch-a")
     assert memory.times_s == [12.5]

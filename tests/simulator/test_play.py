@@ -222,7 +222,7 @@ def test_an_insistent_caller_calls_again_a_second_later_with_the_same_id(play: P
     assert len(played.delivered()) == 1
 
 
-def test_one_that_does_not_insist_leaves_it_open(play: Play) -> None:
+def test_a_caller_that_does_not_insist_leaves_its_call_open(play: Play) -> None:
     played = play(CORRECT, ["A", "A drop-reply"], A=(ADD,))
     assert played.ends("m1") == ["info"]
     assert played.judgement.counts["accepted"] == 0
@@ -288,7 +288,7 @@ def test_a_command_that_blocks_is_woken_by_what_another_writes(small: Play) -> N
     assert played.call("push").began < (played.call("pop").ended or 0)
 
 
-def test_one_that_nobody_wakes_is_stuck(small: Play) -> None:
+def test_a_blocking_command_that_nobody_wakes_is_stuck(small: Play) -> None:
     played = small(A=(Call("pop", "pop", ("list",)),))
     assert played.ends("pop") == ["open"]
     assert played.kinds == ["stuck"]
@@ -308,7 +308,7 @@ def test_two_locks_taken_in_two_orders_are_stuck(small: Play) -> None:
 # --- what is left ---
 
 
-def test_what_is_left_in_redis_is_told_by_its_kind(small: Play) -> None:
+def test_a_run_holds_what_is_left_in_keys_of_every_kind(small: Play) -> None:
     played = small(A=(Call("fill", "fill"),))
     assert played.run.redis == {"text": "one", "list": ["b", "a"], "set": ["a", "b"], "hash": {"field": "value"}}
 
@@ -346,7 +346,7 @@ def test_no_run_reads_the_folder_of_its_images(play: Play) -> None:
     assert "image-1.png" in str(played.events)
 
 
-def test_what_touches_everything_is_cleared_away_too(play: Play) -> None:
+def test_a_command_that_touches_everything_disturbs_no_later_play(play: Play) -> None:
     played = play("planted.unfit:OddCommand", A=(ADD,), B=(ABSORB,))
     assert len(played.delivered()) == 1
 

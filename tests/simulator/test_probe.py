@@ -32,7 +32,7 @@ def value(probe: Probe, key: str) -> object:
     return probe.values([key])[0]
 
 
-def test_when_keys_end(probe: Probe, redis_client: redis.Redis) -> None:
+def test_the_deadlines_of_keys_are_read(probe: Probe, redis_client: redis.Redis) -> None:
     redis_client.set("lease", 1, px=30_000)
     redis_client.set("dated", 1, pxat=4_000_000_000_000)
     redis_client.set("kept", 1)

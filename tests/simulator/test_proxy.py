@@ -32,7 +32,7 @@ def pod(proxy: Proxy) -> Iterator[Any]:
         yield client
 
 
-def test_what_is_whole_goes_through_both_ways(proxy: Proxy, pod: Any, open_client: Callable[..., Any]) -> None:
+def test_requests_and_replies_pass_through_unchanged(proxy: Proxy, pod: Any, open_client: Callable[..., Any]) -> None:
     pod.set("x", "y" * 300_000)
     assert open_client().get("x") == b"y" * 300_000
     assert pod.get("x") == b"y" * 300_000

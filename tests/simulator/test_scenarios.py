@@ -54,7 +54,7 @@ def test_names_are_unique_and_the_rows_are_there() -> None:
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
-def test_an_entry_is_whole(scenario: Scenario) -> None:
+def test_every_catalogue_entry_is_complete(scenario: Scenario) -> None:
     assert scenario.what
     assert isinstance(scenario.workload, Uploads)
     assert not scenario.violates & scenario.spares

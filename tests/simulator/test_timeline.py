@@ -133,7 +133,7 @@ def test_no_reason_is_given_without_a_proof(kind: str) -> None:
 
 
 @pytest.mark.parametrize("subject", ["m1", "image-1"])
-def test_a_duplicate_was_sent_by(subject: str) -> None:
+def test_the_reason_for_a_duplicate_names_both_senders(subject: str) -> None:
     once = [ADD, sends("B"), sends("C", failed=True), sends("D", action="drop-reply"), sends("E", "send to alice: 'x'")]
     assert why("duplicated", subject, *once) == ""
     assert why("duplicated", subject, *once, sends("C")) == "sent by B (step 1) and C (step 5)"

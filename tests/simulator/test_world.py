@@ -235,7 +235,7 @@ def test_a_pod_that_dies_while_it_watches_takes_no_further_step(client_of: Make)
     assert [step[1] for step in after.steps] == [TRANSACTION]
 
 
-def test_what_redis_py_refuses_to_send_is_the_callers_error(client_of: Make) -> None:
+def test_an_argument_that_redis_py_refuses_is_the_callers_error(client_of: Make) -> None:
     client = client_of(Script())
     with pytest.raises(redis.DataError):
         client.set("k", ["no", "text"])  # type: ignore[arg-type]
@@ -295,7 +295,7 @@ def test_a_call_that_hangs_never_comes_back(image: Path) -> None:
     assert not files.files()
 
 
-def test_an_upload_of_what_is_not_there_is_its_own_error(tmp_path: Path) -> None:
+def test_uploading_a_missing_file_raises_file_not_found(tmp_path: Path) -> None:
     gate = Script()
     with pytest.raises(FileNotFoundError):
         gated_files(InProcessFiles(), gate).upload(file=tmp_path / "none.png")
@@ -372,7 +372,7 @@ def test_a_pods_randomness_comes_from_the_seed_its_name_and_how_often_it_was_sta
     assert len({env.rng.random() for env in others}) == 4
 
 
-def test_a_service_is_had_by_name_and_as_an_attribute(env_of: Callable[..., Any]) -> None:
+def test_a_service_can_be_reached_by_name_and_as_an_attribute(env_of: Callable[..., Any]) -> None:
     env = env_of()
     assert env.memory is env.services["memory"]
     with pytest.raises(AttributeError, match="the environment has no gemini; its services: memory"):
