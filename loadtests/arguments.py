@@ -1,4 +1,4 @@
-"""Our arguments beside Locust's own, and what must be right of all of them before anything starts."""
+"""Our arguments beside Locust's own, and the checks of all of them before anything starts."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from podrace.simulator.fleets import guarded
 
 LEAST = {"pods": 2, "image_size": 1, "rate": 0, "slo_p99_us": 1, "files_latency_ms": 0}
 ON_PAGE = ("target", "pods", "rate", "image_size")
-"""Of ours: all others are settled before the page comes up."""
+"""Our options on the page; all others are settled before it comes up."""
 
 _settled: list[bool] = []
 
 
 def add_arguments(parser: Any) -> None:
-    """Our arguments, and loopback where Locust itself would listen on every address."""
+    """Add our arguments. Locust listens on loopback, and not on every address as by its own default."""
     parser.set_defaults(web_host="127.0.0.1", master_bind_host="127.0.0.1")
     group = parser.add_argument_group("podrace", "--host redis://… names a server; without it one is started.")
     group.add_argument("--target", default="shared", help=f"{', '.join(TARGETS)}, or module:factory")
@@ -38,7 +38,7 @@ def add_arguments(parser: Any) -> None:
     group.add_argument("--seed", type=int, default=0, help="of ids and image contents")
     for action in group._group_actions:
         action.include_in_web_ui = action.dest in ON_PAGE
-    parse = parser.parse_args  # wrapped: nothing of Locust's own comes before it forks, listens and connects
+    parse = parser.parse_args  # wrapped: Locust has no event before it forks, listens and connects
 
     def parse_and_settle(*args: Any, **kwargs: Any) -> Any:
         options = parse(*args, **kwargs)
@@ -52,7 +52,7 @@ def add_arguments(parser: Any) -> None:
 
 
 def _settle(options: Any, parser: Any) -> None:
-    """What is wrong is told now; workers of --processes get a port of their own, so that two runs never meet."""
+    """Check the options; workers of --processes get a port of their own, so that two runs never meet."""
     if options.worker or _settled:  # Locust parses again for its page
         return
     _settled.append(True)
@@ -87,7 +87,7 @@ def free_port() -> int:
 
 
 def _check_port(host: str, port: int) -> None:
-    """Locust would end with 1 there, which says that a limit was passed."""
+    """Check the port: Locust itself would exit with 1, which says that a limit was exceeded."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -98,7 +98,7 @@ def _check_port(host: str, port: int) -> None:
 
 
 def check_numbers(values: Mapping[str, Any]) -> None:
-    """UsageError for one of our numbers that is out of its range."""
+    """Raise UsageError if one of our numbers is out of its range."""
     for name in LEAST.keys() & values.keys():
         value = values[name]
         try:
@@ -110,7 +110,7 @@ def check_numbers(values: Mapping[str, Any]) -> None:
 
 
 def check_form(form: Mapping[str, str], options: Mapping[str, Any]) -> None:
-    """UsageError for a field of the page's form that Locust would answer with an error of its own, or not at all."""
+    """Raise UsageError for a field of the page's form that Locust would answer with HTTP 500, or not at all."""
     for name, value in form.items():
         kind = type(options.get(name))
         if kind in (int, float):

@@ -30,12 +30,12 @@ MARK = b"podrace image %010d"
 UPLOAD_TIMEOUT_S = 10.0
 DRAIN_S = UPLOAD_TIMEOUT_S + 3.0
 POD_CONNECTIONS = 1024
-"""Of one pod: a user or an upload holds one for one command; the number bounds a mistake, nothing waits for it."""
+"""Of one pod, at most: a user or an upload holds one for one command, so this is never reached, but by mistake."""
 PNG_HEAD = b"\x89PNG\r\n\x1a\n"
 
 
 class GreenletRuntime:
-    """A pod's runtime under gevent. What an actor raises is counted: nobody else would ever hear of it."""
+    """A pod's runtime under gevent. It counts what actors raise, which nobody else would hear of."""
 
     def __init__(self) -> None:
         self.died: Counter[str] = Counter()
@@ -81,10 +81,10 @@ class MarkedFiles:
 
 
 def _image_number(file: Any) -> int:
-    """Which of our images this is, -1 for none. Pods do not compress here, so that its last bytes tell."""
+    """The number of our image, -1 for any other. Pods do not compress here, so a file's last bytes hold it."""
     size = len(MARK % 0)
     try:
-        if isinstance(file, io.BytesIO):  # without a read, of which its pod may take note
+        if isinstance(file, io.BytesIO):  # without reading it, which its pod might notice
             last = bytes(file.getbuffer()[-size:])
         else:
             with nullcontext(file) if isinstance(file, io.IOBase) else open(file, "rb") as stream:
@@ -129,7 +129,7 @@ class Fleet:
         self._image = PNG_HEAD + random.Random(plan.seed).randbytes(max(0, plan.image_size_bytes - len(PNG_HEAD)))
 
     def warm_up(self) -> None:
-        """Make each pod's Gemini client: half a second in which nothing else would run, so before the load.
+        """Make each pod's Gemini client before the load, since that blocks this process for half a second.
 
         Raises HarnessError where the Files API does not answer.
         """
@@ -157,7 +157,7 @@ class Fleet:
         return path
 
     def drain(self, within_s: float = DRAIN_S) -> None:
-        """Once the load is over: absorb what is left, by every pod in turn, then judge what became of the rest."""
+        """After the load, absorb what is left, by every pod in turn, then judge what was not delivered."""
         try:
             with gevent.Timeout(within_s, False):  # a pod may wait in the middle of an absorption, and for ever
                 while users := self.journal.waiting():
@@ -171,7 +171,7 @@ class Fleet:
         self.journal.finish(held)
 
     def close(self) -> None:
-        """End what the pods do beside their calls: nothing may be written once their keys are deleted."""
+        """End what the pods do in the background: nothing may be written once their keys are deleted."""
         for pod in self.pods:
             getattr(pod, "close", lambda: None)()
         closing: list[Any] = [*self._clients, *self._gemini]

@@ -1,6 +1,6 @@
-"""How well the generator itself was doing: what is its own weakness is told, and never charged to the server.
+"""How well the load generator itself was doing: its own delays are reported, and never charged to the server.
 
-`Health` measures one process; `GeneratorHealth` is what all of them said, and answers whether it explains a breach.
+`Health` measures one process; `GeneratorHealth` adds up all of them, and says whether that explains a breach.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from podrace.loadtests.latency import HIGHEST_US, SUMMARY, new_histogram, percen
 
 PROBE_S = 0.01
 BUSY_SHARE = 0.9
-"""Of one core: a generator that uses so much of it, or waits for it, has no time left to be punctual."""
+"""Of one core: a generator that uses it, or waits for it, for so much of the time cannot be punctual."""
 WAITED_SHARE = 0.25
-"""For so much of the time it wanted to run, and others did: the servers beside it fared no better."""
+"""Of the time: a generator that waits for a core so long is on a machine that slows down the servers too."""
 STOLEN_SHARE = 0.05
 
 Interval = dict[str, Any]
@@ -34,14 +34,14 @@ class Health:
         self.begun = 0
         self.missed = 0
         self.stopped_s = 0.0
-        """When the users were told to stop: a slot that was due by then and was never begun counts as such."""
+        """When the users were told to stop: a task that was due by then and did not begin counts as never begun."""
         self._pauses_us: list[int] = []
         self._pause_began_s = 0.0
         self._probe: Any = None
         self._marks = (0.0, 0.0, 0.0, (0, 0))
 
     def start(self) -> None:
-        """Freeze what is alive, which the collector would look through again and again, and begin to measure."""
+        """Keep the collector from walking what is alive now again and again, and begin to measure."""
         gc.collect()
         gc.freeze()
         self.stop()
@@ -82,7 +82,7 @@ class Health:
             self._pauses_us.append(int((time.perf_counter() - self._pause_began_s) * 1e6))
 
     def _probe_forever(self) -> None:
-        """An idle greenlet that wants to be woken: it alone knows the lag where no user is ever idle."""
+        """Sleep, and measure how late this greenlet wakes up: where no user is ever idle, only this can."""
         while True:
             due_s = time.perf_counter() + PROBE_S
             gevent.sleep(PROBE_S)
@@ -90,7 +90,7 @@ class Health:
 
 
 class GeneratorHealth:
-    """What all processes said of themselves, added up."""
+    """The health of all processes, added up."""
 
     def __init__(self) -> None:
         self._lags = new_histogram()

@@ -27,9 +27,9 @@ MOMENTS = 10_000
 AT_ONCE = 64
 """Messages judged together: they share what a judgement costs by itself."""
 PATIENCE_S = 5.0
-"""Of a message that took longer a pod may have given up the upload, though it was this process that was slow."""
+"""If a message took longer, a pod may have given up the upload although it was this process that was slow."""
 BATCHES_KNOWN = 1000
-"""Of each user: a batch is sent again while its pod, or the next, has not acknowledged it."""
+"""By user, as many ids are kept: a batch is sent again until its pod, or the next, has acknowledged it."""
 GONE_UNDELIVERED, GONE_REFUSED, GONE_DELIVERED = 1, 2, 3
 
 Parts = Sequence[Mapping[str, Any]]
@@ -71,7 +71,7 @@ class Journal:
         self._batches: dict[str, dict[str, None]] = defaultdict(dict)
         self._fences: dict[str, int] = {}
         self.failed = False
-        """Whether an operation has failed: then something else may have gone wrong, too."""
+        """Whether an operation has failed: that may excuse other findings."""
 
     def begin(self, scenario: str, user_id: str, *, image: bool) -> int:
         """The number of a new message that is about to be handed in, as `text_of(number)`."""
@@ -90,11 +90,11 @@ class Journal:
     def read(self, number: int, answer: Mapping[str, Any]) -> None:
         """What a pod has told of the upload of the message's image."""
         message = self._open[number]
-        if message.reads[-1:] != (answer,):  # the same again tells the checks nothing
+        if message.reads[-1:] != (answer,):  # the same answer again tells the checks nothing new
             message.reads += (answer,)
 
     def close(self, number: int) -> None:
-        """Its user has nothing more to do with it."""
+        """The user has nothing more to do with this message."""
         self._open[number].over = True
 
     def uploaded(self, uri: str, number: int) -> None:
@@ -131,7 +131,7 @@ class Journal:
                 began = end
 
     def verified(self, scenario: str, right: bool, sentence: str) -> None:
-        """An answer that was compared with the one that alone is right."""
+        """Count an answer that was compared with the only right one."""
         counts = self.counts[scenario]
         counts["accepted"] += 1
         counts["delivered" if right else "misreported"] += 1
@@ -260,14 +260,14 @@ def _as_run(messages: Sequence[Message], images: Mapping[str, str], held: Set[st
     def left() -> list[Left]:
         return [Left("held", text, None) for text in held & {call.args[1] for call in calls if call.name}]
 
-    return Run(history, calls, services, int(failed), math.inf, {}, left)  # under load it never comes to rest
+    return Run(history, calls, services, int(failed), math.inf, {}, left)  # a load test never comes to rest
 
 
 def _out_of_order(messages: Sequence[Message], last_begun: dict[str, int]) -> Iterator[Finding]:
     """Messages that came behind one, judged before them, that was handed in only after they had been accepted.
 
-    `last_begun`: by user, when that of the delivered ones was handed in which was so last. Of messages that are judged
-    together the checks themselves see to the order.
+    `last_begun`: by user, when the newest of its delivered messages was handed in. The order of messages that are
+    judged together is the checks' own business.
     """
     delivered = [message for message in messages if message.deliveries]
     for message in delivered:

@@ -1,4 +1,4 @@
-"""Latencies in microseconds: counted as they come, merged from all workers, written as JSON, .hlog and .hgrm.
+"""Latencies in microseconds: counted in each process, merged from all workers, written as JSON, .hlog and .hgrm.
 
 Each operation has up to three histograms. `raw` is what the caller waited for; `corrected`, only where a rate says
 when an operation should have begun, counts from then, so that one stall shows in every operation that it delayed
@@ -25,18 +25,18 @@ SIGNIFICANT_FIGURES = 3
 KINDS = ("raw", "corrected", "failed")
 SUMMARY = {"p50_us": 50.0, "p90_us": 90.0, "p99_us": 99.0, "p99_9_us": 99.9}
 LEAST_FOR_P99_9 = 1000
-"""Samples below which the slowest of a thousand is nothing but the slowest."""
+"""With fewer samples, the slowest of a thousand is just the slowest."""
 LONGEST_LABEL = 200
 TICKS_PER_HALF = 5
 """Points of a .hgrm for each halving of what is left to 100 %."""
 CURVE = (0, 10, 20, 30, 40, 50, 60, 70, 80, 90, 95, 98, 99, 99.5, 99.8, 99.9, 99.95, 99.99, 99.999, 100)
 
 Interval = dict[str, Any]
-"""What one process measured since it was last asked, in a form that Locust's own messages can carry."""
+"""What one process measured since its last report, in a form that Locust's messages can carry."""
 
 
 class Recorder:
-    """One process's latencies since they were last taken: appended as they come, counted when taken."""
+    """One process's latencies since the last report: appended one by one, counted for the report."""
 
     def __init__(self) -> None:
         self._ended_s = time.time()
@@ -93,7 +93,7 @@ def percentiles_us(histogram: Any, wanted: Sequence[float]) -> list[int]:
 
 
 def _by_percentile(histogram: Any) -> Callable[[float], tuple[int, int]]:
-    """What tells value and cumulated count at a percentile. HdrHistogram's own loop is 20 times slower."""
+    """A function from percentile to value and cumulated count. HdrHistogram's own loop is 20 times slower."""
     cumulated = list(accumulate(histogram.counts[: histogram.get_counts_array_index(histogram.max_value) + 1]))
 
     def at(percentile: float) -> tuple[int, int]:
@@ -104,7 +104,7 @@ def _by_percentile(histogram: Any) -> Callable[[float], tuple[int, int]]:
 
 
 def percentile_text(histogram: Any) -> str:
-    """As HdrHistogram's plotters read it, at the percentiles that its own writer has, which is 100 times slower."""
+    """The text that HdrHistogram's plotters read. Its own writer, with the same percentiles, is 100 times slower."""
     at, total, level = _by_percentile(histogram), int(histogram.total_count), 0.0
     rows = [f"{'Value':>12} {'Percentile':>14} {'TotalCount':>10} {'1/(1-Percentile)':>14}\n"]
     while (reached := at(level))[1] < total:
@@ -212,11 +212,11 @@ class Latencies:
         return {"count": count, **dict(zip(SUMMARY, values, strict=True)), "max_us": maximum}
 
     def judged(self, name: str) -> dict[str, Any]:
-        """The summary that limits hold for: corrected where there is such a one."""
+        """The summary that limits apply to: corrected if there is one, else raw."""
         return self.summary(name, "corrected" if (name, "corrected") in self._histograms else "raw")
 
     def document(self, *, duration_s: float) -> dict[str, Any]:
-        """What latency.json holds. `paced`: whether anything was intended, and so `corrected` is there."""
+        """What latency.json holds. `paced`: whether there was a rate, so that `corrected` is there."""
         operations = []
         for name in self.names:
             entry: dict[str, Any] = {"name": name, "errors": dict(self.errors.get(name, {}))}

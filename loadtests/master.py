@@ -1,5 +1,5 @@
-"""The master, or the only process: opens the server and the Files API, says in a Plan what is to be done, merges what
-the workers measured, judges, and closes.
+"""The master, or the only process: it opens the server and the Files API, tells the workers in a Plan what to do,
+merges what they measured, judges, and closes.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from podrace.simulator.servers.connection import redact
 
 REPORT_EVERY_S = 1.0
 STOP_TIMEOUT_S = UPLOAD_TIMEOUT_S + 2
-"""A task is let finish: a user killed in the middle of one would be a crash that no scenario asked for."""
+"""Tasks may finish: a user killed in the middle of one would be a crash that no scenario asked for."""
 
 
 class Master(Worker):
@@ -78,7 +78,7 @@ class Master(Worker):
             )
             check_files_api(self.files_url)
         with run_folder(Path(options.run_folder or "runs"), "load"):
-            pass  # one that cannot be written is told now, not when the users are about to start
+            pass  # a folder that cannot be written is an error now, not when the users are about to start
         self._choose_shape()
         events.test_start.add_listener(lambda **_: self._on_test_start())
         events.test_stopping.add_listener(lambda **_: self._on_test_stopping())
@@ -95,7 +95,7 @@ class Master(Worker):
             gevent.spawn(self._flush_forever)
 
     def open_server(self, url: str | None) -> None:
-        """The server of the runs from now on. UsageError for a wrong one; then the one before stays."""
+        """Use this server from now on. Raises UsageError if it cannot be used; then the one before stays."""
         stack = ExitStack()
         self.server = stack.enter_context(serve(url))
         self._server_stack.close()
@@ -103,7 +103,7 @@ class Master(Worker):
         self.environment.host = redact(self.server.url)  # it stands on the page, and a URL may hold a password
 
     def check_form(self, form: Any) -> None:
-        """What the page's form asks for, before Locust takes it; UsageError where that cannot be."""
+        """Check the page's form before Locust takes it. Raises UsageError for a wrong field."""
         check_form(form, vars(self.options))
         stores = find_target(form.get("target", self.options.target)).store
         if STORE in self.scenarios and stores is None:
@@ -124,12 +124,12 @@ class Master(Worker):
         return (self._ended_s or time.monotonic()) - self.latencies.began_s
 
     def asked_users(self) -> list[Any]:
-        """The classes of users of which this run has, or had, any."""
+        """The classes of users that this run was asked for."""
         asked = {name for name, count in self.runner.target_user_classes_count.items() if count}
         return [user for user in self.environment.user_classes if not asked or user.__name__ in asked]
 
     def breaches(self, *, running: bool = False) -> list[slo.Breach]:
-        """The limits that are passed, of what the users do who were asked for."""
+        """The limits that are exceeded, of the operations of the users that were asked for."""
         limits = self.slo
         if not self.options.slo:
             limits = slo.only(limits, {name for user in self.asked_users() for name in getattr(user, "limited", ())})
@@ -145,7 +145,7 @@ class Master(Worker):
     def reset(self) -> None:
         """Forget what was measured so far: RESET on the page, --reset-stats, the end of the warm-up.
 
-        What the workers have measured but not yet told comes with the next report of each, and is forgotten then.
+        What workers have measured and not yet reported comes with the next report of each, and is forgotten then.
         """
         if self.has_workers:
             self._stale = set(self._reports)
@@ -155,7 +155,7 @@ class Master(Worker):
         self.generator = GeneratorHealth()
 
     def tell_failure(self, failure: dict[str, Any]) -> None:
-        """A part of the run has failed, and so the whole: end it."""
+        """A part of the run has failed, so the whole run has: end it."""
         self._failures.append(failure)
         if self.has_workers:
             gevent.spawn(self._end_run)
@@ -163,7 +163,7 @@ class Master(Worker):
             (self.folder / "traceback.txt").write_text(failure["traceback"], encoding="utf-8")
 
     def _choose_users(self) -> None:
-        """A target of a user's own has no store: users of one are left out, or refused where they were named."""
+        """A target of the user's own has no store: users of a store are left out, or refused if they were named."""
         options = self.options
         if STORE in self.scenarios and find_target(options.target).store is None:
             if options.user_classes:
@@ -206,7 +206,7 @@ class Master(Worker):
         self._run = ExitStack()
         path = Path(options.run_folder) if options.run_folder else None
         number = 1
-        while path and (path / "result.json").exists():  # of a run before this one, from the page
+        while path and (path / "result.json").exists():  # of an earlier run, started from the page
             number += 1
             path = Path(f"{options.run_folder}-{number}")
         self.folder = self._run.enter_context(run_folder(path, "load"))
@@ -288,7 +288,7 @@ class Master(Worker):
             sentences={name: text for report in reports for name, text in report.get("sentences", {}).items()},
             scenarios={user.scenario for user in self.asked_users() if getattr(user, "scenario", "")},
             died=merged_counts({"died": report.get("died", {})} for report in reports)["died"],
-            leaked=0 if missing or failures else left,  # a worker that died has left what it was about to use
+            leaked=0 if missing or failures else left,  # a worker that died left keys that it still needed
             lost_server=lost,
             doubts=[text for text in dict.fromkeys(doubts) if text],
             failures=failures,
@@ -326,7 +326,7 @@ class Master(Worker):
             had = f"podrace {report.get('version', 'of old')}" if report else "no podrace"
             line = f"worker {client_id} runs {had}, this master podrace {VERSION}: install the same"
             self.tell_failure({"line": line, "code": verdict.FAILED, "id": client_id})
-        elif report["token"] == self.plan.token:  # else it is of a run before this one
+        elif report["token"] == self.plan.token:  # else it belongs to an earlier run
             self._expected.add(client_id)
             self._add(f"worker-{self.runner.get_worker_index(client_id)}", report)
 
@@ -335,7 +335,7 @@ class Master(Worker):
         self._done.add(message.node_id)
 
     def _await_workers(self) -> None:
-        """Before Locust stops the workers: let each finish, drain and hand in. One that died is not waited for."""
+        """Before Locust stops the workers: let each finish, drain and report. A dead one is not waited for."""
         clients = self.runner.clients
         failed = {failure.get("id") for failure in self._failures}
         self._expected = (self._expected | {client.id for client in clients.all}) - failed

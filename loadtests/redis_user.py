@@ -15,9 +15,9 @@ from podrace.loadtests.health import Health
 from podrace.simulator.servers.connection import connect
 
 RETRY_AFTER_S = 0.1
-"""A user whose server does not answer waits so long: a dead server must not turn the run into a busy loop."""
+"""How long a user waits after its server did not answer: a dead server must not make the run a busy loop."""
 KILLED_AFTER_S = 1.0
-"""Locust kills users that wait, and may hit one that has just begun: what it had not waited for long is no failure."""
+"""At the end Locust kills users that still wait. An operation that had waited for less than this is not a failure."""
 
 
 class OperationFailedError(RescheduleTask):
@@ -62,7 +62,7 @@ class RedisUser(User):
     `rate_per_s` is how many tasks it starts in a second, by a schedule that is never adjusted: a task that
     begins late is late, and its operations are measured from when they should have begun (`late_us` in
     the event's context). 0 is a closed loop, where nothing is intended and nothing can be late; None takes --rate.
-    What is late because this process woke the user up late is the generator's weakness, counted by Health.
+    If this process woke the user up late, that is the generator's weakness, and Health counts it.
 
     `limited` names the operations that a run with such users must measure; `scenario` is for users of pods.
     """
@@ -80,7 +80,9 @@ class RedisUser(User):
         session = getattr(environment, "podrace", None)
         self._health: Health = session.health if session else Health()
         self._session = session
-        url = session.redis_url if session else self.host or ""  # Locust's own host is for the page: no password in it
+        url = (
+            session.redis_url if session else self.host or ""
+        )  # Locust shows its own host on the page, without the password
         self.client = MeasuredClient(self, connect(url, max_connections=self.max_connections))
         self._fire = environment.events.request.fire
         self._paced = type(self).wait_time is RedisUser.wait_time  # a wait_time of Locust's intends no start
@@ -112,7 +114,7 @@ class RedisUser(User):
         """Seconds until the next task is due; 0 where it is overdue. No slot is ever skipped."""
         rate, now_s = self._asked_rate(), time.perf_counter()
         self._fresh = True
-        if rate != self._rate:  # a search goes to its next rate: with a schedule of its own, nothing owed
+        if rate != self._rate:  # a search goes to its next rate: a new schedule, without a backlog
             self._rate, self._excused_s = rate, 0.0
             self._due_s = now_s + (random.random() - 1) / rate if rate else now_s
         if not rate:
@@ -152,16 +154,16 @@ class RedisUser(User):
         return result
 
     def _begin_task(self, began_s: float) -> None:
-        """The first operation tells how late the whole task is; all that follow are as late."""
+        """Work out how late the task begins; all its operations are as late as its first."""
         self._fresh = False
         if not self._rate or not self._paced:
             return
         owed_s = self._planned_s - self._due_s
         woken_s = max(0.0, began_s - self._planned_s)
-        if owed_s <= 0:  # the user was idle: what it is late by is no server's
+        if owed_s <= 0:  # the user was idle, so the server did not delay it
             self._excused_s = owed_s = 0.0
             self._health.lags_us.append(int(woken_s * 1e6))
-        self._excused_s = min(self._excused_s, owed_s)  # what has been caught up with excuses nothing any more
+        self._excused_s = min(self._excused_s, owed_s)  # a delay that has been caught up with excuses nothing more
         self._context = {"late_us": int((owed_s - self._excused_s) * 1e6)}
         self._excused_s += woken_s
         self._health.begun += 1

@@ -22,7 +22,7 @@ from podrace.simulator.servers.embedded import EmbeddedServer, ServerInfo
 
 
 def check_files_api(url: str) -> None:
-    """UsageError where nobody answers there."""
+    """Raise UsageError if nobody answers at the URL."""
     try:
         with urllib.request.urlopen(url, timeout=2.0):
             pass
@@ -35,7 +35,7 @@ def check_files_api(url: str) -> None:
 
 @contextmanager
 def child(module: str, *arguments: str) -> Iterator[str]:
-    """A server of ours as a process, which must not share our one core. Its first line; HarnessError without one."""
+    """Start a server of ours as a process; yields the first line that it prints. Raises HarnessError without one."""
     process = subprocess.Popen(
         [sys.executable, "-m", module, *arguments],
         cwd=Path(podrace.__file__).parent.parent,
@@ -74,18 +74,18 @@ def told(error: PodraceError) -> str:
 
 
 def run_id(server: Server) -> str:
-    """By which a server is known that was started again meanwhile, and so has forgotten; empty where none answers."""
+    """The server's id, which changes when it is started again and has forgotten; empty if it does not answer."""
     try:
         with connect(server.url, max_connections=1) as client:
             return str(client.info("server").get("run_id", ""))
-    except Exception:  # the end of the run finds it gone, too, and says so
+    except Exception:  # at the end of the run, `leftovers` says that it is gone
         return ""
 
 
 def leftovers(server: Server, run_id_before: str, keeps: Sequence[str]) -> tuple[int, str]:
-    """How many of the pods' keys outlive their use, and how the server was lost, if it was; then deletes them all.
+    """Count the keys that the pods have leaked, then delete all. Also returns how the server was lost, if it was.
 
-    As in the simulator: those that will not be gone within LEASE_S and that no pattern of `keeps` names.
+    Leaked are, as in the simulator, keys that will not expire within LEASE_S and match no pattern of `keeps`.
     """
     try:
         with connect(server.url, max_connections=1) as client:

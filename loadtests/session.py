@@ -1,4 +1,4 @@
-"""One process's part of a run: what Locust's events start, gather and end. See `master` for the process that judges.
+"""One process's part of a run: what happens at Locust's events. See `master` for the process that judges.
 
 A worker builds its fleet from the master's Plan. Locust's own stop gives workers half a second; here the master first
 asks each to stop, to drain its queues and to hand in its counts. A worker that cannot do its part says so and ends.
@@ -31,7 +31,7 @@ FLUSH_S = 0.2
 
 
 class Worker:
-    """A process in which users run, at the word of a master elsewhere."""
+    """A process in which users run; a master in another process tells it what to do."""
 
     def __init__(self, environment: Any) -> None:
         self.environment = environment
@@ -57,7 +57,7 @@ class Worker:
 
     @property
     def scenarios(self) -> set[str]:
-        """Those of the users that may run here: none where a user's own locustfile has no users of pods."""
+        """The scenarios of the users that may run here; none if a locustfile has no users of pods."""
         return {user.scenario for user in self.environment.user_classes if getattr(user, "scenario", "")}
 
     def start(self) -> None:
@@ -71,7 +71,7 @@ class Worker:
         self.runner.register_message(RATE, lambda msg, **_: self.set_rate(msg.data))
 
     def build(self, plan: Plan) -> None:
-        """All that the users need, then the last pause before the load."""
+        """Make all that the users need, and collect garbage, before the load begins."""
         if self._own_url:
             plan = replace(plan, redis_url=self._own_url)
         self.plan, self.fleet, self.rate_per_s, self.users = plan, None, plan.rate_per_s, None
@@ -80,13 +80,13 @@ class Worker:
             self.fleet = Fleet(plan, target, worker=self.runner.client_id)
             if UPLOAD in self.scenarios:
                 self.fleet.warm_up()
-        # Locust's stop() does this too, before it stops anybody: the first time costs half a second of everyone's
+        # Locust's stop() calls this too. The first call takes half a second, in which no user could go on.
         inspect.stack()
         self.health.start()
         self.recorder.take()
 
     def report(self) -> dict[str, Any]:
-        """What came since the last one, and the counts so far."""
+        """What was measured since the last report, and the counts so far."""
         report: dict[str, Any] = {
             "token": self.plan.token if self.plan else "",
             "version": VERSION,
@@ -121,12 +121,12 @@ class Worker:
             self.fleet.close()
 
     def tell_failure(self, failure: dict[str, Any]) -> None:
-        """The master ends the run."""
+        """Tell the master, which ends the run."""
         self.runner.send_message(FAILED, failure)
         gevent.sleep(FLUSH_S)
 
     def _begin(self) -> None:
-        """Locust would go on where this raises, with users that have nothing to work with."""
+        """Begin a run. If this raised, Locust would go on, with users that have nothing to work with."""
         try:
             try:
                 plan = Plan(**self.options.podrace_plan)
@@ -135,22 +135,22 @@ class Worker:
             self.build(plan)
         except Exception as error:
             failure = describe(error)
-            if not self.options.processes:  # else the master has the same terminal, and says it once for all
+            if not self.options.processes:  # else the master, on the same terminal, prints it once for all
                 print(f"error: {failure['line']}", file=sys.stderr, flush=True)
             self.tell_failure(failure)
             raise SystemExit(failure["code"]) from None
 
     def _stop(self) -> None:
-        """Stop the users, drain, hand in the rest. Ctrl-C reaches worker and master alike: the second call waits."""
+        """Stop the users, drain, report the rest. Ctrl-C reaches worker and master: the second call waits."""
         with self._stopping:
             self.stopping()
             self.runner.stop()
-            self.environment.stop_timeout = 0.0  # Locust would sleep for so long before it is ready again
+            self.environment.stop_timeout = 0.0  # else Locust sleeps for that time before it is ready again
             self.runner.send_message(DONE, self.report())
 
 
 def describe(error: Exception) -> dict[str, Any]:
-    """An error as one line, with the exit code that it means; of one that nobody expected, where it came from."""
+    """An error as one line, with its exit code, and with its traceback if it was not expected."""
     if isinstance(error, PodraceError):
         return {"line": str(error), "code": error.exit_code, "traceback": ""}
     line = f"{type(error).__name__}: {error}".replace("\n", " ")

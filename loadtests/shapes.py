@@ -15,7 +15,7 @@ from locust import LoadTestShape
 SHAPES = ("none", "spike", "search")
 STEP_S = 8.0
 SETTLE_S = 3.0
-"""Of each step of a search, left out: workers report every second, and what the last step owed is worked off."""
+"""The beginning of each step of a search is left out: reports still come from the last step, and its backlog."""
 MOST_PER_S = 1_000_000.0
 
 
@@ -28,7 +28,7 @@ def spike(users: int, duration_s: float, at_s: float) -> int | None:
 
 @dataclass(frozen=True, kw_only=True)
 class Window:
-    """What one step measured. `generator`: why it was the generator that could not do more; empty where it could."""
+    """What one step measured. `generator`: why the generator was the limit; empty if it was not."""
 
     p99_us: float | None
     tasks_per_s: float = 0.0

@@ -33,14 +33,14 @@ class Slo:
 
 @dataclass(frozen=True, kw_only=True)
 class Breach:
-    """A limit that is passed. `excuse`: why it may be the generator's doing; then nobody knows whose it is."""
+    """A limit that is exceeded. `excuse`: why that may be the generator's doing, so that nobody knows."""
 
     text: str
     excuse: str = ""
 
 
 Explain = Callable[[float, float], str]
-"""The generator's excuse for a latency past its limit by so many µs at this percentile, or ''; see GeneratorHealth."""
+"""Given by how many µs a latency exceeds its limit, and at which percentile: the generator's excuse, or ''."""
 
 
 def load_slo(path: str) -> Slo:
@@ -66,7 +66,7 @@ def load_slo(path: str) -> Slo:
 
 
 def only(slo: Slo, limited: set[str]) -> Slo:
-    """The limits without those of operations that nobody will try."""
+    """The limits of these operations only."""
     return replace(slo, operations={name: limits for name, limits in slo.operations.items() if name in limited})
 
 
@@ -88,9 +88,9 @@ def breaches(
     explain: Explain = lambda excess_us, percentile: "",
     running: bool = False,
 ) -> list[Breach]:
-    """One for each limit that is passed. `counts`: by scenario, of those expected to keep everything.
+    """One for each limit that is exceeded. `counts`: of the scenarios that are expected to keep everything.
 
-    `running`: the run goes on, or was cut short, so that what is wanted at least may still come, or might have.
+    `running`: the run goes on, or was cut short, so lower limits (AT_LEAST) are not judged.
     """
     found = []
     failed = sum(errors.total() for errors in latencies.errors.values())
@@ -128,7 +128,7 @@ def _operation(
         elif limit_name in AT_LEAST:
             value = summary["count"] / (1 if limit_name == "samples" else duration_s or 1)
             if value < limit and not running:
-                # no slot is skipped, so that waking up late lowers no rate: having had no time at all does
+                # no task is skipped, so waking up late does not lower the rate; having no time at all does
                 excuse = explain(math.inf, 100.0) if limit_name == "rate_per_s" else ""
                 found.append(Breach(text=f"{name}: {limit_name} {value:.6g} < {limit:g}", excuse=excuse))
         elif summary[limit_name] is None:

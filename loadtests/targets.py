@@ -32,7 +32,7 @@ class LoadTarget:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What the master tells every worker of a run. `redis_url` may hold a password: never print this."""
+    """What the master tells every worker. Never print it: `redis_url` may hold a password."""
 
     token: str
     target: str

@@ -1,5 +1,5 @@
-"""The users of pods. Each answer that is timed is also compared with the one that alone is right, or recorded for
-the checks: a run that is green has checked all that it measured.
+"""The users of pods. Each answer that is timed is also compared with the only right one, or recorded for the checks:
+a green run has checked all that it measured.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from podrace.reference.status import COMPLETED, PENDING, unknown
 POLL_S = 0.02
 CONVERSATIONS = 8
 ROUND = 40
-"""Tasks of a reader: one writes, one lists, all others read."""
+"""Tasks in a reader's round: one writes, one lists, all others read."""
 TOGETHER = 2
-"""Messages that are absorbed together: of one alone, the image could not come with another message."""
+"""Messages that are absorbed together: with only one, its image could not be delivered with another message."""
 
 
 class FleetUser(RedisUser):
@@ -44,12 +44,12 @@ class FleetUser(RedisUser):
             raise
 
     def expect(self, name: str, answer: Any, wanted: Any) -> None:
-        """Count an answer, and note one that is not what alone is right."""
+        """Count an answer, and note a wrong one."""
         right = answer == wanted
         self.fleet.journal.verified(self.scenario, right, "" if right else f"{name}: expected {wanted}, got {answer}")
 
     def hand_in(self, pod: Any, user_id: str, number: int, images: list[Any]) -> Any:
-        """Have a pod accept a message; what came of it is recorded, also where that is nothing."""
+        """Have a pod accept a message, and record how that ended."""
         journal, ended = self.fleet.journal, "info"
         try:
             text = text_of(self.scenario, number)
@@ -77,7 +77,7 @@ def status_of(status: str, result: Any = None) -> dict[str, Any]:
 
 
 class StoreReader(FleetUser):
-    """Store operations, read-heavy: one pod has written a status, others are asked for it."""
+    """Store operations, mostly reads: one pod writes a status, others are asked for it."""
 
     weight = 4
     scenario = STORE
@@ -130,7 +130,7 @@ class StoreReader(FleetUser):
 
 
 class StoreWriter(FleetUser):
-    """Store operations, write-heavy: those of one upload's life, without the upload."""
+    """Store operations, mostly writes: those of one upload's life, without the upload."""
 
     weight = 2
     scenario = STORE
@@ -191,7 +191,7 @@ class UploadLife(FleetUser):
                 image.unlink(missing_ok=True)
 
     def await_upload(self, pod: Any, number: int, placeholder: Any) -> None:
-        """Ask until it is no longer pending, for as long as it may be."""
+        """Ask for the status until it is no longer pending, or its time is over."""
         with gevent.Timeout(UPLOAD_TIMEOUT_S + 1, False):
             while True:
                 answer = self.measure("upload status", pod.upload_status, placeholder)

@@ -24,9 +24,9 @@ from podrace.simulator.servers.embedded import ServerInfo
 
 FAILED, BROKEN, UNKNOWN, AS_EXPECTED = 4, 1, 3, 0
 PRECEDENCE = (
-    (FAILED, "a part of the harness failed, so that nothing else that is said can be relied on"),
-    (BROKEN, "a verdict is another than the expected one, or a limit is passed: known for certain"),
-    (UNKNOWN, "something is not known: the server or a worker was lost, or it was the generator that was slow"),
+    (FAILED, "a part of the harness failed, so nothing else can be relied on"),
+    (BROKEN, "a verdict differs from the expected one, or a limit is exceeded, for certain"),
+    (UNKNOWN, "something is not known: the server or a worker was lost, or the generator was slow"),
     (AS_EXPECTED, "everything ran, was checked, and is as expected"),
 )
 """The exit codes of a run; of several that apply, the first. 2, wrong usage, ends it before it begins."""
@@ -36,7 +36,7 @@ LIBRARIES = ("locust", "gevent", "hdrhistogram", "hiredis")
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """All that is known when a run is over. `doubts`: why something is not known."""
+    """All that is known at the end of a run. `doubts`: why something is not known."""
 
     plan: Plan
     options: Any
@@ -68,7 +68,7 @@ def conclude(outcome: Outcome, cells: Sequence[Cell]) -> int:
     write_files(outcome, cells)
     try:
         print("\n".join(lines(outcome, cells)), flush=True)
-    except BrokenPipeError:  # whoever read it has read enough: that changes no verdict
+    except BrokenPipeError:  # the reader has gone; that changes no verdict
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     for line in dict.fromkeys(failure["line"] for failure in outcome.failures):
         print(f"error: {line}", file=sys.stderr, flush=True)
@@ -104,7 +104,7 @@ def make_cells(outcome: Outcome) -> list[Cell]:
 
 
 def _cell(outcome: Outcome, scenario: str, counts: Mapping[str, int], words: str, doubts: Sequence[str]) -> Cell:
-    """`words`: what is wrong for certain, unless the server was lost."""
+    """`words` is what is wrong for certain, unless the server was lost."""
     certain = words and not outcome.lost_server
     return Cell(
         target=outcome.plan.target if outcome.scenarios else Path(outcome.options.locustfile).stem,
@@ -173,8 +173,8 @@ def lines(outcome: Outcome, cells: Sequence[Cell]) -> list[str]:
         best = next((s for s in outcome.search.steps[::-1] if s["rate"] == outcome.search.best_per_s), None)
         held = f"--rate {best['rate']:g}, {best['tasks_per_s']:g} tasks a second," if best else "no rate was seen to"
         rows.append("; ".join(filter(None, (f"search: {held} stay within the limit", outcome.search.stopped))))
-    rows += [f"limit passed: {breach.text}{_excused(breach)}" for breach in outcome.breaches]
-    rows += ["aborted: a limit was passed"] if outcome.aborted else []
+    rows += [f"limit exceeded: {breach.text}{_excused(breach)}" for breach in outcome.breaches]
+    rows += ["aborted: a limit was exceeded"] if outcome.aborted else []
     rows.append(f"run: {outcome.folder}")
     return rows
 

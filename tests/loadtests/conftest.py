@@ -30,7 +30,7 @@ def free_port() -> Callable[[], str]:
 
 @pytest.fixture
 def locust(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """Starts `locust -f loadtests/locustfile.py …` with its output piped; what still runs at the end is told to end.
+    """Starts `locust -f loadtests/locustfile.py …` with its output piped; ends at the end of the test what still runs.
 
     Then no process and no temporary file may be left of any.
     """

@@ -79,7 +79,7 @@ def test_a_busy_generator_explains_everything(parts: dict[str, Any], reason: str
 
 
 class Clock:
-    """perf_counter, as a test wants it."""
+    """A perf_counter that a test sets."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now_s = 100.0
@@ -116,7 +116,7 @@ def corrected(recorder: Recorder) -> list[int]:
 
 
 def turn(user: Any, clock: Clock, *, takes_s: float, woken_late_s: float = 0.0) -> None:
-    """One task: it takes so long; then the user waits, and is woken so late."""
+    """One task that takes this long; then the user waits, and is woken up this late."""
     user.measure("GET", lambda: setattr(clock, "now_s", clock.now_s + takes_s))
     clock.now_s += user.wait_time() + woken_late_s
 

@@ -136,7 +136,7 @@ def test_the_tab_shows_microseconds_and_losses(locust: Start, tmp_path: Path, fr
     dumped = subprocess.run([*common, "--dump-dom", f"{url}/?tab=podrace"], check=True, timeout=50,
                             capture_output=True, text=True).stdout  # fmt: skip
     for expected in ("Microseconds and losses", "p99.9 (µs)", "(lost) load-upload", "GET status",
-                     "from the intended start", "(2 limit passed) absorb: p50_us", "(3 generator) woke up late",
+                     "from the intended start", "(2 limit exceeded) absorb: p50_us", "(3 generator) woke up late",
                      "(4 run folder) runs/"):  # fmt: skip
         assert expected in dumped
     with Image.open(shot) as picture:

@@ -149,7 +149,7 @@ def test_a_users_own_locustfile_gets_histograms_limits_and_a_verdict_with_one_li
         with connect(url) as client:
             assert client.keys("*") == []
     assert code == 1, out + err
-    assert "limit passed: HGET: has a limit and never ran" in out
+    assert "limit exceeded: HGET: has a limit and never ran" in out
     assert "batch: " not in out
     assert "s3cret" not in out + err
     operations = {each["name"]: each for each in json.loads((tmp_path / "run/latency.json").read_text())["operations"]}
@@ -164,8 +164,8 @@ def test_a_breach_is_named_and_ends_the_run_with_exit_code_1(locust: Start, tmp_
     (tmp_path / "failing.py").write_text(OWN.replace('self.prefix + "k"', "{}"))
     code, out, err = finish(locust(*HEADLESS, "--run-time", "40s", "--slo", "strict.toml", locustfile="failing.py"))
     assert code == 1, out + err
-    assert "limit passed: SET k: error rate: 100.000%" in out
-    assert "aborted: a limit was passed" in out
+    assert "limit exceeded: SET k: error rate: 100.000%" in out
+    assert "aborted: a limit was exceeded" in out
     assert "failed: SET k: DataError" in out
 
 

@@ -24,7 +24,7 @@ def test_the_search_finds_the_highest_within_a_tenth(capacity: float) -> None:
 
 
 def test_a_limit_is_confirmed_by_a_second_window() -> None:
-    """One bad window, of ten, is bad luck."""
+    """A single bad window in ten is bad luck."""
     search = RateSearch(1000, start_per_s=10)
     assert search.next(measured(5000)) == 10
     assert search.next(measured(900)) == 20

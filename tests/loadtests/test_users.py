@@ -28,7 +28,7 @@ Make = Callable[[LoadTarget, type[FleetUser]], Any]
 
 
 class InMemory:
-    """Gemini's files service for a fleet: what it is given, it has."""
+    """Gemini's files service for a fleet, in memory."""
 
     def __init__(self, **_: Any) -> None:
         self.stored = 0
@@ -68,7 +68,7 @@ def make_user(server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch) -> Iterat
 
 
 def run(user: Any, turns: int) -> dict[str, int]:
-    """Let the user do so much, absorb what is left, and tell what is wrong."""
+    """Let the user do some tasks, absorb what is left, and return what is wrong by kind."""
     for _ in range(turns):
         for task in user.tasks:
             task(user)
