@@ -111,7 +111,7 @@ def as_text(comparison: Comparison) -> str:
 
 
 def reference_ratios(path: Path) -> dict[str, Any]:
-    """The small file that is committed, made from a benchmark file: ratios with their intervals, and on what and when.
+    """The small file that is committed, made from a benchmark file: ratios with intervals, machine, versions and date.
 
     Its percentiles tell a reader how long a thing takes on that machine; nothing is compared with them.
     """

@@ -112,7 +112,7 @@ def read_over_time(run: Run, path: Path, document: Mapping[str, Any], report: Re
 
 @dataclass(frozen=True)
 class Kind:
-    """How a kind of result is told from others. `file`: its name in a run folder; `has`: what it must hold."""
+    """How a kind of result is recognised. `file`: its name in a run folder; `has`: the keys that it must hold."""
 
     name: str
     file: str
@@ -247,7 +247,7 @@ def _searched(search: Any) -> list[tuple[float, float]]:
 
 
 def _counterexample(cell: Cell, folder: Path, recorded: Path, report: Report) -> None:
-    """Its sentence and its history: from the run's folder, which may have moved, else from where it was."""
+    """Read its sentence and history, from the run's folder if they are there (it may have been moved)."""
     path = folder / recorded.name
     path = path if path.exists() else recorded
     if not recorded.name.endswith(COUNTEREXAMPLE):

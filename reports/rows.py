@@ -105,7 +105,7 @@ def _number(event: Event, position: int, start_ms: float) -> str:
 
 
 def _about(history: Sequence[Event], sentence: str) -> Sequence[Event]:
-    """Where there are too many events for a picture: those of the calls that the sentence names.
+    """If there are too many events for a picture, those of the calls that the sentence names.
 
     Without a sentence it is the first call. Steps belong to a call if they name one of its arguments, or an id that it
     has answered with.
@@ -140,7 +140,7 @@ def _texts(value: Any) -> Iterator[str]:
 
 
 def _folded(history: Sequence[Event], sentence: str) -> list[Event]:
-    """Without the rounds at rest in which nothing moved: calls that say what one before has said, and the time between.
+    """The events without idle rounds: at rest, calls that repeat an earlier one word for word, and the time between.
 
     What is marked, or named in the sentence by its step, stays.
     """

@@ -21,12 +21,12 @@ from podrace.reports.safety import cut, shorten
 MOST_PODS = 8
 MOST_SERVICES = 6
 MOST_LINES = 4
-"""Lines within one pod's lane; what comes after shares the last."""
+"""Lines within one pod's lane; further actors share the last line."""
 
 HEAD_PX, LINE_PX, PLACE_PX, GAP_PX, WHO_PX = 52, 54, 76, 14, 88
 CHAR_PX = 6.7
 RULE_CHARS = 14
-"""What belongs to no pod begins where others have a name, and has room for more."""
+"""A row that belongs to no pod has no name before it, so it has room for more text."""
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,7 @@ def _first(names: list[str], most: int) -> tuple[list[str], list[str]]:
 
 
 def _group(actor: str) -> str:
-    """What an actor is one of: `A.upload-2` is an upload; calls while the run comes to rest are the main line's."""
+    """The group of an actor: `upload` for `A.upload-2`; calls at rest belong to the main line."""
     group = re.sub(r"(-\d+)+$", "", actor.partition(".")[2])
     return "main" if group in ("", "rest") else group
 

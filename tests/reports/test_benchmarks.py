@@ -85,7 +85,7 @@ def test_a_growth_of_more_than_a_tenth_fails_where_the_interval_allows_to_say_so
 
 
 def test_what_differs_from_process_to_process_is_in_the_interval(write: Callable[..., Path]) -> None:
-    """Each process is sure of itself, and they do not agree: a change of 15 % between two runs is then nothing."""
+    """If each process has a narrow interval, and they disagree, a change of 15 % between two runs means nothing."""
     before, after = damaged("set", 1.0), damaged("set", 1.15)
     before["extra_info"]["blocks"] = [[0.9] * 30, [1.0] * 30, [1.1] * 30]
     after["extra_info"]["blocks"] = [[1.0] * 30, [1.15] * 30, [1.25] * 30]
@@ -108,7 +108,7 @@ def test_the_same_seed_gives_the_same_interval(write: Callable[..., Path]) -> No
 
 
 def test_the_interval_covers_the_true_change(write: Callable[..., Path]) -> None:
-    """95 % of the intervals of two runs of the same hold 1."""
+    """95 % of the intervals between two runs of the same code contain 1."""
     covered = 0
     for number in range(30):
         rng = random.Random(number)

@@ -445,7 +445,7 @@ def _luminance(colour: str) -> float:
 
 
 def test_a_search_for_the_highest_rate_is_a_curve(page: Callable[..., Page], write_load: Write) -> None:
-    """Of its windows those count in which the server was the limit."""
+    """Only the windows count in which the server was the limit, not the generator."""
     folder = write_load()
     assert "all, searched" in page(folder).values("data-curve")
     (run,) = read_results([folder]).runs
