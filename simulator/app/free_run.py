@@ -72,7 +72,7 @@ class FreeRun:
     rest_s: float
     objects: Sequence[linear.KeyVerdict]
     interrupted: int | None = None
-    """The exit code of what has ended it, where somebody did."""
+    """The exit code of the signal that ended the run, if one did."""
     shown: Sequence[Event] = ()
     """The few events that show the first finding."""
 
@@ -84,7 +84,7 @@ class FreeRun:
 
 @dataclass(frozen=True)
 class Standing:
-    """How far a run is, for who watches it."""
+    """How far a run is, for the progress line."""
 
     stage: str
     seconds: float

@@ -26,7 +26,7 @@ CELLS, ROWS = 16, 2
 STRIP_OF_WIDTH = 3
 """The strip is a third as wide as the image: cells of 40 px on a screenshot, of 8 px on the smallest."""
 SMALLEST_PX = (384, 64)
-"""Smaller images, and those much wider or higher than a screen, get a black margin: all keep a whole strip."""
+"""Smaller images, and much wider or higher ones, get a black margin, so that the whole strip fits on each."""
 
 
 def prepare(
@@ -83,7 +83,7 @@ def _code(index: int) -> int:
 def _marked(picture: Image, index: int) -> Image:
     from PIL import Image
 
-    # whatever is shrunk to the screen's height must still be as wide as the smallest
+    # an image that is shrunk to the screen's height must still be as wide as the smallest
     width = max(picture.width, SMALLEST_PX[0], math.ceil(picture.height * SMALLEST_PX[0] / SCREEN_PX[1]))
     size = (width, max(picture.height, SMALLEST_PX[1], math.ceil(width / STRIP_OF_WIDTH / CELLS * ROWS)))
     marked = picture.copy()

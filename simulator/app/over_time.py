@@ -49,7 +49,7 @@ def over_time(path: Path, findings: Sequence[Finding], *, target: str, busy_s: f
 
 
 def _names(event: Mapping[str, Any]) -> list[str]:
-    """The names under which a loss may be told: the call's, and those of its pictures."""
+    """The names that a finding may have as its subject: the call's, and those of its images."""
     images = [one["name"] for arg in event["args"] if isinstance(arg, list) for one in arg if "name" in one]
     return [event["name"], *images]
 

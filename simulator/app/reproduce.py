@@ -46,7 +46,7 @@ class Rounds:
         return index % self.pods
 
     def absorbing(self, index: int) -> int:
-        """Each pod absorbs from each, itself included: in every round one message stays where it was accepted."""
+        """Each pod absorbs from each, itself included: in every round one message is absorbed where it was accepted."""
         return (2 * index + 1 + index // self.pods) % self.pods
 
 
@@ -61,7 +61,7 @@ class _Kept:
         self.events.append({"t_ms": round((time.monotonic() - self.epoch_s) * 1000, 3)} | event)
 
     def flush(self) -> None:
-        """Nothing waits."""
+        """Nothing is buffered."""
 
 
 @dataclass(frozen=True)
@@ -190,7 +190,7 @@ def _answered(result: Result) -> Result:
 
 
 def _without_polls(events: Sequence[Event]) -> list[Event]:
-    """The events without those of status calls that only said `pending`: of each upload the last one tells."""
+    """The events without the status calls that only said `pending`, except the last of each upload."""
     methods = {event["call"]: event["method"] for event in events if event["type"] == "invoke"}
     polls = {
         event["call"]

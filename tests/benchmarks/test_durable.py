@@ -33,12 +33,12 @@ ASKED_WITHOUT_BYTES = 0.7
 LIMIT_WAKE = 1.5
 LIVES = 200
 OF_THIS = {"cmdstat_config|resetstat", "cmdstat_info"}
-"""What looking at the statistics adds to them."""
+"""The commands that reading the statistics adds to them."""
 FILE = SimpleNamespace(uri="https://files.test/1", name="files/1", create_time="2025-01-01T00:00:00Z", state="ACTIVE")
 
 
 class Gemini:
-    """Has every file as soon as it was read, which is all of its time that is ours."""
+    """A Gemini that stores each file at once: reading the file is all that takes time here."""
 
     def upload(self, *, file: Any) -> Any:
         with open(file, "rb") if isinstance(file, str) else nullcontext(file) as stream:
@@ -48,7 +48,7 @@ class Gemini:
 
 class Agent:
     def send(self, user_id: str, parts: Sequence[Mapping[str, Any]], batch_id: str = "", fence: int = 0) -> None:
-        """As soon as it can be."""
+        """An upload is done at once."""
 
 
 class Inline(ThreadRuntime):

@@ -31,7 +31,7 @@ ALL = Bounds(preemptions=4, faults=2, budget_s=4.0, reduce=False)
 
 
 def explore(lab: Any, bounds: Bounds) -> Exploration:
-    """Without stopping at what is found."""
+    """The search goes on after a violation."""
     return Explorer(lab.scenario, lab.play, lab.finish, bounds, worst="").explore()
 
 
@@ -97,7 +97,7 @@ def our_process_rate(server: Server) -> float:
 
 
 def peer_rates(server: Server, rounds: int, *, pinned: bool) -> Iterator[float]:
-    """frontrun's, its start-up left out: from the first schedule's set-up to the last one's."""
+    """frontrun's rate without its start-up: from the set-up of its first schedule to that of its last."""
     frontrun = pytest.importorskip("frontrun", reason="the extra `peers` is not installed")
     assert server.embedded is not None
     path, client = str(server.embedded.socket_path), connect(server.url)

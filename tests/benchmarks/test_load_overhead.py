@@ -55,7 +55,7 @@ def test_histogram_and_checks(benchmark: Any) -> None:
 
 
 def asked(benchmark: Any, what: str, figure: str, limit: float, *, pairs: int, most: bool = False) -> None:
-    """For the table at the end; the interval decides. Not a ratio to a floor: of some here, more is better."""
+    """Note a ratio for the table at the end; its interval decides. For some of these, more is better."""
     repeated = 1 if benchmark.disabled else PROCESSES
     found = benchmark.pedantic(lambda: [run(what, pairs if repeated > 1 else 1) for _ in range(repeated)], rounds=1)
     for name in found[0] if repeated > 1 else ():

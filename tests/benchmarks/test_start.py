@@ -27,7 +27,7 @@ PODRACE = "import sys; from podrace.simulator.app.cli import main; main(sys.argv
 
 
 def test_pods_start(benchmark: Any, bench_server: Server, tmp_path: Path) -> None:
-    """Eight pods after the first, beside eight processes of the same fork server that only say so."""
+    """Eight pods after the first, beside eight processes of the same fork server that only report that they run."""
     rounds = 1 if benchmark.disabled else 15
     with FilesApi() as files:
         spec = PodSpec(

@@ -219,7 +219,7 @@ def test_list(benchmark: Any, pinned: Server, bare: Any, make_pod: Any, target: 
 
 
 def test_against_itself(benchmark: Any, pinned: Server, make_pod: Any) -> None:
-    """The same thing twice: what is left of a difference is the measuring's own."""
+    """The same operation twice: any difference is an error of measurement."""
     store = TARGETS["shared"].store(make_pod("shared", pinned))
     again = TARGETS["shared"].store(make_pod("shared", pinned))
     (upload_id,) = ids(1)

@@ -21,7 +21,7 @@ TAG = "mirix:durable:{ann}:"
 
 
 class RefusalError(Exception):
-    """As google-genai's APIError: with a code."""
+    """An error with a code, as google-genai's APIError."""
 
     def __init__(self, code: int) -> None:
         super().__init__(f"{code} refused")
@@ -79,7 +79,7 @@ def gemini() -> Gemini:
 
 @pytest.fixture
 def make_durable(make_env: Callable[..., PodEnv], gemini: Gemini) -> Callable[..., DurablePod]:
-    """Makes pods. One with a runtime of its own is dead until that runs."""
+    """Makes pods. A pod with a runtime of its own does nothing until that runtime runs."""
 
     def make(name: str = "A", **replaced: Any) -> DurablePod:
         options = {"durability": "off", **replaced.pop("options", {})}
