@@ -7,11 +7,9 @@ import itertools
 import os
 import random
 import tempfile
-import threading
-import time
 from collections import Counter
 from collections.abc import Callable
-from contextlib import AbstractContextManager, closing, nullcontext
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +18,7 @@ import gevent
 from podrace.loadtests.judging import TEXT, Journal, image_name
 from podrace.loadtests.targets import LoadTarget, Plan
 from podrace.reference.gemini import GeminiFiles
+from podrace.reference.runtime import ThreadRuntime
 from podrace.simulator.errors import HarnessError
 from podrace.simulator.servers.connection import connect
 from podrace.simulator.servers.probe import Probe
@@ -34,23 +33,17 @@ POD_CONNECTIONS = 1024
 PNG_HEAD = b"\x89PNG\r\n\x1a\n"
 
 
-class GreenletRuntime:
-    """A pod's runtime under gevent. It counts what actors raise, which nobody else would hear of."""
+class GreenletRuntime(ThreadRuntime):
+    """A pod's runtime: locust has patched the process, so that threads and locks are gevent's.
+
+    It counts what actors raise, which nobody else would hear of.
+    """
 
     def __init__(self) -> None:
         self.died: Counter[str] = Counter()
 
-    def now(self) -> float:
-        return time.time()
-
-    def sleep(self, seconds: float) -> None:
-        gevent.sleep(seconds)
-
     def spawn(self, name: str, function: Callable[[], None]) -> None:
         gevent.spawn(self._run, name, function)
-
-    def lock(self) -> AbstractContextManager[Any]:
-        return threading.RLock()  # gevent's: locust has patched the process
 
     def _run(self, name: str, function: Callable[[], None]) -> None:
         try:

@@ -17,6 +17,7 @@ from pathlib import Path
 import podrace
 from podrace.simulator.errors import HarnessError, PodraceError, UsageError
 from podrace.simulator.scenarios.upload_checks import LEASE_S
+from podrace.simulator.servers import programs
 from podrace.simulator.servers.connection import Server, connect, delete_prefix, open_server
 from podrace.simulator.servers.embedded import EmbeddedServer, ServerInfo
 
@@ -105,18 +106,10 @@ def leftovers(server: Server, run_id_before: str, keeps: Sequence[str]) -> tuple
         return 0, f"the server is gone ({type(error).__name__}): nobody knows what it still held"
 
 
-def main() -> int:
-    """Say on one line URL, kind and version of an embedded server, and serve until standard input ends."""
-    try:
-        with EmbeddedServer() as server:
-            info = server.info()
-            print(server.url, info.kind, info.version, flush=True)
-            sys.stdin.read()
-    except PodraceError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    return 0
+def _line(server: EmbeddedServer) -> str:
+    info = server.info()
+    return f"{server.url} {info.kind} {info.version}"
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    sys.exit(programs.serve(EmbeddedServer, _line))

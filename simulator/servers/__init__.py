@@ -4,4 +4,5 @@
 - `embedded.py`: a valkey-server of our own; `guardian.py`: what removes it with this process
 - `probe.py`: the harness's own eyes and hands on the server
 - `files_api/`: the local Gemini Files API
+- `programs.py`: a server as a program of its own
 """

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 
-from podrace.simulator.errors import PodraceError
 from podrace.simulator.servers.files_api.api import FilesApi
+from podrace.simulator.servers.programs import serve
 
 
 def main() -> int:
@@ -18,18 +17,11 @@ def main() -> int:
     parser.add_argument("--latency-ms", type=float, default=0.0, help="what every upload takes")
     options = parser.parse_args()
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: sys.exit(0))
-    try:
-        with FilesApi(host=options.host, port=options.port, latency_s=options.latency_ms / 1000) as api:
-            print(api.url, flush=True)
-            while sys.stdin.readline():
-                pass
-    except PodraceError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    return 0
+    def api() -> FilesApi:
+        return FilesApi(host=options.host, port=options.port, latency_s=options.latency_ms / 1000)
+
+    return serve(api, lambda opened: opened.url)
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    sys.exit(main())
