@@ -12,6 +12,7 @@ from typing import Any
 
 from podrace.simulator.errors import HarnessError, PodraceError
 from podrace.simulator.fleets import guarded
+from podrace.simulator.fleets.freshness import forget_changed
 from podrace.simulator.fleets.gates import RecordingGate, StepGate
 from podrace.simulator.fleets.own_modules import OwnModules
 from podrace.simulator.fleets.pipes import Pipe, as_file_sent
@@ -31,6 +32,7 @@ def main(connection: Any, spec: PodSpec) -> None:
     log = open(os.dup(1), "w", encoding="utf-8", errors="backslashreplace")  # noqa: SIM115 - open to the end
     logging.basicConfig(stream=log, format="%(message)s")  # beside what the target prints
     _let_fork_server_go()
+    forget_changed(spec.target)
     if spec.output:
         _print_into(spec.output)
     pipe = Pipe(connection, quick=spec.free)

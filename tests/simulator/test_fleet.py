@@ -233,6 +233,40 @@ def test_the_spec_shows_no_password(spec: PodSpec) -> None:
     assert "hunter2" not in repr(replace(spec, redis_url="redis://:hunter2@localhost"))
 
 
+EDITS = r"""
+import pathlib, sys
+from podrace.simulator.fleets.processes import Fleet, PodSpec
+from podrace.simulator.servers.connection import open_server
+
+def write(folder, word):
+    pathlib.Path(folder or ".").mkdir(exist_ok=True)
+    pathlib.Path(folder, "mine.py").write_text("import other\ndef pod(env): return other.Pod()\n")
+    pathlib.Path(folder, "other.py").write_text(f"class Pod:\n    def says(self): return '{word}'\n")
+
+def says():
+    spec = PodSpec(name="A", target="mine:pod", redis_url=server.url, prefix="x:", services={})
+    with Fleet([spec], on_event=lambda event: None) as fleet:
+        return fleet.call("A", "says").value
+
+sys.dont_write_bytecode = True
+with open_server(None) as server:
+    sys.path.insert(0, "")
+    write("", "as written")
+    print(says())
+    write("", "as edited")
+    print(says())
+    sys.path[0] = "second"
+    write("second", "elsewhere")
+    print(says())
+"""
+
+
+def test_pods_run_the_code_as_it_is_now_and_not_as_the_fork_server_has_loaded_it(podrace: Any) -> None:
+    (podrace.folder / "edits.py").write_text(EDITS)
+    ended = podrace.script(f"{sys.executable} edits.py")
+    assert (ended.code, ended.out.splitlines(), ended.err) == (0, ["as written", "as edited", "elsewhere"], "")
+
+
 # --- in a process of its own: its end, and its speed ------------------------------------------------
 
 SCRIPT = """
