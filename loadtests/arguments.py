@@ -57,6 +57,8 @@ def _settle(options: Any, parser: Any) -> None:
         return
     _settled.append(True)
     check_numbers(vars(options))
+    if options.num_users is not None and options.num_users < 1:  # Locust would go on, with users that never ran
+        raise UsageError(f"--users: expected a number of at least 1, got {options.num_users}")
     find_target(options.target)
     known = {user.__name__ for user in _concrete(User)}
     for name in options.user_classes:  # Locust would end with 1 here too

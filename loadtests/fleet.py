@@ -20,9 +20,10 @@ from podrace.loadtests.targets import LoadTarget, Plan
 from podrace.reference.gemini import GeminiFiles
 from podrace.reference.runtime import ThreadRuntime
 from podrace.simulator.errors import HarnessError
+from podrace.simulator.interrupts import Interrupted
 from podrace.simulator.servers.connection import connect
 from podrace.simulator.servers.probe import Probe
-from podrace.simulator.target import PodEnv, make_pod
+from podrace.simulator.target import PodEnv, make_pod_here
 from podrace.simulator.world.footprints import key_text
 
 MARK = b"podrace image %010d"
@@ -48,7 +49,7 @@ class GreenletRuntime(ThreadRuntime):
     def _run(self, name: str, function: Callable[[], None]) -> None:
         try:
             function()
-        except Exception as error:
+        except (Exception, SystemExit, KeyboardInterrupt) as error:  # gevent would end the whole run
             self.died[f"{name}: {type(error).__name__}"] += 1
 
 
@@ -116,7 +117,7 @@ class Fleet:
             )
             for number, (client, gemini) in enumerate(zip(self._clients, self._gemini, strict=True))
         ]
-        self.pods: list[Any] = [make_pod(target.factory, env) for env in envs]
+        self.pods: list[Any] = [make_pod_here(target.factory, env) for env in envs]
         self.stores = [target.store(env) for env in envs] if target.store else []
         self._turns = itertools.cycle(range(plan.pods))
         self._image = PNG_HEAD + random.Random(plan.seed).randbytes(max(0, plan.image_size_bytes - len(PNG_HEAD)))
@@ -158,7 +159,9 @@ class Fleet:
                         self.pods[next(self._turns)].absorb(user_id)
                     gevent.sleep(0.02)
             held = self._held() if self.journal.waiting() else set()
-        except Exception as error:
+        except (Exception, SystemExit, KeyboardInterrupt) as error:
+            if isinstance(error, Interrupted):
+                raise
             self.inconclusive = f"{type(error).__name__} while the queues were emptied: nobody knows what they held"
             return
         self.journal.finish(held)

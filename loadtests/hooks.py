@@ -18,6 +18,7 @@ from podrace.loadtests.master import REPORT_EVERY_S, STOP_TIMEOUT_S, Master
 from podrace.loadtests.servers import told
 from podrace.loadtests.session import Worker
 from podrace.simulator.errors import PodraceError
+from podrace.simulator.interrupts import Interrupted
 
 
 def install() -> None:
@@ -40,7 +41,8 @@ def _on_init(environment: Any, runner: Any, web_ui: Any, **_: Any) -> None:
     logging.getLogger("locust.stats_logger").setLevel(environment.parsed_options.loglevel.upper())
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
         # else it is raised in whichever user runs just then, in the middle of an operation
-        gevent.signal_handler(signal.SIGINT, gevent.get_hub().handle_system_error, KeyboardInterrupt, None)
+        interrupted = Interrupted(signal.SIGINT)
+        gevent.signal_handler(signal.SIGINT, gevent.get_hub().handle_system_error, Interrupted, interrupted)
     try:
         session.start()
     except PodraceError as error:

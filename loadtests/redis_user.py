@@ -133,7 +133,7 @@ class RedisUser(User):
         result, failure, killed = None, None, None
         try:
             result = function(*args, **kwargs)
-        except Exception as error:
+        except (Exception, SystemExit, KeyboardInterrupt) as error:  # from a target; gevent would end the whole run
             failure = error
         except gevent.GreenletExit as error:
             if time.perf_counter() - began_s < KILLED_AFTER_S:
@@ -168,7 +168,7 @@ class RedisUser(User):
         self._excused_s += woken_s
         self._health.begun += 1
 
-    def _failed(self, failure: Exception) -> OperationFailedError:
+    def _failed(self, failure: BaseException) -> OperationFailedError:
         error = OperationFailedError()
         if isinstance(failure, OSError) or any("Connection" in kind.__name__ for kind in type(failure).__mro__):
             error.definite = False

@@ -105,6 +105,19 @@ def make_pod(target: Target, env: PodEnv) -> Any:
     return pod
 
 
+def make_pod_here(target: Target, env: PodEnv) -> Any:
+    """The same for a caller outside any run, which SystemExit and KeyboardInterrupt would end as well."""
+    try:
+        return make_pod(target, env)
+    except (SystemExit, KeyboardInterrupt) as error:
+        raise error if isinstance(error, Interrupted) else left("the target's factory", error) from error
+
+
+def left(who: str, error: BaseException) -> TargetError:
+    """The error of a target that raises what nobody catches, and would so end its thread or its process."""
+    return TargetError(f"{who} raised {type(error).__name__}: expected the target to return or to raise an Exception")
+
+
 def _raised_at(error: Exception) -> str:
     """Its place, or nothing where the call itself failed."""
     trace = error.__traceback__

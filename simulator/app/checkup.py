@@ -14,10 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from podrace.simulator.errors import TargetError, users_errors_told
-from podrace.simulator.fleets.inline import left
 from podrace.simulator.fleets.watchdog import watchdog
 from podrace.simulator.history.events import shorten
-from podrace.simulator.interrupts import Interrupted
 from podrace.simulator.judge.run import Run
 from podrace.simulator.scenarios.model import Call, Scenario
 from podrace.simulator.scenarios.uploads import UPLOADS, absorb, add, ask
@@ -25,7 +23,7 @@ from podrace.simulator.search.explorer import Restart
 from podrace.simulator.search.lab import InlineLab
 from podrace.simulator.search.schedule import take_default
 from podrace.simulator.servers.connection import Server, connect, delete_prefix
-from podrace.simulator.target import PodEnv, Target, is_plain, load_target, make_pod
+from podrace.simulator.target import PodEnv, Target, is_plain, load_target, make_pod_here
 from podrace.simulator.world.clock import EPOCH_US, US_PER_S
 
 EVERY_VERB = Scenario(
@@ -123,10 +121,7 @@ def check_target(server: Server, path: str, scenario: Scenario, *, seed: int) ->
 def _wrong_methods_of(factory: Target, lab: InlineLab, server: Server, seed: int) -> list[str]:
     """What is wrong with the methods of a pod that is made only to be looked at."""
     with connect(server.url) as client:
-        try:
-            pod = make_pod(factory, _idle_env(lab.scenario, client, server.prefix, seed))
-        except (SystemExit, KeyboardInterrupt) as error:
-            raise error if isinstance(error, Interrupted) else left("the target's factory", error) from error
+        pod = make_pod_here(factory, _idle_env(lab.scenario, client, server.prefix, seed))
         delete_prefix(client, server.prefix)
     return list(_wrong_methods(pod, _calls(lab.scenario)))
 

@@ -14,11 +14,10 @@ from queue import SimpleQueue
 from typing import Any, NoReturn
 
 from podrace.simulator.errors import HarnessError, PodraceError, TargetError
-from podrace.simulator.fleets.inline import left
 from podrace.simulator.fleets.pipes import Pipe
 from podrace.simulator.fleets.processes import PodSpec
 from podrace.simulator.history.events import describe, shorten
-from podrace.simulator.target import PodEnv
+from podrace.simulator.target import PodEnv, left
 from podrace.simulator.world.client import broken
 from podrace.simulator.world.clock import EPOCH_US, US_PER_S
 from podrace.simulator.world.locks import LockState, VirtualLock

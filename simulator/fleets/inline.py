@@ -15,7 +15,7 @@ import greenlet
 from podrace.simulator.errors import HarnessError, TargetError
 from podrace.simulator.history.outcome import Result, outcome
 from podrace.simulator.interrupts import Interrupted
-from podrace.simulator.target import PodEnv, Target, make_pod, method_of
+from podrace.simulator.target import PodEnv, Target, left, make_pod, method_of
 from podrace.simulator.world.client import broken
 from podrace.simulator.world.clock import EPOCH_US, US_PER_S
 from podrace.simulator.world.locks import VirtualLock
@@ -216,11 +216,6 @@ def raise_in_harness(error: BaseException) -> NoReturn:
         _UNENDED.append(actor)
         actor.parent.throw(error)
     raise error
-
-
-def left(actor: str, error: BaseException) -> TargetError:
-    """The error of a target that raises what nobody catches, and would so end its thread or its process."""
-    return TargetError(f"{actor} raised {type(error).__name__}: expected the target to return or to raise an Exception")
 
 
 class _InlineGate:

@@ -118,5 +118,32 @@ def raises(env: Any) -> Any:
     raise RuntimeError("this factory makes nothing")
 
 
+def exits(env: Any) -> Any:
+    raise SystemExit(0)
+
+
+def interrupts(env: Any) -> Any:
+    raise KeyboardInterrupt
+
+
+def exits_in_a_call(env: Any) -> Any:
+    """Nothing is ever absorbed, and whoever asks for it would end as if all were well."""
+    pod = targets.shared(env)
+    pod.absorb = lambda user_id: exits(env)
+    return pod
+
+
+def exits_in_the_background(env: Any) -> Any:
+    pod = targets.shared(env)
+    absorb = pod.absorb
+
+    def absorb_and_exit(user_id: str) -> int:
+        env.runtime.spawn("leaver", lambda: exits(env))
+        return absorb(user_id)
+
+    pod.absorb = absorb_and_exit
+    return pod
+
+
 def plain(env: Any) -> Any:
     return targets.shared(env)

@@ -114,11 +114,39 @@ def test_a_factory_of_ones_own_is_driven_without_a_store(
 
 
 @pytest.mark.parametrize("processes", [(), ("--processes", "2")])
-def test_a_factory_that_makes_nothing_is_inconclusive(locust: Start, processes: tuple[str, ...]) -> None:
-    code, out, err = finish(locust(*HEADLESS, "--run-time", "30s", "--target", "broken:raises", *processes, "Absorber"))
+@pytest.mark.parametrize(
+    ("factory", "raised"),
+    [
+        ("raises", "RuntimeError: this factory makes nothing"),
+        ("exits", "SystemExit: expected the target to return"),
+        ("interrupts", "KeyboardInterrupt: expected the target to return"),
+    ],
+)
+def test_a_factory_that_makes_nothing_is_inconclusive(
+    locust: Start, processes: tuple[str, ...], factory: str, raised: str
+) -> None:
+    target = ("--target", f"broken:{factory}")
+    code, out, err = finish(locust(*HEADLESS, "--run-time", "30s", *target, *processes, "Absorber"))
     assert code == 3, out + err
-    assert err.count("error: the target's factory raised RuntimeError: this factory makes nothing") == 1
+    assert err.count(f"error: the target's factory raised {raised}") == 1
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("factory", "code", "said", "verdict"),
+    [
+        ("exits_in_a_call", 1, "failed: absorb: SystemExit: ", "inconclusive"),
+        ("exits_in_the_background", 0, "died in a pod: leaver: SystemExit: ", "holds"),
+    ],
+)
+def test_a_pod_that_exits_does_not_end_the_run_as_if_all_were_well(
+    locust: Start, lenient: tuple[str, str], factory: str, code: int, said: str, verdict: str
+) -> None:
+    target = ("--target", f"broken:{factory}")
+    ended, out, err = finish(locust(*HEADLESS, *lenient, "--run-time", "3s", *target, "Absorber"))
+    assert ended == code, out + err
+    assert said in out
+    assert f"load-queue: {verdict}" in out
 
 
 OWN = """
@@ -323,6 +351,8 @@ def test_a_worker_that_dies_leaves_the_run_unknown(
         (["--shape", "search", "--rate", "0"], "expected --rate above 0"),
         (["--slo", "missing.toml"], "No such file"),
         (["--pods", "1"], "--pods: expected a number of at least 2"),
+        (["--users", "0"], "--users: expected a number of at least 1, got 0"),
+        (["--users", "-5"], "--users: expected a number of at least 1, got -5"),
         (["--files-url", "http://127.0.0.1:1"], "Connection refused"),
         (["--run-folder", "/proc/nowhere"], "run folder /proc/nowhere: expected a folder that can be written"),
         (["--processes", "2", "--host", "redis://127.0.0.1:1"], "Connection refused"),  # the workers end too
