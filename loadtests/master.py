@@ -68,7 +68,7 @@ class Master(Worker):
         if options.run_time and self.slo.warm_up_s >= options.run_time:
             raise UsageError(f"--slo {options.slo}: its warm_up_s leaves nothing of {options.run_time} s")
         self._choose_users()
-        atexit.register(self._stack.close)
+        atexit.register(self._at_exit)
         self._stack.push(self._server_stack)
         self.open_server(options.host or None)
         self.files_url = options.files_url
@@ -309,6 +309,19 @@ class Master(Worker):
             self._stack.close()
         except PodraceError as error:
             print(f"error: {error}", file=sys.stderr)
+
+    def _at_exit(self) -> None:
+        """If a user's task has ended the whole process, as sys.exit() does under gevent, it must not look green."""
+        ended_early = self._run is not None and not self._failures
+        try:
+            self._stack.close()
+            if ended_early and self.fleet is not None:
+                self.fleet.close()
+        finally:  # another task may do the same just now, and gevent raises it here
+            if ended_early:
+                said = "error: the process was ended in the middle of a run: nothing was judged"
+                print(said, file=sys.stderr, flush=True)
+                os._exit(verdict.FAILED)
 
     def _end_run(self) -> None:
         if self.options.headless:

@@ -315,6 +315,15 @@ def test_an_exception_in_a_user_is_the_harnesss_failure(locust: Start, tmp_path:
     assert "KeyError" in (tmp_path / "run/traceback.txt").read_text() or "oops" in err
 
 
+def test_a_task_that_exits_the_process_is_no_green_run(locust: Start, tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(OWN + "    @task\n    def leave(self):\n        raise SystemExit(0)\n")
+    code, _, err = finish(locust(*HEADLESS, "--run-time", "30s", locustfile="own.py"))
+    assert (code, err.splitlines()[-1]) == (
+        4,
+        "error: the process was ended in the middle of a run: nothing was judged",
+    )
+
+
 def test_two_runs_at_once_never_meet(locust: Start, tmp_path: Path, lenient: tuple[str, str]) -> None:
     runs = [locust(*HEADLESS[:-1], name, *lenient, "--run-time", "4s", "--processes", "2", "StoreReader")
             for name in ("one", "two")]  # fmt: skip
