@@ -15,7 +15,7 @@ from locust import events, runners
 from podrace.loadtests import page
 from podrace.loadtests.arguments import add_arguments
 from podrace.loadtests.master import REPORT_EVERY_S, STOP_TIMEOUT_S, Master
-from podrace.loadtests.servers import told
+from podrace.loadtests.servers import with_our_option
 from podrace.loadtests.session import Worker
 from podrace.simulator.errors import PodraceError
 from podrace.simulator.interrupts import Interrupted
@@ -46,7 +46,7 @@ def _on_init(environment: Any, runner: Any, web_ui: Any, **_: Any) -> None:
     try:
         session.start()
     except PodraceError as error:
-        print(f"error: {told(error)}", file=sys.stderr)
+        print(f"error: {with_our_option(error)}", file=sys.stderr)
         if environment.parsed_options.processes and not is_worker:
             for process in psutil.Process().children():
                 process.kill()  # nothing has begun that could be ended in order, and they would look for us long

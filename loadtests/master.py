@@ -21,7 +21,7 @@ from podrace.loadtests.arguments import check_form
 from podrace.loadtests.fleet import DRAIN_S, UPLOAD_TIMEOUT_S
 from podrace.loadtests.health import GeneratorHealth
 from podrace.loadtests.latency import Latencies, merged_counts
-from podrace.loadtests.servers import check_files_api, child, leftovers, run_id, serve, told
+from podrace.loadtests.servers import check_files_api, child, leftovers, run_id, serve, with_our_option
 from podrace.loadtests.session import DONE, FAILED, RATE, STOP, VERSION, Worker
 from podrace.loadtests.targets import STORE, UPLOAD, Plan, find_target
 from podrace.simulator.app.runs import run_folder
@@ -115,7 +115,7 @@ class Master(Worker):
             try:
                 self.open_server(host or None)
             except UsageError as error:
-                raise UsageError(told(error)) from None
+                raise UsageError(with_our_option(error)) from None
 
     def counts(self) -> dict[str, Any]:
         return dict(merged_counts(report.get("counts", {}) for report in self._reports.values()))

@@ -69,7 +69,7 @@ def serve(url: str | None) -> Iterator[Server]:
         yield Server(url=url, info=ServerInfo(kind, version, embedded=True), prefix="mirix:")
 
 
-def told(error: PodraceError) -> str:
+def with_our_option(error: PodraceError) -> str:
     """The error's text with the option that is ours."""
     return str(error).replace("--redis-url or PODRACE_REDIS_URL", "--host")
 

@@ -65,7 +65,7 @@ def bars(shows: Sequence[Operation]) -> list[str]:
     places = sorted({place for one in shows for place in (one.began, one.ended) if place is not None})
     step = max(2, WIDTH // max(1, len(places)))
     at = {place: number * step for number, place in enumerate(places)}
-    names, told = [f"process {_shown(one.process)}" for one in shows], [what(one) for one in shows]
+    names, told = [f"process {_shown(one.process)}" for one in shows], [operation_in_words(one) for one in shows]
     width, name_width, told_width = len(places) * step + 1, max(map(len, names)), max(map(len, told))
     lines = []
     for one, name, words in zip(shows, names, told, strict=True):
@@ -77,7 +77,7 @@ def bars(shows: Sequence[Operation]) -> list[str]:
     return lines
 
 
-def what(one: Operation) -> str:
+def operation_in_words(one: Operation) -> str:
     """An operation in a few words."""
     if one.f == "cas":
         return f"cas {_shown(one.value[0])} → {_shown(one.value[1])}"

@@ -107,7 +107,7 @@ def _run(
     cell = kept.judged_cell(cell, found)
     kept.write_all(folder, target.name, found)
     kept.write_shown(folder, cell, found)
-    shown = partial(click.echo, "\n".join(_told(target.name, found)))
+    shown = partial(click.echo, "\n".join(_summary(target.name, found)))
     conclude(run, folder, server.info, seed, [cell], shown, code=found.interrupted)
 
 
@@ -154,7 +154,7 @@ def progress_line(standing: Standing) -> str:
     )
 
 
-def _told(target: str, found: FreeRun) -> list[str]:
+def _summary(target: str, found: FreeRun) -> list[str]:
     from podrace.simulator.app import kept
 
     counts = {word: count for word, count in found.counts.items() if count}
