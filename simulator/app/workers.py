@@ -20,12 +20,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from podrace.simulator.app import campaign, directed, kept, show
-from podrace.simulator.app.endings import Interrupted
 from podrace.simulator.app.names import PARTS, named_scenario, named_target
 from podrace.simulator.app.runs import Cell
 from podrace.simulator.errors import HarnessError, UsageError
 from podrace.simulator.fleets import guarded
 from podrace.simulator.fleets.processes import without_interrupts
+from podrace.simulator.interrupts import Interrupted
 from podrace.simulator.search.frontier import Bounds
 from podrace.simulator.servers.connection import Server, open_server
 
