@@ -8,7 +8,9 @@ one effect and in order for its user; or in its place stands a part that names i
 
 Where `add_message` raised a ValueError, nothing was promised and nothing is kept. Where it raised a connection error,
 nobody can know: call again with the same message id, and the message is there exactly once. A status never goes
-backwards. A dead pod delays a user's queue by no more than one lease.
+backwards: where the server's record of it was damaged, asking is an error until the upload was done again; but where
+`keep_bytes` has dropped its bytes, an upload that was completed may then be `failed`. A dead pod delays a user's queue
+by no more than one lease.
 
 It rests on a memory agent that records the ids of a user's batches and never refuses one that it has, refuses an older
 fence, and a batch that comes when one of its files is over (see `memory`); on a server that keeps what it has
@@ -45,6 +47,7 @@ from podrace.reference.durable_server import NotDurableError, damages
 from podrace.reference.durable_store import (
     Accepted,
     Batch,
+    DamagedError,
     DurableStore,
     Item,
     damaged_status,
@@ -148,14 +151,15 @@ class DurablePod:
     def upload_status(self, placeholder: Placeholder) -> Status:
         """`{"status", "result", "filename", "progress", ...}`; `reason` where it failed. One round trip.
 
-        `unknown` for what nobody has accepted, and for what was absorbed longer than `remember_s` ago.
+        `unknown` for what nobody has accepted, and for what was absorbed longer than `remember_s` ago. Raises
+        DamagedError while nobody knows it, because the server's record was damaged.
         """
         if not is_pending_placeholder(placeholder):
             return {"status": COMPLETED, "result": placeholder}
         return self._store.status(checked_placeholder(placeholder))
 
-    def upload_statuses(self, placeholders: Sequence[Placeholder]) -> list[Status]:
-        """The same for many, in one round trip."""
+    def upload_statuses(self, placeholders: Sequence[Placeholder]) -> list[Status | DamagedError]:
+        """The same for many, in one round trip; what nobody knows is an error in its place."""
         return self._store.statuses([checked_placeholder(placeholder) for placeholder in placeholders])
 
     def wait_for_upload(self, placeholder: Placeholder, timeout: float = 30) -> Any:
@@ -186,8 +190,11 @@ class DurablePod:
         raise TimeoutError(f"upload of {placeholder['filename']}: still pending after {timeout} s")
 
     def _result(self, placeholder: Placeholder) -> Any:
-        """None while it is pending."""
-        status = self._store.status(placeholder)
+        """None while it is pending, or to be done again."""
+        try:
+            status = self._store.status(placeholder)
+        except DamagedError:
+            return None
         if status["status"] not in (COMPLETED, PENDING):
             raise UploadFailedError(f"upload of {placeholder['filename']}: {status.get('reason', status['status'])}")
         return status["result"]
@@ -211,8 +218,8 @@ class DurablePod:
                 fewest=self._settings.absorb_limit,
                 most=max(self._settings.absorb_limit, self._settings.batch_limit),
             )
-            self._uploader.take_over(user_id, claim.pending)
             if claim.batch is None:
+                self._uploader.take_over(user_id, claim.pending)
                 return delivered
             verdict = self._deliver(user_id, claim.batch)
             if verdict == "acked":
@@ -267,7 +274,7 @@ class DurablePod:
         """The parts to send. Files that this pod cannot read, or that are over, are uploaded again."""
         parts: list[dict[str, Any]] = []
         for item in batch.items:
-            record = orjson.loads(item.record)
+            record = item.record
             if "missing" in record:
                 names = record.get("filenames") or [status.get("filename") for status in item.uploads.values()]
                 told = {"message_id": item.message_id, "reason": record["missing"], "filenames": names}
@@ -313,9 +320,5 @@ def _missing_image(filename: str, reason: str) -> dict[str, Any]:
 
 def _missing_record(item: Item, reason: str) -> bytes:
     """What stands in the queue for a dead letter: its images are missing with it."""
-    try:
-        images = orjson.loads(item.record).get("images", ())
-    except (ValueError, AttributeError):
-        images = ()
-    names = [str(image.get("filename") or image.get("uri")) for image in images]
+    names = [str(image.get("filename") or image.get("uri")) for image in item.record.get("images", ())]
     return orjson.dumps({"missing": reason, "filenames": names})

@@ -201,12 +201,17 @@ def read_image(image: Path | str, *, compress: bool, max_image_bytes: int) -> by
     compressed = None
     try:
         compressed = compress_image(str(image)) if compress else None
-        with open(compressed or image, "rb", buffering=0, opener=_without_waiting) as opened:
-            state = os.fstat(opened.fileno())
+        opened = os.open(
+            compressed or image, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)
+        )  # a pipe is refused, not waited for
+        try:
+            state = os.fstat(opened)
             if not stat.S_ISREG(state.st_mode):
                 raise FileNotFoundError("it is no file")
             size = state.st_size
-            content = opened.read(size) if size <= max_image_bytes else b""
+            content = os.read(opened, size) if size <= max_image_bytes else b""
+        finally:
+            os.close(opened)
     except (OSError, TypeError, ValueError) as error:
         raise ImageGoneError(f"image {_shown(image)}: cannot be read: {error}") from error
     finally:
@@ -229,11 +234,6 @@ def _upload_id(user_id: str, message_id: str, position: int) -> str:
     name = f"{len(user_id)} {user_id} {len(message_id)} {message_id} {position}"
     digits = sha256(name.encode()).hexdigest()
     return f"{digits[:8]}-{digits[8:12]}-8{digits[13:16]}-8{digits[17:20]}-{digits[20:32]}"
-
-
-def _without_waiting(path: str, flags: int) -> int:
-    """Opens what is no file, such as a pipe that nobody writes to, at once: it is refused then."""
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def _known_image(image: dict[str, Any], user_id: str) -> dict[str, Any]:

@@ -52,8 +52,10 @@ SCRIPTS = Scripts.load()
 class ScriptRunner:
     """Runs the scripts on a server, or on the nodes of a Cluster. What it raises is redis-py's."""
 
-    def __init__(self, client: redis.Redis, scripts: Scripts) -> None:
+    def __init__(self, client: redis.Redis, scripts: Scripts, *, replicas: int, wait_ms: int) -> None:
         self._redis: Any = client
+        self._replicas = replicas
+        self._wait_ms = wait_ms
         self._texts = {field.name: getattr(scripts, field.name) for field in fields(scripts)}
         self._sha = {name: hashlib.sha1(text.encode()).hexdigest() for name, text in self._texts.items()}
 
@@ -63,44 +65,44 @@ class ScriptRunner:
         except NoScriptError:  # a server that is new, was restarted, or took over: EVAL teaches it the script
             return self._redis.eval(self._texts[name], len(keys), *keys, *args)
 
-    def run_all(self, calls: list[Call], *, replicas: int, wait_ms: int) -> list[Any]:
+    def run_all(self, calls: list[Call]) -> list[Any]:
         """Many in one round trip a node; what the server answers to one alone is an exception in its place.
 
         Raises NotReplicatedError where fewer than `replicas` have them within `wait_ms`.
         """
-        if len(calls) == 1 and not replicas:
+        if len(calls) == 1 and not self._replicas:
             try:
                 return [self.run(*calls[0])]
             except ResponseError as error:
                 return [error]
-        replies, copies = self._pipelined(calls, replicas, wait_ms)
+        replies, copies = self._pipelined(calls)
         if any(isinstance(reply, NoScriptError | MovedError) for reply in replies):
             for name in {name for name, _, _ in calls}:
                 self._redis.script_load(self._texts[name])
-            replies, copies = self._pipelined(calls, replicas, wait_ms)
-        if copies < replicas:
-            raise NotReplicatedError(copies, replicas, replies)
+            replies, copies = self._pipelined(calls)
+        if copies < self._replicas:
+            raise NotReplicatedError(copies, self._replicas, replies)
         return replies
 
-    def _pipelined(self, calls: list[Call], replicas: int, wait_ms: int) -> tuple[list[Any], int]:
+    def _pipelined(self, calls: list[Call]) -> tuple[list[Any], int]:
         """The replies, and how many replicas are known to have everything."""
         by_node: dict[Any, list[int]] = {}
         for number, (_, keys, _) in enumerate(calls):
             by_node.setdefault(self._node(keys[0]), []).append(number)
         replies: dict[int, Any] = {}
-        copies = replicas
+        copies = self._replicas
         for node, numbers in by_node.items():
             pipeline = node.pipeline(transaction=False)
             for name, keys, args in (calls[number] for number in numbers):
                 pipeline.evalsha(self._sha[name], len(keys), *keys, *args)
-            if replicas:  # on the same connection: WAIT speaks of what that has written
-                pipeline.execute_command("WAIT", replicas, wait_ms)
+            if self._replicas:  # on the same connection: WAIT speaks of what that has written
+                pipeline.execute_command("WAIT", self._replicas, self._wait_ms)
             try:
                 answers = pipeline.execute(raise_on_error=False)
             except (RedisConnectionError, RedisTimeoutError):
                 self._look_again([])
                 raise
-            if replicas:
+            if self._replicas:
                 known = answers.pop()
                 copies = min(copies, 0 if isinstance(known, Exception) else known)
             replies.update(zip(numbers, answers, strict=True))

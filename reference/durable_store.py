@@ -3,16 +3,16 @@
 All keys of a user bear one hash tag, so that a script may touch several of them in Redis Cluster:
 
     {prefix}durable:{user}:queue        list    message ids in the order of their acceptance
-    {prefix}durable:{user}:messages     hash    message id -> record: text and placeholders (JSON)
-    {prefix}durable:{user}:uploads      hash    upload id -> status (JSON), and beside it /more, /attempts, /taken;
-                                                /of/<message id> -> its uploads, /dead/<message id> a dead letter's
-    {prefix}durable:{user}:bytes        hash    upload id -> the image, while another pod may have to upload it
+    {prefix}durable:{user}:messages     hash    record/<message id>: text and placeholders (JSON); uploads/<message id>:
+                                                the ids of its uploads
+    {prefix}durable:{user}:uploads      hash    <upload id>: status (JSON), <upload id>/more: how many messages show it
+                                                beside the one that brought it in, <upload id>/attempts, /taken
+    {prefix}durable:{user}:bytes        hash    <upload id>: the image, while another pod may have to upload it
     {prefix}durable:{user}:state        hash    the claimed batch, its fence, refusals, bytes kept
     {prefix}durable:{user}:claim        string  who absorbs, for one lease
     {prefix}durable:{user}:lease:<id>   string  who uploads that message's images, for one lease
     {prefix}durable:{user}:done:<id>    string  what became of an acknowledged message, for `remember_s`
-    {prefix}durable:{user}:dead         hash    message id -> record of a message that could not be sent
-    {prefix}durable:{user}:reasons      hash    message id -> why
+    {prefix}durable:{user}:dead         hash    record/, uploads/ and reason/<message id> of what could not be sent
     {prefix}durable:{user}:finished     channel upload ids, as they are finished
 
 Every change is one script (`lua/`): whole or not at all, and without effect when it is sent again.
@@ -23,6 +23,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote
 
@@ -36,14 +37,15 @@ if TYPE_CHECKING:
     import redis
 
 DAMAGED = "its record was damaged"
-_DAMAGED_STATUS = orjson.dumps({"status": FAILED, "result": None, "filename": None, "progress": 0, "reason": DAMAGED})
 
 
-_needs_no_quoting = re.compile(r"[A-Za-z0-9_.~-]+").fullmatch
+class DamagedError(RuntimeError):
+    """Nobody knows the status of an upload: its record was damaged. An `absorb` has it done again."""
 
 
+@lru_cache(maxsize=10_000)
 def _quoted(name: str) -> str:
-    return name if _needs_no_quoting(name) else quote(name, safe="")  # which takes ten times as long
+    return quote(name, safe="")
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ class Item:
     """One message of a batch. `uploads` holds the statuses of its images, terminal ones all."""
 
     message_id: str
-    record: bytes
+    record: dict[str, Any]
     uploads: dict[str, Status]
 
 
@@ -74,7 +76,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Claim:
-    """`pending`: uploads the queue waits for, as (upload id, id of the message that brought it in)."""
+    """A batch; or the uploads that the queue waits for, as (upload id, id of the message that brought it in)."""
 
     batch: Batch | None
     pending: list[tuple[str, str]]
@@ -107,12 +109,10 @@ class DurableStore:
         self.redis = client
         self.holder = holder
         self._prefix = prefix
-        self._runner = ScriptRunner(client, scripts)
+        self._runner = ScriptRunner(client, scripts, replicas=replicas, wait_ms=wait_ms)
         self._run = self._runner.run
         self._lease_ms = lease_ms
         self._remember_ms = remember_ms
-        self._replicas = replicas
-        self._wait_ms = wait_ms
 
     def key(self, user_id: str, what: str, message_id: str | None = None) -> str:
         """Ids are percent-encoded: braces, stars, colons and newlines in them mean nothing."""
@@ -133,26 +133,25 @@ class DurableStore:
         A placeholder of a message that was acknowledged takes one more: its status is then in the done record.
         """
         calls = [self._accept_call(message, {}, keep_bytes, max_kept_bytes) for message in messages]
-        replies = self._replicated(calls)
+        replies = self._runner.run_all(calls)
         for number, (message, reply) in enumerate(zip(messages, replies, strict=True)):
             if isinstance(reply, list) and reply[0] == b"unknown":
                 wanted = {upload.decode() for upload in reply[1:]}
-                known = {p["upload_uuid"]: self._remembered(p) for p in message.again if p["upload_uuid"] in wanted}
+                known = {
+                    p["upload_uuid"]: _in_done(p, self._done(p)) for p in message.again if p["upload_uuid"] in wanted
+                }
                 call = self._accept_call(message, known, keep_bytes, max_kept_bytes)
-                replies[number] = self._replicated([call])[0]
+                replies[number] = self._runner.run_all([call])[0]
         return [_accepted(message, reply) for message, reply in zip(messages, replies, strict=True)]
-
-    def _replicated(self, calls: list[Call]) -> list[Any]:
-        return self._runner.run_all(calls, replicas=self._replicas, wait_ms=self._wait_ms)
 
     def _accept_call(
         self, message: NewMessage, known: Mapping[str, Status | None], keep_bytes: bool, max_kept_bytes: int
     ) -> Call:
         user, name = message.user_id, message.message_id
         quoted = _quoted(name)
-        keys = self._keys(
-            user, "queue", "messages", "uploads", "bytes", "state", f"lease:{quoted}", f"done:{quoted}", "dead"
-        )
+        what = ["queue", "messages", f"done:{quoted}", "dead"]
+        if message.new or message.again:
+            what += ["uploads", f"lease:{quoted}"] + (["bytes", "state"] if keep_bytes else [])
         args: list[Any] = [name, message.record(), self.holder, self._lease_ms, max_kept_bytes, len(message.new)]
         for image in message.new:
             args += [image.placeholder["upload_uuid"], pending_status(image.placeholder)]
@@ -160,17 +159,18 @@ class DurableStore:
         for placeholder in message.again:
             status = known.get(placeholder["upload_uuid"])
             args += [placeholder["upload_uuid"], orjson.dumps(status) if status else b""]
-        return "accept", keys, args
+        return "accept", self._keys(user, *what), args
 
     # -- uploads
 
     def renew(self, lease: str, holder: str, *, user_id: str, progress: tuple[Placeholder, int] | None = None) -> bool:
         """Keep a lease, and write how far an upload is. False where the lease is lost."""
-        args: list[Any] = [holder, self._lease_ms, "", "", 0]
+        keys, args = [lease], list[Any]((holder, self._lease_ms))
         if progress:
             placeholder, percent = progress
-            args[2:] = [placeholder["upload_uuid"], pending_status(placeholder, percent), percent]
-        return bool(self._run("renew", [lease, self.key(user_id, "uploads")], args))
+            keys.append(self.key(user_id, "uploads"))
+            args += [placeholder["upload_uuid"], pending_status(placeholder, percent), percent]
+        return bool(self._run("renew", keys, args))
 
     def take(self, user_id: str, upload_id: str, owner: str, attempt_id: str) -> Taken | None:
         """Begin a further attempt; None where another pod is at it, or nothing is left to do."""
@@ -188,11 +188,11 @@ class DurableStore:
         replaces: str = "",
     ) -> Status | None:
         """Write how an upload ended. Returns what stands: this status, another's, or None where nobody needs it."""
-        keys = self._keys(user_id, "uploads", "bytes", "state", "finished")
-        reply = self._run("finish", keys, [upload_id, orjson.dumps(status), str(int(drop_bytes)), replaces])
+        keys = self._keys(user_id, "uploads", "finished", *(("bytes", "state") if drop_bytes else ()))
+        reply = self._run("finish", keys, [upload_id, orjson.dumps(status), replaces])
         if reply[0]:
             return status
-        return decoded_status(reply[1]) if reply[1] else None
+        return _decoded(reply[1]) if reply[1] else None
 
     def image_bytes(self, user_id: str, upload_id: str) -> bytes:
         content: Any = self.redis.hget(self.key(user_id, "bytes"), upload_id)
@@ -203,9 +203,9 @@ class DurableStore:
     def status(self, placeholder: Placeholder) -> Status:
         """One HGET; one GET more for an upload whose message was acknowledged."""
         value: Any = self.redis.hget(self.key(placeholder["user_id"], "uploads"), placeholder["upload_uuid"])
-        return decoded_status(value) if value is not None else self._remembered(placeholder) or unknown()
+        return _told(placeholder, value, self._done(placeholder) if value is None else None)
 
-    def statuses(self, placeholders: Sequence[Placeholder]) -> list[Status]:
+    def statuses(self, placeholders: Sequence[Placeholder]) -> list[Status | DamagedError]:
         """The same for many: one round trip, and one more where some of their messages were acknowledged."""
         by_user: dict[str, list[int]] = {}
         for number, placeholder in enumerate(placeholders):
@@ -220,37 +220,37 @@ class DurableStore:
         for number in missing:
             pipeline.get(self.key(placeholders[number]["user_id"], "done", placeholders[number]["message_id"]))
         done = dict(zip(missing, pipeline.execute() if missing else (), strict=True))
-        return [
-            decoded_status(value) if value is not None else _in_done(done[number], placeholders[number]) or unknown()
-            for number, value in sorted(found.items())
-        ]
+        told: list[Status | DamagedError] = []
+        for number, placeholder in enumerate(placeholders):
+            try:
+                told.append(_told(placeholder, found[number], done.get(number)))
+            except DamagedError as error:
+                told.append(error)
+        return told
 
-    def _remembered(self, placeholder: Placeholder) -> Status | None:
-        value: Any = self.redis.get(self.key(placeholder["user_id"], "done", placeholder["message_id"]))
-        return _in_done(value, placeholder)
+    def _done(self, placeholder: Placeholder) -> Any:
+        return self.redis.get(self.key(placeholder["user_id"], "done", placeholder["message_id"]))
 
     # -- absorbing
 
     def claim(self, user_id: str, claimer: str, *, lowest_fence: int, fewest: int, most: int) -> Claim:
         """Claim what is ready. Which messages its batch has must outlive the primary: else they go twice."""
-        keys = self._keys(user_id, "queue", "messages", "uploads", "state", "claim", "dead", "reasons")
-        args = [claimer, self._lease_ms, lowest_fence, fewest, most, _DAMAGED_STATUS]
+        keys = self._keys(user_id, "queue", "messages", "uploads", "state", "claim", "dead")
+        args = [claimer, self._lease_ms, lowest_fence, fewest, most]
         try:
-            (reply,) = self._replicated([("claim", keys, args)])
+            (reply,) = self._runner.run_all([("claim", keys, args)])
         except NotReplicatedError as error:
             (reply,) = error.replies
             if not isinstance(reply, Exception) and reply[0] == b"batch":
                 raise
         if isinstance(reply, Exception):
             raise reply
-        if reply[0] == b"busy":
-            return Claim(None, [])
-        names = [name.decode() for name in reply[1]]
-        pending = list(zip(names[::2], names[1::2], strict=True))
         if reply[0] == b"none":
-            return Claim(None, pending)
-        items = [Item(name.decode(), record, _statuses(pairs)) for name, record, pairs in reply[5]]
-        return Claim(Batch(reply[2].decode(), int(reply[3]), claimer, bool(reply[4]), items), pending)
+            names = [name.decode() for name in reply[1:]]
+            return Claim(None, list(zip(names[::2], names[1::2], strict=True)))
+        _, batch_id, fence, more, *messages = reply
+        items = [Item(name.decode(), _decoded(record), _statuses(pairs)) for name, record, *pairs in messages]
+        return Claim(Batch(batch_id.decode(), int(fence), claimer, bool(more), items), [])
 
     def ack(self, user_id: str, batch: Batch) -> bool:
         """Take the delivered batch out. False where its claim has become another's, who offers it again."""
@@ -258,21 +258,21 @@ class DurableStore:
         keys = self._keys(user_id, "queue", "messages", "uploads", "bytes", "state", "claim", *done)
         args: list[Any] = [batch.fence, self._remember_ms]
         for item in batch.items:
-            args += [item.message_id, _done(item)]
+            done_record = {"images": item.record.get("images", []), "statuses": item.uploads}
+            args += [item.message_id, orjson.dumps(done_record)]
         return bool(self._run("ack", keys, args))
 
     def dead_letter(self, user_id: str, batch: Batch, *, refusals: int, reason: str, missing: bytes) -> str:
         """Count a refusal: `again`, `apart`, `dead`, `counted` (sent twice), or `stale` (no longer ours)."""
-        keys = self._keys(user_id, "queue", "messages", "state", "claim", "dead", "reasons", "uploads")
-        args: list[Any] = [batch.batch_id, batch.fence, refusals, reason, missing]
-        verdict: bytes = self._run("dead_letter", keys, args)
+        keys = self._keys(user_id, "queue", "messages", "state", "claim", "dead")
+        verdict: bytes = self._run("dead_letter", keys, [batch.fence, refusals, reason, missing])
         return verdict.decode()
 
     def dead_letters(self, user_id: str) -> dict[str, tuple[str, bytes]]:
         """By message id: why it could not be sent, and its record as it was."""
-        records: Any = self.redis.hgetall(self.key(user_id, "dead"))
-        reasons: Any = self.redis.hgetall(self.key(user_id, "reasons"))
-        return {name.decode(): (reasons.get(name, b"").decode(), record) for name, record in records.items()}
+        held: Any = self.redis.hgetall(self.key(user_id, "dead"))
+        letters = [name.removeprefix(b"record/") for name in held if name.startswith(b"record/")]
+        return {name.decode(): (held.get(b"reason/" + name, b"").decode(), held[b"record/" + name]) for name in letters}
 
     def users_with_dead_letters(self) -> list[str]:
         """Looks at every key of the server, without blocking it."""
@@ -282,8 +282,7 @@ class DurableStore:
         return sorted(unquote(key[len(before) : -len(after)]) for key in found)
 
     def requeue(self, user_id: str, message_id: str) -> int:
-        done = f"done:{_quoted(message_id)}"
-        keys = self._keys(user_id, "queue", "messages", "state", "dead", "reasons", done, "uploads")
+        keys = self._keys(user_id, "queue", "messages", "dead", f"done:{_quoted(message_id)}")
         return int(self._run("requeue", keys, [message_id]))
 
 
@@ -299,18 +298,18 @@ def pending_status(placeholder: Placeholder, progress: int = 0) -> bytes:
     )
 
 
-def decoded_status(value: bytes) -> Status:
-    """A damaged value says so itself, as the next claim will: the image is then named as missing."""
-    try:
-        status = orjson.loads(value)
-    except ValueError:
-        status = None
-    return status if isinstance(status, dict) else damaged_status()
-
-
 def damaged_status() -> Status:
-    """What stands for an upload of which nothing can be read."""
-    return dict(orjson.loads(_DAMAGED_STATUS))
+    """What stands for an upload of which nothing can be read, nor done again."""
+    return {"status": FAILED, "result": None, "filename": None, "progress": 0, "reason": DAMAGED}
+
+
+def _decoded(value: bytes) -> dict[str, Any]:
+    """Empty where it is damaged."""
+    try:
+        decoded = orjson.loads(value)
+    except ValueError:
+        return {}
+    return decoded if isinstance(decoded, dict) else {}
 
 
 def _accepted(message: NewMessage, reply: Any) -> Accepted | Exception:
@@ -322,7 +321,7 @@ def _accepted(message: NewMessage, reply: Any) -> Accepted | Exception:
             return Accepted(images, new=True)
         case b"known" | b"done":
             # As it was first accepted; a record that was damaged since does not make it another message.
-            first = decoded_status(reply[1]).get("images", images)
+            first = _decoded(reply[1]).get("images", images)
             return Accepted(first, new=reply[0] == b"known" and reply[2] == b"mine")
         case b"full":
             return KeptBytesError(
@@ -335,14 +334,20 @@ def _accepted(message: NewMessage, reply: Any) -> Accepted | Exception:
 
 
 def _statuses(pairs: list[bytes]) -> dict[str, Status]:
-    return {name.decode(): decoded_status(value) for name, value in zip(pairs[::2], pairs[1::2], strict=True)}
+    values = zip(pairs[::2], pairs[1::2], strict=True)
+    return {name.decode(): _decoded(value) or damaged_status() for name, value in values}
 
 
-def _done(item: Item) -> bytes:
-    images = decoded_status(item.record).get("images", [])
-    return orjson.dumps({"images": images, "statuses": item.uploads})
+def _told(placeholder: Placeholder, current: bytes | None, done: bytes | None) -> Status:
+    """What is said of an upload, from its status, or from what became of its message where that was acknowledged."""
+    if current is None and (done is None or _decoded(done)):
+        return _in_done(placeholder, done) or unknown()
+    status = _decoded(current or b"")
+    if not status or "again" in status:
+        raise DamagedError(f"upload of {placeholder['filename']}: {DAMAGED}")
+    return status
 
 
-def _in_done(value: bytes | None, placeholder: Placeholder) -> Status | None:
-    status = decoded_status(value).get("statuses", {}).get(placeholder["upload_uuid"]) if value else None
+def _in_done(placeholder: Placeholder, done: bytes | None) -> Status | None:
+    status = _decoded(done).get("statuses", {}).get(placeholder["upload_uuid"]) if done else None
     return status if status and status["status"] in (COMPLETED, FAILED) else None

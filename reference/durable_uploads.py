@@ -217,7 +217,7 @@ class Uploader:
                 self._finish(upload, self._failed(placeholder, reason))
                 return
             if not upload.content:
-                self._finish(upload, self._failed(placeholder, "the pod that had it is gone, and no bytes were kept"))
+                self._finish(upload, self._failed(placeholder, "its upload was lost, and no bytes were kept"))
                 return
             try:
                 status = self._put(upload)
@@ -293,16 +293,10 @@ class Uploader:
 
     def _finish(self, upload: Upload, status: Status, *, replaces: str = "") -> Status | None:
         """Write how an upload ended. Returns what stands; None where nobody needs it any more."""
-        keep = self._settings.keep_bytes == "acked" and status["status"] == COMPLETED
-        placeholder = upload.placeholder
+        drop = self._settings.keep_bytes == "uploaded" or status["status"] == FAILED
+        user_id = upload.placeholder["user_id"]
         stands = self._insist(
-            lambda: self._store.finish(
-                placeholder["user_id"],
-                upload.upload_id,
-                status,
-                drop_bytes=not keep,
-                replaces=replaces,
-            )
+            lambda: self._store.finish(user_id, upload.upload_id, status, drop_bytes=drop, replaces=replaces)
         )
         if stands is not status and status["status"] == COMPLETED:
             ours = status["result"]["name"]

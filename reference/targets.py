@@ -104,4 +104,4 @@ def durable(env: Environment) -> DurablePod:
     return DurablePod(env)
 
 
-durable.keeps = ("durable:{*}:done:*", "durable:{*}:state", "durable:{*}:dead", "durable:{*}:reasons")  # type: ignore[attr-defined]
+durable.keeps = ("durable:{*}:done:*", "durable:{*}:state", "durable:{*}:dead")  # type: ignore[attr-defined]

@@ -1,13 +1,14 @@
+#!lua flags=allow-oom
 -- Claim the ready messages at the head of a user's queue as one batch. Called by absorb.
 -- What was claimed stays frozen until it is acknowledged: the next claimer gets the same batch, a higher fence.
--- KEYS  1 queue  2 messages  3 uploads  4 state  5 the claim's lease  6 dead  7 reasons
+-- KEYS  1 queue  2 messages  3 uploads  4 state  5 the claim's lease  6 dead
 -- ARGV  1 claimer, new for each claim (sent again, a claim gets the same reply)  2 lease in ms  3 lowest fence
---       4 fewest messages that begin a batch  5 most messages of one  6 status for an upload whose own is damaged
--- Reply {'busy'} while another has the claim, else {'none' or 'batch', pending, batch id, fence,
---       1 where more may be ready, {{message id, record, {upload id, status, ...}}, ...}}; `pending` are the uploads
---       that the queue waits for: upload id, id of the message that brought it in, ...
+--       4 fewest messages that begin a batch  5 most messages of one
+-- Reply {'batch', batch id, fence, 1 where more may come, {message id, record, upload id, status, ...}, ...}
+--       {'none', upload id, id of the message that brought it in, ...} of the uploads that the queue waits for;
+--       {'none'} also while another has the claim
 local holder = redis.call('GET', KEYS[5])
-if holder and holder ~= ARGV[1] then return {'busy'} end
+if holder and holder ~= ARGV[1] then return {'none'} end
 
 -- What was cut is recognised without decoding all of it. What is damaged otherwise, `build` finds.
 local function whole(text)
@@ -16,19 +17,33 @@ end
 
 -- A damaged record is set aside and reported; in its place stands that it is missing. Its images are not.
 local function set_aside(id, record)
-  redis.call('HSETNX', KEYS[6], id, record or '')
-  redis.call('HSET', KEYS[7], id, 'its record was damaged')
+  redis.call('HSETNX', KEYS[6], 'record/' .. id, record or '')
+  redis.call('HSET', KEYS[6], 'reason/' .. id, 'its record was damaged')
   local missing = '{"missing":"its record was damaged"}'
-  redis.call('HSET', KEYS[2], id, missing)
+  redis.call('HSET', KEYS[2], 'record/' .. id, missing)
   return missing
+end
+
+-- An upload whose status cannot be read is done `again`: until it has ended, readers are told that nobody knows it.
+local function begin_again(upload, record)
+  for _, image in ipairs(cjson.decode(record).images or {}) do
+    if image.upload_uuid == upload then
+      local known = '"filename":' .. cjson.encode(image.filename) .. ',"message_id":' .. cjson.encode(image.message_id)
+      local status = '{"status":"pending","again":true,"result":null,"progress":0,' .. known .. '}'
+      redis.call('HSET', KEYS[3], upload, status)
+      return status
+    end
+  end
+  return ''
 end
 
 -- An id in the queue that no record has was damaged: it stands for the message that the queue does not name.
 local function mended(place, id)
   local queued = {}
   for _, one in ipairs(redis.call('LRANGE', KEYS[1], 0, -1)) do queued[one] = true end
-  for _, one in ipairs(redis.call('HKEYS', KEYS[2])) do
-    if not queued[one] then
+  for _, field in ipairs(redis.call('HKEYS', KEYS[2])) do
+    local one = string.match(field, '^record/(.*)$')
+    if one and not queued[one] then
       redis.call('LSET', KEYS[1], place, one)
       return one
     end
@@ -38,39 +53,35 @@ end
 
 local state = redis.call('HMGET', KEYS[4], 'size', 'alone', 'fence', 'batch')
 local size, alone, stored, batch = tonumber(state[1] or 0), tonumber(state[2] or 0), state[3], state[4]
-local most = size > 0 and size or (alone > 0 and 1 or tonumber(ARGV[5]))
-local items, pending = {}, {}
+local fewest, most = tonumber(ARGV[4]), tonumber(ARGV[5])
+if size > 0 then fewest, most = size, size elseif alone > 0 then fewest, most = 1, 1 end
+local items, pending = {}, {'none'}
 local queue = redis.call('LRANGE', KEYS[1], 0, most)
-if #queue == 0 then return {'none', {}} end
-redis.call('PERSIST', KEYS[4]) -- also the first write, which alone a full server refuses: absorbing is what empties it
+if #queue == 0 then return pending end
+redis.call('PERSIST', KEYS[4]) -- ack.lua leaves it with a time to live
 for place, id in ipairs(queue) do
   if place > most then break end
-  local record = redis.call('HGET', KEYS[2], id)
-  if not record then
+  local held = redis.call('HMGET', KEYS[2], 'record/' .. id, 'uploads/' .. id)
+  if not held[1] then
     id = mended(place - 1, id)
-    record = redis.call('HGET', KEYS[2], id)
+    held = redis.call('HMGET', KEYS[2], 'record/' .. id, 'uploads/' .. id)
   end
-  if not whole(record) then record = set_aside(id, record) end
-  local statuses = {}
-  for upload in string.gmatch(redis.call('HGET', KEYS[3], '/of/' .. id) or '', '%S+') do
+  local item = {id, whole(held[1]) and held[1] or set_aside(id, held[1])}
+  for upload in string.gmatch(held[2] or '', '%S+') do
     local status = redis.call('HGET', KEYS[3], upload)
-    if not whole(status) then
-      status = ARGV[6]
-      redis.call('HSET', KEYS[3], upload, status)
-    elseif string.sub(status, 1, 19) == '{"status":"pending"' then
+    if not whole(status) then status = begin_again(upload, item[2]) end
+    if string.sub(status, 1, 19) == '{"status":"pending"' then
       pending[#pending + 1] = upload
       pending[#pending + 1] = cjson.decode(status).message_id
     end
-    statuses[#statuses + 1] = upload
-    statuses[#statuses + 1] = status
+    item[#item + 1] = upload
+    item[#item + 1] = status
   end
-  if #pending > 0 then break end
-  items[#items + 1] = {id, record, statuses}
+  if #pending > 1 then break end
+  items[#items + 1] = item
 end
 
-if #items == 0 or (size == 0 and alone == 0 and #items < tonumber(ARGV[4])) then
-  return {'none', pending}
-end
+if #items == 0 or #items < fewest then return pending end
 local fence = holder and stored or string.format('%.0f', math.max(tonumber(stored or 0) + 1, tonumber(ARGV[3])))
 redis.call('SET', KEYS[5], ARGV[1], 'PX', ARGV[2])
 -- The fence tells batches apart; the message id too, should the fence be forgotten and clocks have gone back.
@@ -80,5 +91,6 @@ if size == 0 then
 else
   redis.call('HSET', KEYS[4], 'fence', fence)
 end
-local more = #pending == 0 and #queue > #items and 1 or 0
-return {'batch', pending, batch, fence, more, items}
+local reply = {'batch', batch, fence, #queue > #items and 1 or 0}
+for _, item in ipairs(items) do reply[#reply + 1] = item end
+return reply

@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- Begin a further attempt at an upload: one's own again, or that of a pod whose lease has lapsed.
 -- KEYS  1 the lease of the message that brought the image in  2 uploads  3 bytes
 -- ARGV  1 upload id  2 holder  3 lease in ms  4 id of this attempt: sent again, it is not counted again
@@ -8,7 +9,6 @@ if holder and holder ~= ARGV[2] then return {0} end
 local status = redis.call('HGET', KEYS[2], ARGV[1])
 local ok, now = pcall(cjson.decode, status or '')
 if not (ok and type(now) == 'table' and now.status == 'pending') then return {0} end
-redis.call('PERSIST', KEYS[2]) -- no change: a full server refuses a script's first write alone
 redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
 if redis.call('HGET', KEYS[2], ARGV[1] .. '/taken') ~= ARGV[4] then
   redis.call('HSET', KEYS[2], ARGV[1] .. '/taken', ARGV[4])

@@ -211,7 +211,7 @@ def test_nothing_acknowledged_is_lost_with_the_primary(
             tick.wait(0.02)
         absorb()
         assert listed(url) == []
-        accepting._store.redis.hset(accepting._store.key("ann", "dead"), "m0", '{"text": "refused"}')
+        accepting._store.redis.hset(accepting._store.key("ann", "dead"), "record/m0", '{"text": "refused"}')
         assert [(letter["user_id"], letter["text"]) for letter in listed(url)] == [("ann", "refused")]
         for pod in (accepting, absorbing):
             pod.close()

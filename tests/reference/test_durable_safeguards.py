@@ -51,6 +51,7 @@ WITHOUT = (
     ("taking_a_refused_batch_apart", "poison-in-company", "stuck"),
     ("sending_alone_what_was_taken_apart", "poison-in-company", ENDLESS),
     ("damaged_records_set_aside", "corrupt-value", "leaked"),
+    ("damaged_uploads_done_again", "damaged-between-two-asks", "misreported"),
     ("damaged_ids_found_again", "corrupt-value", "stuck"),
     ("usable_until", "expired-gemini-file", "lost"),
     ("look_at_anothers_key", "foreign-gemini-file", "lost"),

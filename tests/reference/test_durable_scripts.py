@@ -14,7 +14,7 @@ import redis
 from podrace.reference.durable import DurablePod
 from podrace.reference.durable_dead_letters import DeadLetters
 from podrace.reference.durable_scripts import SCRIPTS
-from podrace.reference.durable_store import DurableStore
+from podrace.reference.durable_store import DamagedError, DurableStore
 from podrace.reference.memory import MemoryLedger
 from podrace.simulator.servers.connection import connect
 from podrace.simulator.servers.embedded import EmbeddedServer
@@ -46,7 +46,7 @@ def test_script_touches_declared_keys_alone(name: str) -> None:
 @pytest.mark.parametrize("name", sorted(asdict(SCRIPTS)))
 def test_every_script_begins_with_its_keys_arguments_and_reply(name: str) -> None:
     head = asdict(SCRIPTS)[name].split("\n\n")[0]
-    assert head.startswith("-- ")
+    assert head.removeprefix("#!lua flags=allow-oom\n").startswith("-- ")
     for word in ("KEYS", "ARGV", "Reply"):
         assert re.search(rf"^-- {word} ", head, re.MULTILINE)
 
@@ -226,13 +226,34 @@ def accept_again_when_absorbed(s: Scene) -> object:
     return s.delivered
 
 
-def completion_of_what_was_damaged(s: Scene) -> object:
-    """It is on its way to the memory agent as missing, and stays so."""
+def status_that_was_damaged(s: Scene) -> object:
+    """Its upload is done again."""
+    (placeholder,) = s.b.add_message("ann", "1", [s.png], "m1")
+    s.runtime.run()
+    s.redis.hset(TAG + "uploads", placeholder["upload_uuid"], '{"status":"pend')
+    s.b.absorb("ann")
+    s.runtime.run()
+    return s.b.upload_status(placeholder)["status"]
+
+
+def progress_of_what_is_done_again(s: Scene) -> object:
+    """Not told: a reader may have been told that it is complete."""
     (placeholder,) = s.a.add_message("ann", "1", [s.png], "m1")
     s.redis.hset(TAG + "uploads", placeholder["upload_uuid"], '{"status":"pend')
-    s.claim(s.b)
-    s.slow.run()
-    return s.b.upload_status(placeholder)["status"]
+    s.b.absorb("ann")
+    s.a._store.renew(TAG + "lease:m1", s.a._store.holder, user_id="ann", progress=(placeholder, 40))
+    return isinstance(s.b.upload_statuses([placeholder])[0], DamagedError)
+
+
+def status_damaged_in_a_claimed_batch(s: Scene) -> object:
+    """The batch is not offered again without the message that waits."""
+    s.b.add_message("ann", "1", [], "m1")
+    (placeholder,) = s.b.add_message("ann", "2", [s.png], "m2")
+    s.runtime.run()
+    s.claim(s.a)
+    s.lapse("claim")
+    s.redis.hset(TAG + "uploads", placeholder["upload_uuid"], '{"status":"pend')
+    return s.claim(s.b).batch
 
 
 def late_completion(s: Scene) -> object:
@@ -391,19 +412,33 @@ SAFEGUARDS: list[tuple[Callable[[Scene], object], object, str, str, str]] = [
         "",
     ),
     (limit_of_kept_bytes, ["m2"], "accept", "if kept and kept", "if false and kept"),
-    (completion_of_what_was_damaged, "failed", "claim", "      redis.call('HSET', KEYS[3], upload, status)\n", ""),
+    (status_that_was_damaged, "completed", "claim", "if not whole(status) then", "if false then"),
+    (progress_of_what_is_done_again, True, "renew", " and not now.again", ""),
+    (status_damaged_in_a_claimed_batch, None, "claim", "fewest, most = size, size", "most = size"),
     (late_completion, "failed", "finish", "if ended then", "if false then"),
     (take_over_of_the_living, 0, "take", "if holder and holder ~= ARGV[2]", "if false"),
-    (take_over_of_the_dead, 1, "claim", "pending[#pending + 1] = cjson.decode(status).message_id", "pending = {}"),
+    (
+        take_over_of_the_dead,
+        1,
+        "claim",
+        "pending[#pending + 1] = cjson.decode(status).message_id",
+        "pending = {'none'}",
+    ),
     (attempt_twice, [2, 2], "take", "~= ARGV[4] then", "~= '' then"),
     (renewal_of_a_foreign_lease, (False, True), "renew", "~= ARGV[1] then", "== '' then"),
     (progress_goes_up, [40, 40], "renew", "(now.progress or 0) < tonumber(ARGV[5])", "true"),
     (progress_after_the_end, "completed", "renew", "now.status == 'pending'", "true"),
     (two_claims_at_once, [True, False], "claim", "if holder and holder ~= ARGV[1]", "if false"),
     (claim_is_frozen, (True, 1, True), "claim", "if size == 0 then\n  batch", "if true then\n  batch"),
-    (claim_is_frozen, (True, 1, True), "claim", "local most = size > 0 and size or", "local most ="),
+    (
+        claim_is_frozen,
+        (True, 1, True),
+        "claim",
+        "if size > 0 then fewest, most = size, size",
+        "if size > 0 then fewest = size",
+    ),
     (claim_is_frozen, (True, 1, True), "claim", "tonumber(stored or 0) + 1", "tonumber(stored or 0)"),
-    (image_still_pending, 0, "claim", "if #pending > 0 then break end", ""),
+    (image_still_pending, 0, "claim", "if #pending > 1 then break end", ""),
     (acknowledgement_of_the_late, (False, 1, 1), "ack", "if state[2] ~= ARGV[1]", "if false"),
     (acknowledgement_twice, (True, True, [b"m2"]), "ack", "== ARGV[1] then return 1", "== 0 then return 1"),
     (shared_image, "completed", "ack", "'/more') or 0) > 0", "'/more') or 0) > 9"),
@@ -411,20 +446,26 @@ SAFEGUARDS: list[tuple[Callable[[Scene], object], object, str, str, str]] = [
         shared_image,
         "completed",
         "accept",
-        "redis.call('HINCRBY', KEYS[3], ARGV[i] .. '/more', 1)\n  end\nend\nif #sh",
-        "end\nend\nif #sh",
+        "redis.call('HINCRBY', KEYS[5], ARGV[i] .. '/more', 1)\n  end\nend\nredis",
+        "end\nend\nredis",
     ),
     (refusal_twice, (["again", "counted"], []), "dead_letter", "then return 'counted' end", "then end"),
     (
         refusal_by_the_late,
         ("stale", []),
         "dead_letter",
-        "'fence') ~= ARGV[2] then return 'stale'",
-        "'fence') == '' then return 'stale'",
+        "if state[1] ~= ARGV[1] or",
+        "if",
     ),
     (poison_in_company, ["1", "3"], "dead_letter", "if size > 1 then", "if false then"),
-    (poison_in_company, ["1", "3"], "claim", "(alone > 0 and 1 or tonumber(ARGV[5]))", "tonumber(ARGV[5])"),
-    (requeue_twice, ["poison"], "requeue", "redis.call('HDEL', KEYS[4], ARGV[1])", ""),
+    (poison_in_company, ["1", "3"], "claim", "alone > 0 then fewest, most", "alone > 0 then local _"),
+    (
+        requeue_twice,
+        ["poison"],
+        "requeue",
+        "redis.call('HDEL', KEYS[3], 'record/' .. ARGV[1], 'uploads/' .. ARGV[1], 'reason/' .. ARGV[1])",
+        "",
+    ),
 ]
 
 

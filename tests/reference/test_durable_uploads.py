@@ -120,7 +120,7 @@ def test_without_kept_bytes_nobody_can_take_over(
     pod.absorb("ann")
     runtime.run()
     assert pod.absorb("ann") == 1
-    assert images_of(ledger) == ["the pod that had it is gone, and no bytes were kept"]
+    assert images_of(ledger) == ["its upload was lost, and no bytes were kept"]
 
 
 def test_file_is_used_once_it_is_active(

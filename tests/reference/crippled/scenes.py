@@ -8,7 +8,7 @@ from typing import Any
 
 from podrace.simulator.judge.findings import Finding
 from podrace.simulator.judge.run import Run
-from podrace.simulator.scenarios.faults import FailService, LoseConnection, TimePasses
+from podrace.simulator.scenarios.faults import CorruptKey, FailService, LoseConnection, TimePasses
 from podrace.simulator.scenarios.model import Call, Ref, Scenario
 from podrace.simulator.scenarios.uploads import POISON, UPLOADS, Uploads, absorb, add, ask
 from podrace.simulator.world.steps import DROP_REPLY, FAIL
@@ -16,7 +16,7 @@ from podrace.simulator.world.steps import DROP_REPLY, FAIL
 ONE = (add("m1", ["image-1"]),)
 A, B = frozenset("A"), frozenset("B")
 LEASE_S = 15.0
-KEEPS = ("durable:{*}:done:*", "durable:{*}:state", "durable:{*}:dead", "durable:{*}:reasons")
+KEEPS = ("durable:{*}:done:*", "durable:{*}:state", "durable:{*}:dead")
 
 
 @dataclass(frozen=True)
@@ -114,6 +114,16 @@ POISON_IN_COMPANY = Scenario(
     checks=(nothing_is_missing,),
     what="a message that the agent never takes stands between two that it takes",
 )
+DAMAGED_BETWEEN_TWO_ASKS = Scenario(
+    "damaged-between-two-asks",
+    {
+        "A": (*ONE, ask("ask-1", "m1")),
+        "B": (absorb("absorb-1", after=("ask-1",)), absorb("absorb-2"), ask("ask-2", "m1", after=("absorb-2",))),
+    },
+    workload=UPLOADS,
+    faults=(CorruptKey(during="absorb"),),
+    what="a reader is told completed, then the status is damaged, and a reader asks again",
+)
 WAITED_FOR = Scenario(
     "waited-for",
     {"A": ONE, "B": (Call("wait", "wait_for_upload", (Ref("m1", 0),), ("m1",)),)},
@@ -130,6 +140,7 @@ SCENES = {
         ATTEMPT_SENT_TWICE,
         LATE_BATCH,
         POISON_IN_COMPANY,
+        DAMAGED_BETWEEN_TWO_ASKS,
         WAITED_FOR,
     )
 }
