@@ -74,8 +74,6 @@ class DurablePod:
         self._memory: MemoryAgent = env.memory
         self._runtime: Runtime = env.runtime
         self._redis = env.redis
-        self._lock = env.runtime.lock()
-        self._claims = 0
         self._store = DurableStore(
             env.redis,
             prefix=env.prefix,
@@ -109,42 +107,35 @@ class DurablePod:
         (outcome,) = self._accept([self._read(user_id, text, images, message_id)])
         if isinstance(outcome, Exception):
             raise outcome
-        return outcome.images
+        return outcome
 
     def add_messages(
         self, messages: Sequence[tuple[str, str, Sequence[Image], str]]
     ) -> list[list[dict[str, Any]] | Exception]:
         """Accept many, each as `add_message` would, in one round trip; what was refused is an error in its place."""
-        outcomes: list[list[dict[str, Any]] | Exception] = []
-        read: list[NewMessage] = []
+        read: list[NewMessage | ValueError] = []
         for message in messages:
             try:
                 read.append(self._read(*message))
-                outcomes.append([])
             except ValueError as error:
-                outcomes.append(error)
-        accepted = iter(self._accept(read) if read else ())
-        for number, outcome in enumerate(outcomes):
-            if not isinstance(outcome, Exception):
-                answer = next(accepted)
-                outcomes[number] = answer if isinstance(answer, Exception) else answer.images
-        return outcomes
+                read.append(error)
+        accepted = iter(self._accept([one for one in read if isinstance(one, NewMessage)]))
+        return [one if isinstance(one, ValueError) else next(accepted) for one in read]
 
     def _read(self, user_id: str, text: str, images: Sequence[Image], message_id: str) -> NewMessage:
         settings = self._settings
-        limits = {"compress": settings.compress, "max_image_bytes": settings.max_image_bytes}
-        return read_message(user_id, text, images, message_id, **limits)  # type: ignore[arg-type]
-
-    def _accept(self, messages: list[NewMessage]) -> list[Accepted | Exception]:
-        outcomes = self._store.accept(
-            messages,
-            keep_bytes=self._settings.keep_bytes != "no",
-            max_kept_bytes=self._settings.max_kept_bytes,
+        return read_message(
+            user_id, text, images, message_id, compress=settings.compress, max_image_bytes=settings.max_image_bytes
         )
+
+    def _accept(self, messages: list[NewMessage]) -> list[list[dict[str, Any]] | Exception]:
+        settings = self._settings
+        keep_bytes = settings.keep_bytes != "no"
+        outcomes = self._store.accept(messages, keep_bytes=keep_bytes, max_kept_bytes=settings.max_kept_bytes)
         for message, outcome in zip(messages, outcomes, strict=True):
             if isinstance(outcome, Accepted) and outcome.new:
                 self._uploader.start(message)
-        return outcomes
+        return [outcome.images if isinstance(outcome, Accepted) else outcome for outcome in outcomes]
 
     # -- statuses
 
@@ -213,7 +204,7 @@ class DurablePod:
         while True:
             claim = self._store.claim(
                 user_id,
-                self._new_claimer(),
+                self._store.new_id(),
                 lowest_fence=int(self._runtime.now() * 1000),
                 fewest=self._settings.absorb_limit,
                 most=max(self._settings.absorb_limit, self._settings.batch_limit),
@@ -232,11 +223,6 @@ class DurablePod:
             elif verdict == "again":
                 refused += 1
                 self._runtime.sleep(self._settings.retry_s * refused)
-
-    def _new_claimer(self) -> str:
-        with self._lock:
-            self._claims += 1
-            return f"{self._store.holder}-{self._claims}"
 
     def _deliver(self, user_id: str, batch: Batch) -> str:
         """Send a batch and acknowledge it: `acked`, `stale` where another has it now, or what became of a refusal."""
@@ -293,8 +279,7 @@ class DurablePod:
             item.uploads[name] = status
             return {**_file_part(status["result"]), "usable_until": status["usable_until"]}
         # A file that was lost later: readers are not told `failed` of what was `completed`, the agent is told why.
-        reason: str = status.get("reason", "")
-        return _missing_image(image["filename"], reason)
+        return {"type": "missing_image", "filename": image["filename"], "reason": status.get("reason", "")}
 
     def close(self) -> None:
         """Start nothing more. What this pod has leases on, other pods go on with once those have lapsed."""
@@ -312,10 +297,6 @@ def _leaves_open(error: BaseException | None) -> bool:
 
 def _file_part(file: Mapping[str, Any]) -> dict[str, Any]:
     return {"type": "google_cloud_file_uri", "google_cloud_file_uri": file["uri"]}
-
-
-def _missing_image(filename: str, reason: str) -> dict[str, Any]:
-    return {"type": "missing_image", "filename": filename, "reason": reason}
 
 
 def _missing_record(item: Item, reason: str) -> bytes:

@@ -24,6 +24,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import count
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote
 
@@ -109,10 +110,15 @@ class DurableStore:
         self.redis = client
         self.holder = holder
         self._prefix = prefix
+        self._numbers = count(1)
         self._runner = ScriptRunner(client, scripts, replicas=replicas, wait_ms=wait_ms)
         self._run = self._runner.run
         self._lease_ms = lease_ms
         self._remember_ms = remember_ms
+
+    def new_id(self) -> str:
+        """Of a claim, or of an attempt at an upload: nobody else has it."""
+        return f"{self.holder}-{next(self._numbers)}"
 
     def key(self, user_id: str, what: str, message_id: str | None = None) -> str:
         """Ids are percent-encoded: braces, stars, colons and newlines in them mean nothing."""

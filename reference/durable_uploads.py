@@ -96,7 +96,6 @@ class Uploader:
         self._waiting: deque[Upload] = deque()
         self._mine: dict[str, Upload] = {}
         self._workers = 0
-        self._attempts = 0
         self._closed = False
 
     def start(self, message: NewMessage) -> None:
@@ -118,7 +117,7 @@ class Uploader:
                 "message_id": owner,
             }
             upload = self._new(placeholder, b"")
-            if self._take(upload, self._new_attempt()):
+            if self._take(upload, self._store.new_id()):
                 self._submit(upload)
 
     def close(self) -> None:
@@ -134,19 +133,10 @@ class Uploader:
         return status
 
     def _upload_again(self, placeholder: Placeholder, status: Status) -> Status:
-        content = self._store.image_bytes(placeholder["user_id"], placeholder["upload_uuid"])
-        if not content:
-            return self._failed(placeholder, "Gemini has dropped the file, and its bytes were not kept")
-        upload = self._new(placeholder, content)
-        while True:
-            try:
-                fresh = self._put(upload)
-                break
-            except Exception as error:
-                if _is_final(error) or upload.attempt >= self._settings.upload_attempts:
-                    return self._failed(placeholder, f"Gemini has dropped the file, and: {_told(error)}")
-                self._pause(upload.attempt)
-                upload.attempt += 1
+        upload = self._new(placeholder, self._store.image_bytes(placeholder["user_id"], placeholder["upload_uuid"]))
+        fresh = self._tried(upload, self._count)
+        if fresh["status"] == FAILED:
+            return {**fresh, "reason": f"Gemini has dropped the file, and: {fresh['reason']}"}
         return self._finish(upload, fresh, replaces=status["result"]["name"]) or fresh
 
     # -- the pool
@@ -209,31 +199,33 @@ class Uploader:
     # -- one upload
 
     def _upload(self, upload: Upload) -> None:
-        settings = self._settings
-        while True:
-            placeholder = upload.placeholder
-            if upload.attempt > settings.upload_attempts:
-                reason = f"{settings.upload_attempts} attempts are used up"
-                self._finish(upload, self._failed(placeholder, reason))
-                return
-            if not upload.content:
-                self._finish(upload, self._failed(placeholder, "its upload was lost, and no bytes were kept"))
-                return
-            try:
-                status = self._put(upload)
-            except Exception as error:
-                if _is_final(error):
-                    status = self._failed(placeholder, _told(error))
-                elif upload.attempt >= settings.upload_attempts:
-                    status = self._failed(placeholder, f"after {upload.attempt} attempts: {_told(error)}")
-                else:
-                    self._pause(upload.attempt)
-                    attempt_id = self._new_attempt()
-                    if not self._insist(partial(self._take, upload, attempt_id)):
-                        return
-                    continue
+        status = self._tried(upload, self._take_again)
+        if status:
             self._finish(upload, status)
-            return
+
+    def _tried(self, upload: Upload, begin_again: Callable[[Upload], bool]) -> Status:
+        """How it ended, once no attempt is left that could help; empty where another pod goes on."""
+        limit = self._settings.upload_attempts
+        while upload.content and upload.attempt <= limit:
+            try:
+                return self._put(upload)
+            except Exception as error:
+                told = f"{type(error).__name__}: {str(error)[:200]}"
+                if _is_final(error):
+                    return self._failed(upload, told)
+                if upload.attempt == limit:
+                    return self._failed(upload, f"after {limit} attempts: {told}")
+            self._runtime.sleep(min(self._settings.retry_s * 2 ** (upload.attempt - 1), LONGEST_PAUSE_S))
+            if not begin_again(upload):
+                return {}
+        return self._failed(upload, f"{limit} attempts are used up" if upload.content else "its bytes were not kept")
+
+    def _take_again(self, upload: Upload) -> bool:
+        return self._insist(partial(self._take, upload, self._store.new_id()))
+
+    def _count(self, upload: Upload) -> bool:
+        upload.attempt += 1
+        return True
 
     def _put(self, upload: Upload) -> Status:
         """Upload, and wait until Gemini has the file ready: the completed status. Raises what Gemini does."""
@@ -275,11 +267,6 @@ class Uploader:
             self._store.renew(upload.lease, self._store.holder, user_id=user_id, progress=(placeholder, percent))
         except RedisError as error:
             _log.info("upload %s: progress not told: %s", upload.upload_id, error)
-
-    def _new_attempt(self) -> str:
-        with self._lock:
-            self._attempts += 1
-            return f"{self._store.holder}-{self._attempts}"
 
     def _take(self, upload: Upload, attempt_id: str) -> bool:
         user_id, owner = upload.placeholder["user_id"], upload.placeholder["message_id"]
@@ -341,8 +328,8 @@ class Uploader:
         except Exception as error:
             _log.info("file %s: not deleted, goes after 48 h by itself: %s", name, error)
 
-    def _failed(self, placeholder: Placeholder, reason: str) -> Status:
-        return {**self._ended(placeholder, FAILED, progress=0), "reason": reason}
+    def _failed(self, upload: Upload, reason: str) -> Status:
+        return {**self._ended(upload.placeholder, FAILED, progress=0), "reason": reason}
 
     def _ended(self, placeholder: Placeholder, status: str, *, progress: int) -> Status:
         known = {"filename": placeholder["filename"], "message_id": placeholder["message_id"]}
@@ -352,19 +339,12 @@ class Uploader:
         lease = self._store.key(placeholder["user_id"], "lease", placeholder["message_id"])
         return Upload(placeholder, content, lease)
 
-    def _pause(self, attempt: int) -> None:
-        self._runtime.sleep(min(self._settings.retry_s * 2 ** (attempt - 1), LONGEST_PAUSE_S))
-
 
 def _is_final(error: Exception) -> bool:
     """A refusal that another attempt would meet again. Whatever else it is, the limit of attempts bounds it."""
     code = getattr(error, "code", None)
     refused = isinstance(code, int) and 400 <= code < 500 and code not in PASSING_CODES
     return refused or isinstance(error, RefusedFileError)
-
-
-def _told(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error)[:200]}"
 
 
 def _state(file: Any) -> str:

@@ -689,7 +689,7 @@ def test_upload_whose_status_is_damaged_is_done_again(
     assert pod.absorb("ann") == 1
     assert len(images_of(ledger)) == (status == "completed")
     assert [part["reason"] for part in missing_of(ledger)] == (
-        ["its upload was lost, and no bytes were kept"] if status == "failed" else []
+        ["its bytes were not kept"] if status == "failed" else []
     )
     assert pod.upload_status(placeholder)["status"] == status
     assert left() == []

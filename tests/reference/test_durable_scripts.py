@@ -204,7 +204,7 @@ class Scene:
         self.redis.delete(TAG + lease)
 
     def claim(self, pod: DurablePod) -> Any:
-        return pod._store.claim("ann", pod._new_claimer(), lowest_fence=1, fewest=1, most=9)
+        return pod._store.claim("ann", pod._store.new_id(), lowest_fence=1, fewest=1, most=9)
 
     @property
     def delivered(self) -> list[str]:

@@ -120,7 +120,7 @@ def test_without_kept_bytes_nobody_can_take_over(
     pod.absorb("ann")
     runtime.run()
     assert pod.absorb("ann") == 1
-    assert images_of(ledger) == ["its upload was lost, and no bytes were kept"]
+    assert images_of(ledger) == ["its bytes were not kept"]
 
 
 def test_file_is_used_once_it_is_active(
@@ -252,7 +252,7 @@ def test_file_that_another_pod_uploaded_again_meanwhile_is_the_one_that_is_sent(
 @pytest.mark.parametrize(
     ("keep", "reason"),
     [
-        ("uploaded", "Gemini has dropped the file, and its bytes were not kept"),
+        ("uploaded", "Gemini has dropped the file, and: its bytes were not kept"),
         ("acked", "Gemini has dropped the file, and: RefusalError: 400 refused"),
     ],
 )
