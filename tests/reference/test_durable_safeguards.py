@@ -59,9 +59,11 @@ WITHOUT = (
     ("wait_for_active_files", "failed-gemini-file", "lost"),
     ("subscribing_before_the_look", "waited-for", "stuck"),
 )
-FAULTS = {"attempt-sent-twice": 2}
-TOO_MANY = {"late-completion-told"}
-"""Scenes with so many schedules that only their first minute is played."""
+BOUNDS = {
+    "attempt-sent-twice": Bounds(preemptions=1, faults=2, budget_s=600),
+    "late-completion-told": Bounds(preemptions=0, budget_s=600),
+}
+"""Of the scenes that show a loss only with more than one fault, or already without a preemption."""
 
 
 @pytest.fixture
@@ -70,10 +72,10 @@ def run_server(server: EmbeddedServer) -> Server:
 
 
 def explore(server: Server, target: str, name: str, word: str) -> Exploration:
-    """Until something as bad as the word is found, or all schedules with one preemption are played."""
+    """Until something as bad as the word is found, or all schedules within the scene's bounds are played."""
     known = {**SCENES, MOVING.name: MOVING}
     scenario = replace(known.get(name) or find(name), keeps=durable.keeps)  # type: ignore[attr-defined]
-    bounds = Bounds(preemptions=1, faults=FAULTS.get(name, 1), budget_s=60 if name in TOO_MANY else 600)
+    bounds = BOUNDS.get(name, Bounds(preemptions=1, budget_s=600))
     with InlineLab(server, target, scenario, seed=7) as lab:
         return Explorer(lab.scenario, lab.play, lab.finish, bounds, worst=word).explore()
 
@@ -97,8 +99,7 @@ def test_without_a_safeguard_its_scenario_is_violated(run_server: Server, name: 
 def test_with_all_safeguards_every_scenario_holds(run_server: Server, scenario: str) -> None:
     """Of the catalogue's rows the matrix says it."""
     found = explore(run_server, "podrace.reference.targets:durable", scenario, "lost")
-    verdict = ("inconclusive", False) if scenario in TOO_MANY and not found.complete else ("holds", True)
-    assert (found.verdict, found.complete) == verdict, found.judgement.findings
+    assert (found.verdict, found.complete) == ("holds", True), found.judgement.findings
 
 
 def test_old_and_new_pods_side_by_side(run_server: Server) -> None:

@@ -65,11 +65,7 @@ ABSORBED_BEFORE_THE_RETRY = Scenario(
 )
 LATE_COMPLETION_TOLD = Scenario(
     "late-completion-told",
-    {
-        "A": ONE,
-        "B": (absorb("absorb-1", after=("m1",)), absorb("absorb-2")),
-        "C": (ask("ask-1", "m1", after=("absorb-1",)), ask("ask-2", "m1", after=("absorb-2",))),
-    },
+    {"A": ONE, "B": (absorb("absorb", after=("m1",)), ask("ask-1", "m1"), ask("ask-2", "m1"))},
     workload=UPLOADS,
     faults=(TimePasses(pods=A, at_most_s=LEASE_S, keys_only=True, since="add_message", until="gemini"),),
     options={"upload_attempts": 1},
