@@ -62,6 +62,7 @@ WITHOUT = (
 BOUNDS = {
     "attempt-sent-twice": Bounds(preemptions=1, faults=2, budget_s=600),
     "late-completion-told": Bounds(preemptions=0, budget_s=600),
+    "damaged-between-two-asks": Bounds(preemptions=0, budget_s=600),
 }
 """Of the scenes that show a loss only with more than one fault, or already without a preemption."""
 
