@@ -7,7 +7,7 @@ touches everything. What cannot be told is taken to touch everything.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from hashlib import sha1
 from typing import Any, NamedTuple
@@ -96,6 +96,13 @@ class CommandTable:
             if said & {"write", "readonly"}:
                 place = int(first), int(last), int(step)
                 self._rows[plain(name).upper()] = ("write" in said, *place, "movablekeys" in said)
+
+    def know(self, texts: Mapping[str, str], unclear: Iterable[str]) -> None:
+        """Know of these scripts, and of no others."""
+        if texts.keys() != self.texts.keys():
+            self.texts = dict(texts)
+            self._known.clear()  # SCRIPT LOAD makes its text known where its footprint is asked for first
+        self.unclear = set(unclear)
 
     def footprint(self, command: tuple[Any, ...]) -> Footprint:
         """The keys of one command, or of all commands of a transaction."""

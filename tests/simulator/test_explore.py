@@ -339,3 +339,23 @@ def test_one_pod_alone_loses_no_count(tmp_path: Path) -> None:
     lines = {"A": [podrace.Call("a", "increment", ("n",)), podrace.Call("b", "increment", ("n",))]}
     cell = podrace.explore("planted.small:Keys", replace(COUNT, lines=lines), folder=tmp_path)
     assert (cell.verdict, cell.counterexample, cell.note) == ("holds", None, "")
+
+
+def test_what_a_search_has_loaded_changes_no_count(tmp_path: Path) -> None:
+    """The first one of a process begins anew where the target has imported something late."""
+    code = """
+from pathlib import Path
+from podrace import explore
+for _ in range(2):
+    print(explore("podrace.reference.targets:durable", "foreign-pod", on_processes=False).schedules)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    first, second = done.stdout.splitlines()
+    assert first == second
