@@ -6,6 +6,7 @@ import gc
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,11 @@ from podrace.simulator.fleets.watchdog import watchdog
 from podrace.simulator.history.events import Event, Words, readable, shorten, write_history
 from podrace.simulator.judge.findings import HOLDS, INCONCLUSIVE, NOT_APPLICABLE, Judgement
 from podrace.simulator.scenarios.model import Scenario
-from podrace.simulator.search.explorer import Exploration, Explorer, judge
+from podrace.simulator.search.ahead import Ahead, Submit
+from podrace.simulator.search.explorer import Exploration, Explorer
 from podrace.simulator.search.frontier import Bounds
 from podrace.simulator.search.lab import InlineLab, Lab, ProcessLab
+from podrace.simulator.search.record import judge
 from podrace.simulator.search.schedule import Chooser, Decision, follow, take_default
 from podrace.simulator.servers.connection import Server
 from podrace.simulator.target import load_target
@@ -44,6 +47,10 @@ class NamedScenario:
 
     name: str
     scenario: Scenario
+
+
+StartsHelpers = Callable[[Path], Sequence[Submit]]
+"""Starts helpers, which name the files of the lab as they lie in this folder."""
 
 
 @dataclass(frozen=True)
@@ -83,19 +90,22 @@ def explore_cell(
     expected: str | None = None,
     on_processes: bool = True,
     progress: Callable[[int], None] = lambda run: None,
+    helpers: StartsHelpers | None = None,
 ) -> Cell:
     """Explore one cell; a counterexample is written as a file, a history and a timeline in text.
 
     A target that cannot be judged makes the cell inconclusive, with the reason in its note. One that holds is run
     once on processes too (`on_processes`): where that ends otherwise, nobody knows, and the cell is inconclusive.
+    `helpers` play a part of the schedules, where there are many.
     """
     scenario, cell = named.scenario, unexplored_cell(named, target)
     cell = replace(cell, expected=expected or cell.expected)
     try:
-        with users_errors_told(), InlineLab(server, target.path, scenario, seed=seed) as lab, _quiet_collector():
-            within_s = max(LEAST_WITHIN_S, min(STEP_WITHIN_S, bounds.budget_s))
-            with watchdog(lab.moves, within_s=within_s), without_prints(in_pod) as places:
-                found = Explorer(lab.scenario, lab.play, lab.finish, bounds, progress=progress).explore()
+        with users_errors_told(), opened(server, target, scenario, seed=seed) as lab:
+            explorer = Explorer(lab.scenario, lab.play, lab.finish, bounds, progress=progress)
+            with led(lambda: (lab.moves(), explorer.taken), bounds) as places:
+                ahead = Ahead(partial(helpers, lab.folder), lab.table, lambda: not places) if helpers else None
+                found = explorer.explore(ahead)
             notes = [*lab.notes(), *_printed(places)]
             path, sentence = _write(lab, target, named, found, seed=seed, folder=folder)
     except TargetError as error:
@@ -262,6 +272,24 @@ def _note(found: Exploration, bounds: Bounds) -> str:
     if found.verdict == INCONCLUSIVE:
         return f"the budget of {bounds.budget_s:g} s was spent before all schedules were run"
     return ""
+
+
+@contextmanager
+def opened(server: Server, target: NamedTarget, scenario: Scenario, *, seed: int) -> Iterator[InlineLab]:
+    """A lab on which schedules are played as fast as can be."""
+    with InlineLab(server, target.path, scenario, seed=seed) as lab, _quiet_collector():
+        yield lab
+
+
+@contextmanager
+def led(moves: Callable[[], object], bounds: Bounds) -> Iterator[list[str]]:
+    """Meanwhile a target that never comes back is told, by `moves`, and what pods print is left out.
+
+    Yields where they have first done so, once they have. Raises TargetError.
+    """
+    within_s = max(LEAST_WITHIN_S, min(STEP_WITHIN_S, bounds.budget_s))
+    with watchdog(moves, within_s=within_s), without_prints(in_pod) as places:
+        yield places
 
 
 @contextmanager

@@ -19,8 +19,8 @@ from podrace.simulator.history.events import shorten
 from podrace.simulator.judge.run import Run
 from podrace.simulator.scenarios.model import Call, Scenario
 from podrace.simulator.scenarios.uploads import UPLOADS, absorb, add, ask
-from podrace.simulator.search.explorer import Restart
 from podrace.simulator.search.lab import InlineLab
+from podrace.simulator.search.record import Restart
 from podrace.simulator.search.schedule import take_default
 from podrace.simulator.servers.connection import Server, connect, delete_prefix
 from podrace.simulator.target import PodEnv, Target, is_plain, load_target, make_pod_here

@@ -17,31 +17,22 @@ from dataclasses import dataclass, replace
 from functools import cache, partial
 from multiprocessing import get_context, parent_process
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from podrace.simulator.app import campaign, directed, kept, show
+from podrace.simulator.app.helping import Job, help_with, own_server
 from podrace.simulator.app.names import PARTS, named_scenario, named_target
 from podrace.simulator.app.runs import Cell
 from podrace.simulator.errors import HarnessError, UsageError
 from podrace.simulator.fleets import guarded
 from podrace.simulator.fleets.processes import without_interrupts
 from podrace.simulator.interrupts import Interrupted
-from podrace.simulator.search.frontier import Bounds
-from podrace.simulator.servers.connection import Server, open_server
+from podrace.simulator.search.ahead import Answer, Batch, Submit
+from podrace.simulator.servers.connection import Server
 
 if TYPE_CHECKING:
     from multiprocessing.process import BaseProcess
     from multiprocessing.queues import SimpleQueue
-
-
-@dataclass(frozen=True)
-class Job:
-    """One cell to explore: names, so that it can be sent to any machine that has the same code."""
-
-    target: str
-    scenario: str
-    bounds: Bounds
-    seed: int
 
 
 @dataclass(frozen=True)
@@ -54,12 +45,34 @@ class Done:
 
 Progress = Callable[[Job, int], None]
 """Told of a job and how many schedules of it were run."""
+Team = Callable[[], Sequence[Executor]]
+"""Workers that can each be spoken to: an executor of each."""
 
 
-def explore_here(jobs: Sequence[Job], server: Server, folder: Path, progress: Progress) -> Iterator[Cell]:
-    """Explore the cells one after the other on this server; their files go into the folder."""
+def explore_here(
+    jobs: Sequence[Job], server: Server, folder: Path, progress: Progress, members: Team | None = None
+) -> Iterator[Cell]:
+    """Explore the cells one after the other on this server; their files go into the folder.
+
+    Where a cell takes long, the members of a team play a part of its schedules.
+    """
     for job in jobs:
-        yield _explore(job, server, folder, partial(progress, job))
+        yield _explore(job, server, folder, partial(progress, job), helpers_of(members, job) if members else None)
+
+
+def helpers_of(members: Team, job: Job) -> campaign.StartsHelpers:
+    def start(folder: Path) -> list[Submit]:
+        executors = members()
+        with without_interrupts():  # Ctrl-C during a worker's start would print a traceback
+            for executor in executors:
+                executor.submit(os.getpid)
+
+        def submit(executor: Executor, batch: Batch | None) -> Future[Answer]:
+            return executor.submit(help_with, job, folder, batch)
+
+        return [partial(submit, executor) for executor in executors]
+
+    return start
 
 
 def explore_there(jobs: Sequence[Job], executor: Executor, folder: Path) -> Iterator[Cell]:
@@ -87,21 +100,21 @@ def explore_apart(job: Job) -> Done:
         folder = Path(temporary)
         with show.kept_apart() as apart:
             apart.folder = folder
-            cell = _explore(job, _own_server()[0], folder, lambda schedules: None)
+            cell = _explore(job, own_server()[0], folder, lambda schedules: None)
         if cell.counterexample:
             cell = replace(cell, counterexample=Path(cell.counterexample).name)
         return Done(cell, {path.name: path.read_bytes() for path in sorted(folder.iterdir())})
 
 
 @contextmanager
-def processes(workers: int) -> Iterator[Executor]:
+def processes(workers: int, cores: Sequence[int] | None = None) -> Iterator[Executor]:
     """An executor with so many processes, each on a core of its own; none of them outlives the block."""
     context = get_context("spawn")  # `multiprocess` has no executor of its own, and the standard one takes no other's
-    allowed: list[int | None] = [*sorted(os.sched_getaffinity(0))] if hasattr(os, "sched_getaffinity") else [None]
-    cores: SimpleQueue[int | None] = context.SimpleQueue()
+    allowed = _cores() if cores is None else cores
+    left: SimpleQueue[int | None] = context.SimpleQueue()
     for number in range(workers):
-        cores.put(allowed[number % len(allowed)])
-    executor = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=(cores,))
+        left.put(allowed[number % len(allowed)] if allowed else None)
+    executor = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=(left,))
     try:
         yield executor
     finally:
@@ -112,8 +125,28 @@ def processes(workers: int) -> Iterator[Executor]:
 
 
 @contextmanager
-def scheduler(address: str) -> Iterator[Executor]:
-    """An executor on the workers of a Dask scheduler, such as `tcp://127.0.0.1:8786`.
+def team(workers: int) -> Iterator[Team]:
+    """So many processes, each on a core that is not ours; started when they are first asked for."""
+    allowed = _cores()
+    with ExitStack() as stack:
+
+        @cache
+        def start() -> list[Executor]:
+            others = sorted(set(allowed) - set(_cores())) or allowed  # a lab has taken one core for us
+            turns = [others[number % len(others) :][:1] for number in range(workers)] if others else [()] * workers
+            return [stack.enter_context(processes(1, cores)) for cores in turns]
+
+        yield start
+
+
+def _cores() -> list[int]:
+    """The cores that this process may use; none where the system does not tell."""
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+
+
+@contextmanager
+def scheduler(address: str) -> Iterator[Any]:
+    """A client of a Dask scheduler, such as `tcp://127.0.0.1:8786`: see `all_of` and `each_of`.
 
     Raises UsageError where the extra `dask` is not installed, or nobody answers.
     """
@@ -125,11 +158,29 @@ def scheduler(address: str) -> Iterator[Executor]:
         client = Client(address, timeout="5s", set_as_default=False)  # type: ignore[no-untyped-call]
     except (OSError, ValueError) as error:
         raise UsageError(f"scheduler {address!r}: expected a Dask scheduler, got {type(error).__name__}") from error
-    with client, client.get_executor(pure=False) as executor:  # type: ignore[no-untyped-call]
-        yield executor
+    with client:
+        yield client
 
 
-def _explore(job: Job, server: Server, folder: Path, progress: Callable[[int], None]) -> Cell:
+def all_of(client: Any) -> Executor:
+    """An executor on the workers of a Dask scheduler."""
+    executor: Executor = client.get_executor(pure=False)
+    return executor
+
+
+def each_of(client: Any) -> list[Executor]:
+    """An executor on each of the workers of a Dask scheduler."""
+    addresses = sorted(client.scheduler_info(n_workers=-1)["workers"])
+    return [client.get_executor(pure=False, workers=[address], allow_other_workers=False) for address in addresses]
+
+
+def _explore(
+    job: Job,
+    server: Server,
+    folder: Path,
+    progress: Callable[[int], None],
+    helpers: campaign.StartsHelpers | None = None,
+) -> Cell:
     if one := directed.named(job.scenario):
         return _run(one, job, folder)
     return campaign.explore_cell(
@@ -141,6 +192,7 @@ def _explore(job: Job, server: Server, folder: Path, progress: Callable[[int], N
         folder=folder,
         parts=PARTS,
         progress=progress,
+        helpers=helpers,
     )
 
 
@@ -169,10 +221,3 @@ def _begin(cores: SimpleQueue[int | None]) -> None:
     core = cores.get()
     if core is not None:
         os.sched_setaffinity(0, {core})
-
-
-@cache
-def _own_server() -> tuple[Server, ExitStack]:
-    """The server of this worker, and what ends it with the process."""
-    stack = ExitStack()
-    return stack.enter_context(open_server(None)), stack

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from heapq import heappop, heappush
-from typing import Any
+from typing import Any, NamedTuple
 
 from podrace.simulator.history.events import Event
 from podrace.simulator.judge.findings import Judgement
 from podrace.simulator.search.schedule import Decision
-from podrace.simulator.world.trace import Ends
+from podrace.simulator.world.trace import Ends, state_after
+
+Cost = tuple[int, int]
+"""Faults and preemptions."""
+
+Key = tuple[int, str, str]
+"""What a search knows a state by: the steps taken, up to the order of those that commute, with the actor that
+switching away from would preempt, and the pod that a fault may strike now."""
 
 
 @dataclass(frozen=True)
@@ -37,59 +45,106 @@ class Counterexample:
     """The event from which on nothing else had to go wrong."""
 
 
-@dataclass(slots=True)
-class Branch:
-    """A way not yet gone: the decisions up to it and what they were about, and what it would lead to."""
+class Course(NamedTuple):
+    """The way that one run went: its decisions and what they were about."""
 
-    prefix: tuple[Decision, ...]
+    decisions: tuple[Decision, ...]
     taken: tuple[tuple[Any, ...], ...]
+
+
+class Other(NamedTuple):
+    """What else could have been done at a place of a run."""
+
     decision: Decision
-    place: tuple[int, int]
     event: int
     begins: bool
-    """What tells the state that it would lead to (see trace.state_after)."""
+    """What tells, with the place, the state that it would lead to (see trace.state_after)."""
     hand: str
     """The actor that would be in hand then, unless it waits."""
     last_pod: str
-    """The pod whose step it would be; empty for a strike on a pod or the clock."""
+    """The pod that a fault might strike then; empty where none might."""
+    cost: Cost
+
+
+class Branch(NamedTuple):
+    """A way not yet gone: it leaves the course of a run after so many decisions."""
+
+    course: Course
+    position: int
+    place: tuple[int, int]
+    other: Other
+
+
+class Visited:
+    """The states reached, and at what cost. What is noted is also kept in order, for those that follow."""
+
+    def __init__(self) -> None:
+        self._costs: dict[Key, tuple[Cost, ...]] = {}
+        self.noted: list[tuple[Key, Cost]] = []
+
+    def is_known(self, key: Key, cost: Cost) -> bool:
+        """Whether this state was reached at no higher cost."""
+        return any(faults <= cost[0] and preemptions <= cost[1] for faults, preemptions in self._costs.get(key, ()))
+
+    def note(self, key: Key, cost: Cost) -> None:
+        """Let the state count as reached at this cost."""
+        self._costs[key] = (*self._costs.get(key, ()), cost)
+        self.noted.append((key, cost))
 
 
 @dataclass
 class Frontier:
-    """One setting of the client's retries."""
+    """One setting of the client's retries. `reduce`: equivalent orders are left out."""
 
-    heap: list[tuple[int, int, int, Branch | None]] = field(default_factory=list)
-    visited: dict[tuple[int, str, str], list[tuple[int, int]]] = field(default_factory=dict)
+    reduce: bool = True
+    levels: dict[Cost, deque[Branch | None]] = field(default_factory=dict)
+    """The branches by cost, in the order in which they were found."""
+    visited: Visited = field(default_factory=Visited)
     ends: Ends = field(default_factory=dict)
-    sequence: int = 0
     run: int = 0
     pruned: int = 0
     best: Counterexample | None = None
     last_run: int | None = None
     """Where the search stops that has found the worst."""
 
-    def push(self, faults: int, preemptions: int, branch: Branch | None) -> None:
-        self.sequence += 1
-        heappush(self.heap, (faults, preemptions, self.sequence, branch))
+    def push(self, cost: Cost, branch: Branch | None) -> None:
+        level = self.levels.get(cost)
+        if level is None:
+            level = self.levels[cost] = deque()
+        level.append(branch)
 
-    def pop(self) -> tuple[int, int, Branch | None]:
-        faults, preemptions, _, branch = heappop(self.heap)
-        return faults, preemptions, branch
+    def cheapest(self) -> Cost:
+        return min(self.levels)
 
-    def is_known(self, state: int, actor: str, last_pod: str, cost: tuple[int, int], *, note: bool) -> bool:
-        """Whether this state was reached at no higher cost; with `note`, it counts as reached from now on.
+    def pop(self) -> tuple[Cost, Branch | None]:
+        cost = self.cheapest()
+        level = self.levels[cost]
+        branch = level.popleft()
+        if not level:
+            del self.levels[cost]
+        return cost, branch
 
-        A state is the steps taken, up to the order of those that commute, with the actor that switching away from
-        would preempt, and the pod that a fault may strike now.
-        """
-        costs = self.visited.get((state, actor, last_pod))
-        if costs is None:
-            if note:
-                self.visited[state, actor, last_pod] = [cost]
+    def put_back(self, cost: Cost, branch: Branch | None) -> None:
+        self.levels.setdefault(cost, deque()).appendleft(branch)
+
+    def leads_to(self, branch: Branch) -> Key | None:
+        """The state that a branch leads to; None where that is not known yet, or does not matter."""
+        other = branch.other
+        state = state_after(branch.place, other.event, other.begins, self.ends) if self.reduce else None
+        return None if state is None else (state, other.hand, other.last_pod)
+
+    def is_known(self, branch: Branch) -> bool:
+        """Whether what a branch would lead to was reached at no higher cost; False where that is not known yet."""
+        key = self.leads_to(branch)
+        if key is None:
             return False
-        for faults, preemptions in costs:
-            if faults <= cost[0] and preemptions <= cost[1]:
-                return True
-        if note:
-            costs.append(cost)
-        return False
+        state, hand, pod = key
+        hands = (hand, "")  # with nobody in hand all that follows costs as little or less
+        return any(self.visited.is_known((state, one, pod), branch.other.cost) for one in hands)
+
+    def next_ones(self) -> Iterator[tuple[Cost, Branch]]:
+        """The branches in the order in which they come, as far as it is known."""
+        for cost in sorted(self.levels):
+            for branch in self.levels[cost]:
+                if branch is not None:
+                    yield cost, branch

@@ -23,8 +23,8 @@ from podrace.simulator.fleets.processes import PodSpec
 from podrace.simulator.fleets.stepped import SteppedFleet
 from podrace.simulator.scenarios.faults import CancelCall
 from podrace.simulator.scenarios.model import Scenario
-from podrace.simulator.search.explorer import Restart
 from podrace.simulator.search.play import Play
+from podrace.simulator.search.record import Restart
 from podrace.simulator.search.server_side import ServerSide
 from podrace.simulator.servers.connection import Server, connect
 from podrace.simulator.servers.probe import Probe

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,10 @@ from benched import TARGETS
 from measuring import Ratio, busy_s, check, on_core, quiet_collector, ratio_of, tell
 
 from podrace.simulator.app.campaign import NamedScenario, explore_cell
+from podrace.simulator.app.helping import Job
 from podrace.simulator.app.names import PARTS, named_target
+from podrace.simulator.app.runs import Cell
+from podrace.simulator.app.workers import explore_here, team
 from podrace.simulator.scenarios.catalogue import SCENARIOS, find
 from podrace.simulator.scenarios.model import Call, Scenario
 from podrace.simulator.search.explorer import Exploration, Explorer
@@ -24,6 +28,7 @@ from podrace.simulator.servers.connection import Server, connect
 PINGS = 3.0
 """Exploring takes at most so many times as long as the same number of PINGs by redis-py."""
 PEER_TIMES = 30
+TWO_CORES = 1.7
 RACE = Scenario("race", {"A": (Call("a", "absorb", ("",)),), "B": (Call("b", "absorb", ("",)),)})
 """Two pods GET, check and SET one key."""
 ALL = Bounds(preemptions=4, faults=2, budget_s=4.0, reduce=False)
@@ -199,3 +204,28 @@ def test_matrix(benchmark: Any, bench_server: Server, tmp_path: Path, quick: boo
     schedules = sum(cell.schedules["run"] for cell in cells)
     got = f"{times:.2f} x as many PINGs as commands, {schedules:,} schedules, {elapsed_s:.1f} s"
     check(benchmark, "the matrix", asked=f"<= {PINGS:g} x as many PINGs as commands", got=got, holds=times <= PINGS)
+
+
+def test_a_cell_on_two_cores(benchmark: Any, bench_server: Server, tmp_path: Path, quick: bool) -> None:
+    """The schedules of one long cell, split over two processes, beside the same cell in one; starts included."""
+    job = Job("durable", "foreign-pod" if quick else "queued-past-timeout", Bounds(), seed=7)
+
+    def explored(workers: int) -> Cell:
+        with team(workers - 1) as members:
+            (cell,) = explore_here([job], bench_server, tmp_path, lambda job, schedules: None, members)
+        return cell
+
+    benchmark.pedantic(lambda: None)
+    alone, split = explored(1), explored(2)
+    assert replace(split, elapsed_s=0) == replace(alone, elapsed_s=0)
+    if quick:
+        return
+    times = alone.elapsed_s / split.elapsed_s
+    benchmark.extra_info["elapsed_s"] = {"one": alone.elapsed_s, "two": split.elapsed_s}
+    check(
+        benchmark,
+        f"one cell on two cores: {job.target}, {job.scenario}",
+        asked=f">= {TWO_CORES:g} x as fast as on one",
+        got=f"{times:.2f} x, {alone.schedules['run']:,} schedules, {alone.elapsed_s:.1f} s on one",
+        holds=times >= TWO_CORES,
+    )

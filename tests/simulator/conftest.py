@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import subprocess
@@ -10,7 +11,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -227,3 +228,30 @@ def podrace_once() -> Iterator[Podrace]:
     """For a run that several tests look at."""
     with _podrace() as command:
         yield command
+
+
+@pytest.fixture
+def dask(tmp_path: Path) -> Iterator[str]:
+    """The address of a scheduler that has two workers, all of them on this machine."""
+    pytest.importorskip("distributed")
+    place = tmp_path / "scheduler.json"
+    common = ("--scheduler-file", str(place))
+    commands = [
+        ("scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard", *common),
+        ("worker", "--host", "127.0.0.1", "--nworkers", "2", "--nthreads", "1", "--no-dashboard", *common),
+    ]
+    with ExitStack() as stack:
+        for command in commands:
+            started = subprocess.Popen(
+                [sys.executable, "-m", "distributed.cli.dask_" + command[0], *command[1:]],
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                cwd=tmp_path,
+            )
+            stack.callback(started.wait)
+            stack.callback(started.terminate)
+        from distributed import Client
+
+        with Client(scheduler_file=str(place), timeout="30s", set_as_default=False) as client:
+            client.wait_for_workers(2, timeout=30)
+        yield str(json.loads(place.read_text())["address"])

@@ -14,7 +14,7 @@ from podrace.simulator.judge.findings import HOLDS, VIOLATED, Finding, Judgement
 from podrace.simulator.judge.run import CallRecord, Left, Run
 from podrace.simulator.scenarios import upload_checks, uploads
 from podrace.simulator.scenarios.model import Call, Scenario, Workload
-from podrace.simulator.search.explorer import judge
+from podrace.simulator.search.record import judge
 from podrace.simulator.world.steps import DROP_REPLY, FAIL, GO, Step
 
 URI = "http://localhost/v1beta/files/"

@@ -138,6 +138,7 @@ def test_a_target_that_closes_our_output_takes_nothing_away(podrace: Podrace, bo
 COMMANDS = {
     "reproduce": (("reproduce", "--uploads", "20"), 4.0),
     "explore": (("explore", "--scenario", "two-users", "--preemptions", "4", "--faults", "2"), 2.0),
+    "explore on many": (("explore", "--target", "durable", "--scenario", "late-completion", "--workers", "3"), 5.0),
     "explore what holds": (("explore", "--scenario", "foreign-pod"), 2.5),
     "matrix": (("matrix",), 6.0),
     "run": (("run", "--duration", "3", "--users", "8", "--pods", "3", "--messages", "100"), 7.0),

@@ -15,8 +15,8 @@ from podrace.simulator.judge.findings import Judgement
 from podrace.simulator.judge.run import CallRecord, Run
 from podrace.simulator.scenarios.model import Call, Ref, Scenario, Workload
 from podrace.simulator.scenarios.uploads import UPLOADS, absorb, add
-from podrace.simulator.search.explorer import judge
 from podrace.simulator.search.lab import InlineLab
+from podrace.simulator.search.record import judge
 from podrace.simulator.search.schedule import follow
 from podrace.simulator.servers.connection import Server
 

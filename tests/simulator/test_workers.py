@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from podrace.simulator.app.helping import Job
 from podrace.simulator.app.runs import Cell
-from podrace.simulator.app.workers import Job, explore_here, explore_there, processes, scheduler
+from podrace.simulator.app.workers import all_of, explore_here, explore_there, processes, scheduler
 from podrace.simulator.errors import HarnessError, UsageError
 from podrace.simulator.search.frontier import Bounds
 from podrace.simulator.servers.connection import open_server
@@ -54,41 +51,14 @@ def test_two_processes_find_what_one_finds(alone: tuple[list[Cell], dict[str, by
     assert {cell.verdict for cell in cells} >= {"violated", "holds"}
 
 
-@pytest.fixture
-def dask(tmp_path: Path) -> Iterator[str]:
-    """The address of a scheduler that has two workers, all of them on this machine."""
-    pytest.importorskip("distributed")
-    place = tmp_path / "scheduler.json"
-    common = ("--scheduler-file", str(place))
-    commands = [
-        ("scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard", *common),
-        ("worker", "--host", "127.0.0.1", "--nworkers", "2", "--nthreads", "1", "--no-dashboard", *common),
-    ]
-    with ExitStack() as stack:
-        for command in commands:
-            started = subprocess.Popen(
-                [sys.executable, "-m", "distributed.cli.dask_" + command[0], *command[1:]],
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                cwd=tmp_path,
-            )
-            stack.callback(started.wait)
-            stack.callback(started.terminate)
-        from distributed import Client
-
-        with Client(scheduler_file=str(place), timeout="30s", set_as_default=False) as client:
-            client.wait_for_workers(2, timeout=30)
-        yield str(json.loads(place.read_text())["address"])
-
-
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
 def test_the_workers_of_a_dask_scheduler_find_what_one_finds(
     alone: tuple[list[Cell], dict[str, bytes]], tmp_path: Path, dask: str
 ) -> None:
     folder = tmp_path / "run"
     folder.mkdir()
-    with scheduler(dask) as executor:
-        assert (told(list(explore_there(JOBS, executor, folder))), files_of(folder)) == alone
+    with scheduler(dask) as client:
+        assert (told(list(explore_there(JOBS, all_of(client), folder))), files_of(folder)) == alone
 
 
 def test_a_scheduler_that_is_not_there_is_a_wrong_address() -> None:

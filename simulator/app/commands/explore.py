@@ -30,8 +30,8 @@ from podrace.simulator.errors import UsageError
 if TYPE_CHECKING:
     from podrace.simulator.app.campaign import NamedScenario, NamedTarget
     from podrace.simulator.app.directed import Directed
+    from podrace.simulator.app.helping import Job
     from podrace.simulator.app.runs import Cell
-    from podrace.simulator.app.workers import Job
     from podrace.simulator.scenarios.model import Scenario
     from podrace.simulator.search.frontier import Bounds
     from podrace.simulator.servers.connection import Server
@@ -44,14 +44,24 @@ if TYPE_CHECKING:
 @bounds_options
 @expect_options
 @seed_option
+@workers_options
 @run_options
-def explore(target: str, scenario: str, bounds: Bounds, expect: Path | None, accept: bool, seed: int, run: Run) -> None:
+def explore(
+    target: str,
+    scenario: str,
+    bounds: Bounds,
+    expect: Path | None,
+    accept: bool,
+    seed: int,
+    run: Run,
+    workers: Workers,
+) -> None:
     """Search all schedules of a scenario within bounds.
 
     It holds, is violated (with the schedule), or is inconclusive. The counterexample has the fewest faults,
     then the fewest preemptions, then the fewest steps.
     """
-    _campaign("explore", [target], [scenario], bounds, (expect, accept), seed, run, Workers())
+    _campaign("explore", [target], [scenario], bounds, (expect, accept), seed, run, workers)
 
 
 @click.command()
@@ -128,7 +138,7 @@ def _campaign(
 ) -> None:
     """Explore every cell with progress, then write and print what was found."""
     from podrace.simulator.app import directed, expected, runs
-    from podrace.simulator.app.workers import Job
+    from podrace.simulator.app.helping import Job
     from podrace.simulator.interrupts import Interrupted
     from podrace.simulator.servers.connection import open_server
 
@@ -183,10 +193,18 @@ def _places(
 
 def _explored(jobs: Sequence[Job], server: Server, folder: Path, workers: Workers) -> Iterator[Cell]:
     """Explore the cells and show the progress."""
-    from podrace.simulator.app.workers import explore_here, explore_there, processes, scheduler
+    from podrace.simulator.app.workers import (
+        all_of,
+        each_of,
+        explore_here,
+        explore_there,
+        processes,
+        scheduler,
+        team,
+    )
 
     single = len(jobs) == 1
-    count = min(workers.count, len(jobs)) if server.embedded else 1
+    count = workers.count if server.embedded else 1
     with ExitStack() as stack:
         bar = stack.enter_context(show.progress_bar("schedules" if single else "cells", None if single else len(jobs)))
 
@@ -194,10 +212,16 @@ def _explored(jobs: Sequence[Job], server: Server, folder: Path, workers: Worker
             bar.about(f"{job.target} {job.scenario}")
             bar.advance(int(single), f"{schedules} schedules")
 
-        if workers.scheduler is not None:
-            found = explore_there(jobs, stack.enter_context(scheduler(workers.scheduler)), folder)
-        elif count > 1:
+        client = stack.enter_context(scheduler(workers.scheduler)) if workers.scheduler else None
+        there = each_of(client) if client else []
+        if client and len(jobs) >= len(there):
+            found = explore_there(jobs, all_of(client), folder)
+        elif client:
+            found = explore_here(jobs, server, folder, tell, lambda: there)
+        elif len(jobs) >= count > 1:
             found = explore_there(jobs, stack.enter_context(processes(count)), folder)
+        elif count > 1:
+            found = explore_here(jobs, server, folder, tell, stack.enter_context(team(count - 1)))
         else:
             found = explore_here(jobs, server, folder, tell)
         for number, cell in enumerate(found, 1):
