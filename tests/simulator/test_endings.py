@@ -277,8 +277,8 @@ import pathlib, threading
 from podrace.simulator.app.endings import Endings
 try:
     with Endings():
-        pathlib.Path("begun").touch()
         try:
+            pathlib.Path("begun").touch()
             threading.Event().wait(30)
         finally:
             pathlib.Path("ending").touch()

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NoReturn
 
 import pytest
@@ -68,6 +69,7 @@ class _Interrupted:
     """A run in the middle of which Ctrl-C comes."""
 
     ends: object = None
+    side = SimpleNamespace(table=SimpleNamespace(texts={}))
 
     def run(self, choose: object) -> NoReturn:
         raise Interrupted(signal.SIGINT)

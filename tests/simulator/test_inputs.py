@@ -112,7 +112,7 @@ USAGE = {
     "run --scenario all,restart": "scenario 'all': expected all, or some of restart",
     "run --scenario all --then local": "--then and --scenario: expected one of them",
     "run --scenario all --pods 2": "--pods and --scenario: expected one of them",
-    "run --scenario all --redis-url redis://127.0.0.1:1": "--scenario: it breaks servers",
+    "run --scenario all --redis-url redis://127.0.0.1:1": "runs of whole fleets break servers",
     "run --run-dir ''": "expected a path, got nothing",
     f"run --run-dir {LONG}": "File name too long",
     # where cells are explored

@@ -23,7 +23,7 @@ from podrace.simulator.servers.connection import Server
 pytestmark = pytest.mark.wide
 
 CELLS = [(scenario, target) for scenario in SCENARIOS for target in TARGETS]
-ROWS = {*range(1, 21), 26, 28, 30, 32, *range(34, 40)}
+ROWS = {*range(1, 21), 26, 28, 29, 30, 32, *range(34, 40)}
 WORDS = {
     ("foreign-pod", "local"): "lost",
     ("foreign-pod", "shared"): "ok",

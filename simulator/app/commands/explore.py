@@ -212,7 +212,7 @@ def _explored(jobs: Sequence[Job], server: Server, folder: Path, workers: Worker
             bar.about(f"{job.target} {job.scenario}")
             bar.advance(int(single), f"{schedules} schedules")
 
-        client = stack.enter_context(scheduler(workers.scheduler)) if workers.scheduler else None
+        client = stack.enter_context(scheduler(workers.scheduler)) if workers.scheduler is not None else None
         there = each_of(client) if client else []
         if client and len(jobs) >= len(there):
             found = explore_there(jobs, all_of(client), folder)
