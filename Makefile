@@ -4,6 +4,8 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 LOCUST := $(BIN)/locust -f loadtests/locustfile.py --headless --spawn-rate 20 --only-summary --loglevel WARNING
+# Half of the tests' time is waiting, for processes and for real time to pass.
+TESTERS := $(shell $(PYTHON) -c 'import os; print(2 * (os.cpu_count() or 1))')
 SOURCES := $(wildcard podrace/*.py reference simulator loadtests reports tests)
 
 .PHONY: demo test test-slow soak nightly lint format bench load report pictures upgrade clean
@@ -12,8 +14,8 @@ demo: $(VENV)/.installed  ## the bug and its fix on real processes
 	$(BIN)/podrace reproduce
 
 test: $(VENV)/.installed-dev lint  ## all checks and tests, as CI runs them
-	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m 'not slow and not wide' --cov --cov-report=term --durations=5
-	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m 'wide and not slow' --durations=5
+	$(BIN)/python -m pytest --numprocesses $(TESTERS) --dist worksteal -m 'not slow and not wide' --cov --cov-report=term --durations=5
+	$(BIN)/python -m pytest --numprocesses $(TESTERS) --dist worksteal -m 'wide and not slow' --durations=5
 
 test-slow: $(VENV)/.installed-dev  ## absolute times: on a quiet machine
 	$(BIN)/python -m pytest -m slow
