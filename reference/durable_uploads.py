@@ -1,8 +1,8 @@
 """Who uploads: a pool of workers, the leases they hold with one heartbeat, and Gemini's rules.
 
-An upload is tried until Gemini has the file ACTIVE, refuses it for good, or the attempts are used up. It belongs to
-nobody: a pod has but a lease on the uploads of a message, and where that lapses, the next absorber takes them over.
-Two pods may so be at one upload. That is harmless: the first end stays (`finish.lua`), the other's file is deleted.
+An upload is tried until Gemini has the file ACTIVE, refuses it for good, or the attempts are used up. No pod owns it:
+a pod only has a lease on the uploads of a message, and when that lapses, the next absorber takes them over. So two
+pods may work on one upload. That is harmless: the first result stays (`finish.lua`), the other's file is deleted.
 """
 
 from __future__ import annotations
@@ -33,21 +33,21 @@ PASSING = (
     *(RedisConnectionError, RedisTimeoutError, OutOfMemoryError, ReadOnlyError),
     *(ClusterDownError, SlotNotCoveredError),
 )
-"""Of the server: what may be over in a while. The command may have been applied, and may be sent again."""
+"""Errors of Redis that may pass. The command may have been applied already; it is safe to send it again."""
 
 PASSING_CODES = frozenset({408, 409, 425, 429})
-"""Of Gemini, beside all from 500 on. Every other code from 400 on is a refusal for good."""
+"""Codes of Gemini that may pass, as all from 500 on may. Any other from 400 on is final."""
 
 LONGEST_PAUSE_S = 5.0
 PROGRESS_EVERY_S = 1.0
 
 
 class RefusedFileError(Exception):
-    """Gemini has looked at the file, and cannot use it."""
+    """Gemini has processed the file and cannot use it."""
 
 
 class ImageFile(io.BytesIO):
-    """An image as google-genai reads it. `on_read` hears before each read how much was read, and so sent, by then."""
+    """An image as google-genai reads it. `on_read` gets, before each read, the bytes read (and so sent) so far."""
 
     def __init__(self, content: bytes, name: str, on_read: Callable[[int], None] = lambda sent: None) -> None:
         super().__init__(content)
@@ -65,7 +65,7 @@ class ImageFile(io.BytesIO):
 
 @dataclass(eq=False)
 class Upload:
-    """One upload that this pod is at. `moved_at`: when Gemini last took something of it."""
+    """One upload that this pod works on. `moved_at`: when Gemini last read some of its bytes."""
 
     placeholder: Placeholder
     content: bytes
@@ -92,19 +92,19 @@ class Uploader:
         self.heartbeat = Heartbeat(store, runtime, lease_s=settings.lease_s, before=self._give_up_the_hung)
         self._lock = runtime.lock()
         self._same_key = {store.holder}
-        """Pods whose files this one can read."""
+        """Pods whose files this pod can read."""
         self._waiting: deque[Upload] = deque()
         self._mine: dict[str, Upload] = {}
         self._workers = 0
         self._closed = False
 
     def start(self, message: NewMessage) -> None:
-        """Upload the images of a message that was accepted; unless they are under way, where it came twice."""
+        """Upload the images of an accepted message, unless they are being uploaded already (it came twice)."""
         for image in message.new:
             self._submit(self._new(image.placeholder, image.content))
 
     def take_over(self, user_id: str, pending: Iterable[tuple[str, str]]) -> None:
-        """Go on with uploads that wait and that nobody has a lease on."""
+        """Go on with waiting uploads on which no pod has a lease."""
         for upload_id, owner in pending:
             with self._lock:
                 if upload_id in self._mine:
@@ -121,13 +121,13 @@ class Uploader:
                 self._submit(upload)
 
     def close(self) -> None:
-        """Start nothing more; leases lapse, and other pods go on."""
+        """Start nothing more; the leases lapse and other pods go on."""
         self._closed = True
         with self._lock:
             self._waiting.clear()
 
     def usable(self, placeholder: Placeholder, status: Status) -> Status:
-        """The status, unless this pod cannot read its file: then of the file uploaded again, or `failed`."""
+        """The status; if this pod cannot read the file, upload it again and return the new status, or `failed`."""
         while status["status"] == COMPLETED and self._is_gone(status):
             status = self._upload_again(placeholder, status)
         return status
@@ -169,7 +169,7 @@ class Uploader:
             except Exception:
                 _log.exception("upload %s: left for the next absorber", upload.upload_id)
             self._forget(upload)
-            if upload.given_up:  # another worker has its place
+            if upload.given_up:  # another worker has replaced this one
                 return
 
     def _forget(self, upload: Upload) -> None:
@@ -180,7 +180,7 @@ class Uploader:
                 self.heartbeat.let_go(upload.lease)
 
     def _give_up_the_hung(self) -> None:
-        """Before each heartbeat: an upload of which Gemini takes nothing any more is left to whoever absorbs next."""
+        """Before each heartbeat: give up uploads of which Gemini reads nothing any more; the next absorber has them."""
         now = self._runtime.now()
         with self._lock:
             hung = [
@@ -204,7 +204,7 @@ class Uploader:
             self._finish(upload, status)
 
     def _tried(self, upload: Upload, begin_again: Callable[[Upload], bool]) -> Status:
-        """How it ended, once no attempt is left that could help; empty where another pod goes on."""
+        """Try until it succeeds or no attempt is left. Returns the final status; empty if another pod goes on."""
         limit = self._settings.upload_attempts
         while upload.content and upload.attempt <= limit:
             try:
@@ -228,7 +228,7 @@ class Uploader:
         return True
 
     def _put(self, upload: Upload) -> Status:
-        """Upload, and wait until Gemini has the file ready: the completed status. Raises what Gemini does."""
+        """Upload, and wait until Gemini has the file ready: the completed status. Errors of Gemini are raised."""
         started = upload.moved_at = upload.told_at = self._runtime.now()
         try:
             file = self._gemini.upload(
@@ -255,7 +255,7 @@ class Uploader:
         return {**ended, "result": file_reference(file), **known}
 
     def _progress(self, upload: Upload, sent: int) -> None:
-        """Tell how much was sent, at most once a second. Nothing depends on it."""
+        """Write to Redis how much was sent, at most once a second. Nothing depends on it."""
         now = upload.moved_at = self._runtime.now()
         percent = 100 * sent // len(upload.content)
         if percent <= upload.progress or now - upload.told_at < PROGRESS_EVERY_S:
@@ -279,7 +279,7 @@ class Uploader:
         return True
 
     def _finish(self, upload: Upload, status: Status, *, replaces: str = "") -> Status | None:
-        """Write how an upload ended. Returns what stands; None where nobody needs it any more."""
+        """Write how an upload ended. Returns the status now in Redis; None if nobody needs the upload any more."""
         drop = self._settings.keep_bytes == "uploaded" or status["status"] == FAILED
         user_id = upload.placeholder["user_id"]
         stands = self._insist(
@@ -292,7 +292,7 @@ class Uploader:
         return stands
 
     def _insist(self, send: Callable[[], _T]) -> _T:
-        """Send until the server has answered: every script may come twice."""
+        """Send until the server has answered. It is safe to run any of our scripts twice."""
         pause_s = self._settings.retry_s
         while True:
             try:
@@ -307,14 +307,14 @@ class Uploader:
     # -- Gemini's rules
 
     def _is_gone(self, status: Status) -> bool:
-        """Whether a file is over, or cannot be read with this pod's key: that is tried once for each pod's files."""
+        """Whether a file has expired or our key cannot read it, which is tried until one of that pod's is readable."""
         if self._runtime.now() >= status["usable_until"]:
             return True
         if status["by"] in self._same_key or not hasattr(self._gemini, "get"):
             return False
         try:
             self._gemini.get(name=status["result"]["name"])
-        except Exception as error:  # 403: it is another key's. Where nobody knows, uploading it again settles it
+        except Exception as error:  # 403: another key's file. If unclear, uploading it again is right too
             _log.info("file of upload %s: cannot be read, uploaded again: %s", status["filename"], error)
             return True
         self._same_key.add(status["by"])
@@ -341,13 +341,13 @@ class Uploader:
 
 
 def _is_final(error: Exception) -> bool:
-    """A refusal that another attempt would meet again. Whatever else it is, the limit of attempts bounds it."""
+    """Whether another attempt would be refused again. All other errors are tried again, up to the limit."""
     code = getattr(error, "code", None)
     refused = isinstance(code, int) and 400 <= code < 500 and code not in PASSING_CODES
     return refused or isinstance(error, RefusedFileError)
 
 
 def _state(file: Any) -> str:
-    """ACTIVE where the service says nothing of it."""
+    """The state of a file; ACTIVE if the service does not tell one."""
     state = getattr(file, "state", None)
     return str(getattr(state, "value", state) or "ACTIVE")
