@@ -1,4 +1,4 @@
-"""What the tests of `durable` share: a Gemini that can do all that the real one does, and pods that can die."""
+"""What the tests of `durable` share: a Gemini that can fail as the real one does, and pods that can die."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from podrace.reference.durable import DurablePod
 from podrace.reference.durable_dead_letters import DeadLetters
 from podrace.simulator.target import PodEnv
 
-sys.path.insert(0, str(Path(__file__).parent))  # for crippled, which explorers load by name
+sys.path.insert(0, str(Path(__file__).parent))  # the explorer imports `crippled` by its name
 
 TAG = "mirix:durable:{ann}:"
 
 
 class RefusalError(Exception):
-    """An error with a code, as google-genai's APIError."""
+    """An error with a code, like google-genai's APIError."""
 
     def __init__(self, code: int) -> None:
         super().__init__(f"{code} refused")
@@ -38,7 +38,7 @@ class GeminiFile:
 
 @dataclass
 class Gemini:
-    """`errors` come one an upload, until used up; `states` one an answer, then ACTIVE; `lost` are names and codes."""
+    """Each upload uses up one of `errors`, each answer one of `states` (then ACTIVE); `lost` maps names to codes."""
 
     errors: list[Exception | None] = field(default_factory=list)
     states: list[str] = field(default_factory=list)
@@ -79,7 +79,7 @@ def gemini() -> Gemini:
 
 @pytest.fixture
 def make_durable(make_env: Callable[..., PodEnv], gemini: Gemini) -> Callable[..., DurablePod]:
-    """Makes pods. A pod with a runtime of its own does nothing until that runtime runs."""
+    """Makes pods. A pod with its own runtime does nothing until that runtime runs."""
 
     def make(name: str = "A", **replaced: Any) -> DurablePod:
         options = {"durability": "off", **replaced.pop("options", {})}
@@ -102,7 +102,7 @@ def letters(redis_client: redis.Redis) -> DeadLetters:
 
 @pytest.fixture
 def lapse(redis_client: redis.Redis) -> Callable[[str], None]:
-    """Lets a lease of ann's lapse: `claim`, or `lease:` and a message id."""
+    """Makes a lease of the user ann lapse: `claim`, or `lease:` and a message id."""
 
     def let_it(lease: str) -> None:
         assert redis_client.delete(TAG + lease) == 1, f"nobody has the lease {lease}"
@@ -112,7 +112,7 @@ def lapse(redis_client: redis.Redis) -> Callable[[str], None]:
 
 @pytest.fixture
 def left(redis_client: redis.Redis) -> Callable[[], list[str]]:
-    """The keys that have no time to live: what nothing will ever remove."""
+    """The keys without a time to live, which nothing will ever remove."""
 
     def keys() -> list[str]:
         return sorted(key.decode() for key in redis_client.scan_iter() if redis_client.ttl(key) < 0)

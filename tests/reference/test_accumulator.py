@@ -1,4 +1,4 @@
-"""Accepting and absorbing. The lists and statuses here are written by hand, in the form of the specification."""
+"""Accepting and absorbing. The lists and statuses are written by hand, in the specified form."""
 
 from __future__ import annotations
 
@@ -192,7 +192,7 @@ def test_waits_for_as_many_messages_as_the_limit(
     assert world.waiting() == []
 
 
-def test_limit_is_20_where_nothing_is_said(make_env: Callable[..., PodEnv], world: World) -> None:
+def test_the_default_limit_is_20(make_env: Callable[..., PodEnv], world: World) -> None:
     pod = shared(PodEnv(**{**vars(make_env("A")), "options": {}}))
     for number in range(19):
         world.message(str(number))
@@ -201,7 +201,7 @@ def test_limit_is_20_where_nothing_is_said(make_env: Callable[..., PodEnv], worl
     assert pod.absorb("ann") == 20
 
 
-def test_limit_of_an_accumulator_by_itself_is_20_too(make_env: Callable[..., PodEnv], world: World) -> None:
+def test_the_default_limit_of_the_accumulator_class_is_20_too(make_env: Callable[..., PodEnv], world: World) -> None:
     env = make_env("A")
     manager = shared(env).upload_manager
     accumulator = Accumulator(env.redis, manager, env.memory, env.runtime, pod_name="A")
@@ -233,7 +233,7 @@ def test_an_absorption_ends_while_another_pod_holds_the_lock(
 
 
 class WatchedMemory:
-    """A memory agent that does something of the test's while a batch is being sent."""
+    """A memory agent that runs a function of the test while a batch is being sent."""
 
     def __init__(self, while_sending: Callable[[], None]) -> None:
         self.while_sending = while_sending
@@ -244,7 +244,9 @@ class WatchedMemory:
         self.sent.append(list(parts))
 
 
-def test_while_sending_the_lock_is_held_and_nothing_is_gone_yet(make_env: Callable[..., PodEnv], world: World) -> None:
+def test_while_sending_the_lock_is_held_and_nothing_is_removed_yet(
+    make_env: Callable[..., PodEnv], world: World
+) -> None:
     def look() -> None:
         assert world.redis.get(LOCK) == b"A"
         assert 29_000 < world.redis.pttl(LOCK) <= 30_000
@@ -258,7 +260,7 @@ def test_while_sending_the_lock_is_held_and_nothing_is_gone_yet(make_env: Callab
     assert world.redis.keys("*") == []
 
 
-def test_second_absorber_finds_the_lock(make_env: Callable[..., PodEnv], world: World) -> None:
+def test_a_second_absorber_does_nothing_while_the_lock_is_held(make_env: Callable[..., PodEnv], world: World) -> None:
     other = shared(make_env("B"))
     counts: list[int] = []
     memory = WatchedMemory(lambda: counts.append(other.absorb("ann")))
@@ -282,7 +284,7 @@ def test_failing_send_releases_the_lock_and_keeps_everything(
     assert delivered(ledger) == [[text_part("hello"), image_part(1)]]
 
 
-def test_what_comes_while_sending_stays_in_the_list(make_env: Callable[..., PodEnv], world: World) -> None:
+def test_a_message_that_comes_while_sending_stays_in_the_list(make_env: Callable[..., PodEnv], world: World) -> None:
     world.message("first")
     world.message("second")
     memory = WatchedMemory(lambda: world.message("third", world.image("completed")))
@@ -291,7 +293,7 @@ def test_what_comes_while_sending_stays_in_the_list(make_env: Callable[..., PodE
     assert len(world.redis.keys("mirix:upload_status:*")) == 1
 
 
-def test_plain_del_frees_another_pods_lock(make_env: Callable[..., PodEnv], world: World) -> None:
+def test_an_unchecked_del_releases_another_pods_lock(make_env: Callable[..., PodEnv], world: World) -> None:
     """Failure mode 16, kept in the specimens."""
 
     def lock_expires_and_another_takes_it() -> None:
@@ -303,7 +305,9 @@ def test_plain_del_frees_another_pods_lock(make_env: Callable[..., PodEnv], worl
     assert world.redis.get(LOCK) is None
 
 
-def test_trim_by_count_takes_what_another_left(make_env: Callable[..., PodEnv], world: World) -> None:
+def test_trimming_by_count_removes_messages_that_another_pod_has_not_sent(
+    make_env: Callable[..., PodEnv], world: World
+) -> None:
     """Failure modes 14 and 15, kept in the specimens."""
     world.message("first")
     world.message("second")

@@ -1,4 +1,4 @@
-"""What is uploaded in an image's place, and what is left of it on disk: nothing."""
+"""Images are compressed before the upload, and no temporary file is left on disk."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def upload(runtime: VirtualRuntime, files: FakeFiles) -> Callable[..., str]:
-    """Uploads a file by an UploadManager, to the end, and tells its status."""
+    """Uploads a file with an UploadManager, waits for the end, and returns its status."""
 
     def upload_to_the_end(path: Path, *arguments: bool) -> str:
         manager = UploadManager(files, runtime, rng=random.Random(7))
@@ -116,7 +116,7 @@ def test_compression_can_be_left_out(upload: Callable[..., str], files: FakeFile
 
 
 @pytest.mark.parametrize("name", ["a.webp", "a.gif", "notes.txt", "png", "archive.png.zip"])
-def test_other_files_go_as_they_are(
+def test_files_of_other_types_are_uploaded_unchanged(
     upload: Callable[..., str], files: FakeFiles, tmp_path: Path, temporary: Path, name: str
 ) -> None:
     (tmp_path / name).write_bytes(b"whatever")
@@ -125,7 +125,7 @@ def test_other_files_go_as_they_are(
     assert list(temporary.iterdir()) == []
 
 
-def test_corrupt_image_goes_as_it_is(
+def test_a_corrupt_image_is_uploaded_unchanged(
     upload: Callable[..., str], files: FakeFiles, corrupt_png: Path, temporary: Path
 ) -> None:
     assert upload(corrupt_png) == "completed"
@@ -133,7 +133,7 @@ def test_corrupt_image_goes_as_it_is(
     assert list(temporary.iterdir()) == []
 
 
-def test_truncated_image_goes_as_it_is(
+def test_a_truncated_image_is_uploaded_unchanged(
     upload: Callable[..., str], files: FakeFiles, tmp_path: Path, temporary: Path
 ) -> None:
     path = tmp_path / "half.png"
@@ -145,7 +145,7 @@ def test_truncated_image_goes_as_it_is(
 
 
 @pytest.mark.parametrize("error", [SyntaxError("broken PNG file"), ValueError(), Image.DecompressionBombError()])
-def test_whatever_pillow_raises_the_image_goes_as_it_is(
+def test_an_image_is_uploaded_unchanged_whatever_pillow_raises(
     upload: Callable[..., str],
     files: FakeFiles,
     png: Path,
@@ -170,7 +170,9 @@ def test_missing_file_fails(upload: Callable[..., str], files: FakeFiles, tmp_pa
     assert list(temporary.iterdir()) == []
 
 
-def test_longest_possible_name(upload: Callable[..., str], files: FakeFiles, make_image: Callable[..., Path]) -> None:
+def test_a_file_with_the_longest_possible_name_is_uploaded(
+    upload: Callable[..., str], files: FakeFiles, make_image: Callable[..., Path]
+) -> None:
     assert upload(make_image("n" * 251 + ".png")) == "completed"
     assert files.started[0].suffix == ".jpg"
 

@@ -46,12 +46,12 @@ def missing_of(ledger: MemoryLedger) -> list[dict[str, Any]]:
 
 @pytest.fixture
 def other_runtime(runtime: VirtualRuntime) -> VirtualRuntime:
-    """Of a pod that is dead, or stands still, until it runs."""
+    """The runtime of a pod that is dead or paused until this runtime runs."""
     return type(runtime)()
 
 
 class Agent:
-    """A memory agent that does to each batch what a test says, then what the ledger does."""
+    """A memory agent that treats each batch as the test says, and then records it in the ledger."""
 
     def __init__(self, ledger: MemoryLedger, *before: Callable[[], None], after: Callable[[], None] = lambda: None):
         self._ledger = ledger
@@ -119,7 +119,7 @@ def test_pod_b_absorbs_what_pod_a_accepted(
     assert left() == []
 
 
-def test_source_file_may_go_after_accept(
+def test_the_source_file_may_be_deleted_once_its_message_is_accepted(
     pod: DurablePod, runtime: VirtualRuntime, png: Path, gemini: Gemini, ledger: MemoryLedger
 ) -> None:
     content = png.read_bytes()
@@ -149,7 +149,9 @@ def test_order_is_kept_before_a_pending_image(
     assert texts_of(ledger) == ["1", "2", "3"]
 
 
-def test_fewest_and_most_messages_of_a_batch(make_durable: MakePod, ledger: MemoryLedger) -> None:
+def test_a_batch_has_at_least_the_fewest_and_at_most_the_most_messages(
+    make_durable: MakePod, ledger: MemoryLedger
+) -> None:
     pod = make_durable(options={"absorb_limit": 3, "batch_limit": 4})
     for number in range(9):
         assert pod.absorb("ann") == (0 if number < 3 else 3 if number == 3 else 0 if number < 6 else 3 * (number == 6))
@@ -189,14 +191,14 @@ def test_same_image_in_two_messages(
     left: Callable[[], list[str]],
     gemini: Gemini,
 ) -> None:
-    """Failure mode 9: the first message to go does not take the second's image along."""
+    """Failure mode 9: delivering the first message does not remove the second's image."""
     pod = make_durable(options={"batch_limit": 1})
     (placeholder,) = pod.add_message("ann", "1", [png], "m1")
     assert pod.add_message("ann", "2", [placeholder, placeholder], "m2") == [placeholder, placeholder]
     runtime.run()
     assert pod.absorb("ann") == 2
     assert images_of(ledger) == ["https://files.test/1"] * 3
-    assert pod.add_message("ann", "3", [placeholder], "m3") == [placeholder]  # known from the done record alone
+    assert pod.add_message("ann", "3", [placeholder], "m3") == [placeholder]  # known only from the done record
     assert pod.upload_status(placeholder)["status"] == "completed"
     assert pod.absorb("ann") == 1
     assert images_of(ledger) == ["https://files.test/1"] * 4
@@ -227,7 +229,7 @@ def test_same_id_again_is_the_same_message(
 def test_many_messages_are_accepted_in_one_round_trip(
     pod: DurablePod, runtime: VirtualRuntime, ledger: MemoryLedger, png: Path, redis_client: redis.Redis, tmp_path: Path
 ) -> None:
-    pod.add_message("ann", "0", [], "m0")  # the script is known from here on
+    pod.add_message("ann", "0", [], "m0")  # from now on the server knows the script
     redis_client.config_resetstat()
     outcomes = pod.add_messages(
         [
@@ -269,7 +271,7 @@ def test_unknown_scripts_are_sent_again(
 def test_accept_fails_with_too_few_replicas(
     make_durable: MakePod, ledger: MemoryLedger, lapse: Callable[[str], None]
 ) -> None:
-    """Indefinite: the message may be there, and is when it is handed in again."""
+    """The outcome is unknown: the message may be stored, and is once it is handed in again."""
     options = {"wait_replicas": 1, "replica_timeout_s": 0.001}
     waiting = make_durable("A", options=options)
     with pytest.raises(NotReplicatedError):
@@ -277,7 +279,7 @@ def test_accept_fails_with_too_few_replicas(
     assert issubclass(NotReplicatedError, redis.TimeoutError)
     with pytest.raises(NotReplicatedError):
         waiting.absorb("ann")
-    assert ledger.batches() == [], "a batch is sent only once its messages cannot be forgotten"
+    assert ledger.batches() == [], "a batch was sent although its messages could still be lost"
     assert waiting.absorb("nobody") == 0
     lapse("claim")
     pod = make_durable("B")
@@ -304,7 +306,7 @@ def test_upload_of_a_dead_pod_is_taken_over(
     placeholders = dead.add_message("ann", "1", [png, jpeg], "m1")
     assert pod.absorb("ann") == 0
     runtime.run()
-    assert gemini.contents == []  # it may be alive
+    assert gemini.contents == []  # the first pod may be alive
     lapse("lease:m1")
     assert pod.absorb("ann") == 0
     runtime.run()
@@ -312,12 +314,12 @@ def test_upload_of_a_dead_pod_is_taken_over(
     assert [pod.upload_status(p)["status"] for p in placeholders] == ["completed"] * 2
     assert pod.absorb("ann") == 1
     assert images_of(ledger) == ["https://files.test/1", "https://files.test/2"]
-    other_runtime.run()  # it was only slow: what it has uploaded, nobody uses
+    other_runtime.run()  # it was only slow: nobody uses what it has uploaded
     assert gemini.deleted == ["files/3", "files/4"]
     assert left() == []
 
 
-def test_lease_is_no_longer_than_said_and_is_renewed(
+def test_a_lease_is_no_longer_than_configured_and_is_renewed(
     make_durable: MakePod, runtime: VirtualRuntime, png: Path, redis_client: redis.Redis, gemini: Gemini
 ) -> None:
     pod = make_durable(options={"lease_s": 6.0})
@@ -331,7 +333,7 @@ def test_lease_is_no_longer_than_said_and_is_renewed(
     runtime.sleep(10)
     redis_client.pexpire(lease, 1_000_000)
     runtime.sleep(10)
-    assert redis_client.pttl(lease) > 6000, "it is renewed, though the upload is over"
+    assert redis_client.pttl(lease) > 6000, "the lease must be renewed although the upload has ended"
 
 
 def test_lapsed_lease_is_not_renewed(
@@ -369,17 +371,17 @@ def test_hung_upload_is_given_up_and_its_worker_replaced(
     assert len(gemini.contents) == 1
     runtime.sleep(2)
     assert pod.absorb("bob") == 1
-    assert redis_client.exists(TAG + "lease:m1")  # lapses by itself
+    assert redis_client.exists(TAG + "lease:m1")  # it will lapse by itself
     redis_client.pexpire(TAG + "lease:m1", 1_000_000)
     runtime.sleep(20)
-    assert redis_client.pttl(TAG + "lease:m1") > 20_000, "it is renewed all the same"
+    assert redis_client.pttl(TAG + "lease:m1") > 20_000, "the lease is not renewed after its upload was given up"
     lapse("lease:m1")
     assert pod.absorb("ann") == 0
     runtime.sleep(1)
     assert pod.absorb("ann") == 1
     assert images_of(ledger) == ["https://files.test/2", "https://files.test/3"]
     runtime.run()
-    assert gemini.deleted == ["files/1"]  # it came back after all, and nobody needs its file
+    assert gemini.deleted == ["files/1"]  # the hung upload ended after all, and nobody needs its file
 
 
 def test_closed_pod_starts_nothing(
@@ -400,7 +402,7 @@ def test_closed_pod_starts_nothing(
 def test_batch_of_a_dead_absorber_is_offered_again(
     make_durable: MakePod, ledger: MemoryLedger, lapse: Callable[[str], None], left: Callable[[], list[str]]
 ) -> None:
-    """Failure mode 12: delivered, and dead before the acknowledgement."""
+    """Failure mode 12: the absorber delivers and dies before it acknowledges."""
     agent = Agent(ledger, after=raises(ConnectionError("the agent's answer was lost")))
     a = make_durable("A", memory=agent)
     b_agent = Agent(ledger)
@@ -422,7 +424,7 @@ def test_batch_of_a_dead_absorber_is_offered_again(
 def test_paused_absorber_changes_nothing(
     make_durable: MakePod, ledger: MemoryLedger, lapse: Callable[[str], None], redis_client: redis.Redis
 ) -> None:
-    """Failure modes 15 and 20: it has claimed, others have gone on, and now it goes on as well."""
+    """Failure modes 15 and 20: it claims and pauses, others go on, then it goes on too."""
     b = make_durable("B")
 
     def others_go_on() -> None:
@@ -452,7 +454,7 @@ def test_paused_before_the_acknowledgement(
     a = make_durable("A", memory=Agent(ledger, after=another_claims))
     a.add_message("ann", "1", [], "m1")
     assert a.absorb("ann") == 0
-    assert redis_client.exists(TAG + "claim")  # B's, and not A's to delete
+    assert redis_client.exists(TAG + "claim")  # it is B's, so A must not delete it
     assert redis_client.lrange(TAG + "queue", 0, -1) == [b"m1"]
     lapse("claim")
     assert b.absorb("ann") == 1
@@ -482,7 +484,7 @@ def test_claim_is_renewed_while_the_agent_works(
     assert not redis_client.exists(TAG + "claim")
 
 
-def test_fence_goes_on_where_it_was_forgotten(
+def test_fences_still_increase_after_redis_has_forgotten_the_last_one(
     make_durable: MakePod, ledger: MemoryLedger, redis_client: redis.Redis, runtime: VirtualRuntime
 ) -> None:
     agent = Agent(ledger)
@@ -491,7 +493,7 @@ def test_fence_goes_on_where_it_was_forgotten(
         a.add_message("ann", str(number), [], str(number))
         assert a.absorb("ann") == 1
         runtime.sleep(1)
-        redis_client.delete(TAG + "state")  # its time to live is over
+        redis_client.delete(TAG + "state")  # as if its time to live were over
     fences = [fence for _, fence in agent.sent]
     assert fences == sorted(set(fences), key=lambda fence: fence or 0)
     assert texts_of(ledger) == ["0", "1", "2"]
@@ -500,7 +502,7 @@ def test_fence_goes_on_where_it_was_forgotten(
 # -- what the memory agent refuses
 
 
-def test_poison_does_not_take_others_along(
+def test_a_refused_message_does_not_keep_others_from_being_delivered(
     make_durable: MakePod,
     ledger: MemoryLedger,
     png: Path,
@@ -524,7 +526,7 @@ def test_poison_does_not_take_others_along(
     assert pod.upload_status(placeholder)["status"] == "completed"
     assert left() == [TAG + what for what in ("bytes", "dead", "state", "uploads")]
     pod.add_message("ann", "poison", [png], "m2")
-    assert pod.absorb("ann") == 0  # it is the same message still
+    assert pod.absorb("ann") == 0  # it counts as the same message
     redis_client.delete(TAG + "done:m2")
     pod.add_message("ann", "poison", [png], "m2")
     assert pod.absorb("ann") == 0
@@ -542,7 +544,7 @@ def test_dead_letter_is_queued_again_with_its_images(
     pod = make_durable("A", memory=Agent(ledger))
     pod.add_message("ann", "poison", [png], "m1")
     runtime.run()
-    assert letters.requeue("ann", "m1")  # it waits already
+    assert letters.requeue("ann", "m1")  # it is queued already
     assert not letters.requeue("ann", "m0")
     assert pod.absorb("ann") == 1
     assert letters.requeue("ann", "m1")
@@ -572,7 +574,7 @@ def test_dead_letters_without_a_pod(
     assert [letter["user_id"] for letter in elsewhere.find()] == ["b{o}:b*"]
 
 
-def test_dead_letter_waits_until_its_queue_has_told_of_it(
+def test_a_dead_letter_cannot_be_requeued_before_the_memory_agent_was_told_of_it(
     make_durable: MakePod, ledger: MemoryLedger, letters: DeadLetters
 ) -> None:
     pod = make_durable(memory=Agent(ledger, *[raises(ValueError("no"))] * 3, raises(ConnectionError())))
@@ -583,7 +585,7 @@ def test_dead_letter_waits_until_its_queue_has_told_of_it(
         letters.requeue("ann", "m1")
 
 
-def test_a_dead_letter_is_kept_although_the_agent_refuses_to_hear_of_it_too(
+def test_a_dead_letter_is_kept_even_if_the_agent_refuses_the_note_about_it(
     make_durable: MakePod, ledger: MemoryLedger, left: Callable[[], list[str]], letters: DeadLetters
 ) -> None:
     pod = make_durable(memory=Agent(ledger, *[raises(ValueError("no"))] * 6))
@@ -596,7 +598,7 @@ def test_a_dead_letter_is_kept_although_the_agent_refuses_to_hear_of_it_too(
     assert texts_of(ledger) == ["3"]
 
 
-def test_agent_that_cannot_be_reached_is_no_refusal(
+def test_an_unreachable_agent_does_not_count_as_a_refusal(
     make_durable: MakePod, ledger: MemoryLedger, lapse: Callable[[str], None], letters: DeadLetters
 ) -> None:
     wrapped = RuntimeError("cannot send")
@@ -666,7 +668,7 @@ def test_upload_whose_status_is_damaged_is_done_again(
     keep: str,
     left: Callable[[], list[str]],
 ) -> None:
-    """Nobody is told another status than before: while nobody knows it, asking for it is an error."""
+    """No reader gets a status that contradicts an earlier one: until it is known again, asking is an error."""
     pod = make_durable(options={"keep_bytes": keep})
     (placeholder,) = pod.add_message("ann", "1", [png], "m1")
     runtime.run()
@@ -703,7 +705,7 @@ def test_status_that_is_damaged_while_its_batch_is_claimed(
     redis_client: redis.Redis,
     lapse: Callable[[str], None],
 ) -> None:
-    """The batch may have been recorded: it is offered again whole, or not yet."""
+    """The memory agent may have recorded the batch, so it is offered again whole or not at all."""
     agent = Agent(ledger, after=raises(ConnectionError("the agent's answer was lost")))
     a, b = make_durable("A", memory=agent), make_durable("B")
     a.add_message("ann", "1", [], "m1")
@@ -800,7 +802,7 @@ def test_round_trips_of_a_life(
 
 
 @pytest.mark.parametrize("durability", ["refuse", "warn", "off"])
-def test_server_that_may_lose_what_it_acknowledged(
+def test_a_server_that_may_lose_acknowledged_writes(
     make_durable: MakePod, durability: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     if durability == "refuse":
@@ -825,7 +827,7 @@ KEEPS = {"appendonly": "yes", "appendfsync": "always"}
         (KEEPS, 1, "`wait_replicas`"),
     ],
 )
-def test_what_a_server_lacks_is_named_with_the_line_to_change(
+def test_a_server_that_may_lose_data_is_told_which_setting_to_change(
     config: dict[str, str], replicas: int, change: str | None
 ) -> None:
     with EmbeddedServer(config=config) as server, connect(server.url) as client:
@@ -833,7 +835,7 @@ def test_what_a_server_lacks_is_named_with_the_line_to_change(
     assert [change in one for one in found] == ([True] if change else [])
 
 
-def test_a_server_that_does_not_say_is_no_server_that_keeps(open_client: Callable[..., redis.Redis]) -> None:
+def test_a_server_that_hides_its_settings_is_not_trusted_to_keep_data(open_client: Callable[..., redis.Redis]) -> None:
     open_client().acl_setuser("shy", enabled=True, nopass=True, categories=["+@all"], commands=["-config"], keys=["*"])
     shy = open_client(username="shy", password="any")
     (said,) = damages(shy, replicas=0)
@@ -855,7 +857,7 @@ def test_options_are_checked(make_durable: MakePod, option: dict[str, Any]) -> N
 def test_restarted_pod_goes_on(
     make_durable: MakePod, runtime: VirtualRuntime, other_runtime: VirtualRuntime, png: Path, ledger: MemoryLedger
 ) -> None:
-    """Failure mode 37, its randomness the same as before: what it has a lease on, it may go on with at once."""
+    """Failure mode 37, with the same randomness as before: it may go on at once where it still has a lease."""
     make_durable("A", runtime=other_runtime, rng=random.Random(1)).add_message("ann", "1", [png], "m1")
     again = make_durable("A", rng=random.Random(1))
     again.add_message("ann", "2", [png], "m2")

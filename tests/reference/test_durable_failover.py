@@ -37,16 +37,16 @@ if TYPE_CHECKING:
 MESSAGES = 60
 USERS = ("ann", "bob", "cid")
 WITHIN_S = 60.0
-"""For a failover and all that waits for it, on a machine that is busy; a quiet one needs two seconds."""
+"""Limit for a failover and all that waits for it on a busy machine; a quiet one needs two seconds."""
 LONG = "more than the system keeps for a replica that reads nothing" * 500_000
 SETTINGS: dict[str, Any] = {"socket_timeout": 2.0, "socket_connect_timeout": 1.0, "protocol": 2, "driver_info": None}
 ServersOf = Callable[[str], Sequence[EmbeddedServer]]
-"""Those that hold a user's keys, the primary first."""
+"""The servers that hold a user's keys, the primary first."""
 Start = Callable[[ExitStack, list[int]], tuple[str, ServersOf]]
 
 
 class SentinelServer(EmbeddedServer):
-    """A Sentinel: the same program with another word, and a configuration that it writes itself."""
+    """A Sentinel: the server program with another option, and a configuration file that it rewrites."""
 
     def _spawn(self) -> None:
         lines = [f"{name} {value}\n" for name, value in self.config.items()]
@@ -64,7 +64,7 @@ class SentinelServer(EmbeddedServer):
 def until(is_so: Callable[[], Any], what: str) -> None:
     deadline, tick = time.monotonic() + WITHIN_S, threading.Event()
     while not _quietly(is_so):
-        assert time.monotonic() < deadline, f"within {WITHIN_S:g} s not: {what}"
+        assert time.monotonic() < deadline, f"did not happen within {WITHIN_S:g} s: {what}"
         tick.wait(0.02)
 
 
@@ -106,7 +106,7 @@ def sentinels(stack: ExitStack, free_ports: list[int]) -> tuple[str, ServersOf]:
 
 
 def cluster(stack: ExitStack, free_ports: list[int]) -> tuple[str, ServersOf]:
-    """Three primaries, which it takes to agree on a failover, with a replica each, and one more where one is killed."""
+    """Three primaries (needed to agree on a failover) with a replica each; the one to be killed has two."""
     ports, buses = free_ports[:7], free_ports[7:14]
     servers, clients = [], []
     for port, bus in zip(ports, buses, strict=True):
@@ -148,7 +148,7 @@ def _state(client: Any) -> bytes:
 
 @pytest.fixture
 def free_ports() -> list[int]:
-    """Ports that were free when all of them were taken at once."""
+    """Ports that were all free at the same time."""
     with ExitStack() as stack:
         taken = [stack.enter_context(socket.socket()) for _ in range(14)]
         for one in taken:
@@ -158,7 +158,7 @@ def free_ports() -> list[int]:
 
 @contextmanager
 def insisting(errors: Counter[str]) -> Iterator[None]:
-    """Counts what a caller that calls again may see while a primary is replaced."""
+    """Calls again until it succeeds, and counts the errors that are allowed while a primary is replaced."""
     try:
         yield
     except (
@@ -198,7 +198,7 @@ def test_nothing_acknowledged_is_lost_with_the_primary(
             if number == MESSAGES // 2:
                 servers_of(USERS[0])[0].kill()
             while promised[user] <= number // len(USERS):
-                assert time.monotonic() < deadline, f"message {number} is refused for ever: {errors}"
+                assert time.monotonic() < deadline, f"message {number} is still refused: {errors}"
                 with insisting(errors):
                     accepting.add_message(user, str(number), [png] if number % 4 == 0 else [], f"m{number}")
                     promised[user] += 1
@@ -232,7 +232,7 @@ def test_replicas_that_lag_are_waited_for(
     gemini: Gemini,
     ledger: MemoryLedger,
 ) -> None:
-    """What no replica has is not promised; where none is waited for, it is promised, and goes with the primary."""
+    """What no replica has is not promised; if none is waited for, it is promised and lost with the primary."""
     with ExitStack() as stack:
         url, servers_of = sentinels(stack, free_ports)
         pod = make_pod(
@@ -275,7 +275,7 @@ def make_pod(
 
 
 def listed(url: str) -> list[dict[str, Any]]:
-    """What `podrace dead-letters` says."""
+    """What `podrace dead-letters` prints."""
     said = io.StringIO()
     with redirect_stdout(said), suppress(SystemExit):
         main(["dead-letters", "--redis-url", url, "--json"])

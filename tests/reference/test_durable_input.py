@@ -1,4 +1,4 @@
-"""What `durable` refuses to take in: one clear error each, and nothing half-accepted."""
+"""Input that `durable` refuses: each gets one clear error, and nothing is half-accepted."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def of_a_pod(client: redis.Redis) -> list[bytes]:
 
 
 @pytest.mark.parametrize("user", HOSTILE)
-def test_hostile_ids_mean_nothing(
+def test_special_characters_in_ids_have_no_effect(
     pod: DurablePod, runtime: VirtualRuntime, ledger: MemoryLedger, png: Path, redis_client: redis.Redis, user: str
 ) -> None:
     others = [other for other in HOSTILE if other != user]
@@ -62,7 +62,7 @@ def test_hostile_ids_mean_nothing(
     assert recorded_user == user
     assert [part["type"] for part in parts] == ["text", "google_cloud_file_uri"] * 2
     for key in redis_client.scan_iter():
-        assert key.count(b"{") == key.count(b"}") == 1, "the hash tag is the user's alone"
+        assert key.count(b"{") == key.count(b"}") == 1, "braces in an id must not change the hash tag"
         assert key.isascii()
         assert b"\n" not in key
     for other in others[:3]:
@@ -122,7 +122,7 @@ def test_invalid_images_are_refused(
         with pytest.raises(error):
             pod.add_message("ann", "1", [png, image], "m1")
     assert of_a_pod(redis_client) == before
-    assert pod.add_message("ann", "1", [png], "m1"), "what was refused can be handed in again"
+    assert pod.add_message("ann", "1", [png], "m1"), "a refused message must be accepted when it is handed in again"
 
 
 @pytest.mark.parametrize("bad", [None, "image.png", b"image.png", 7])
@@ -159,7 +159,7 @@ def test_kept_bytes_of_a_user_are_limited(
 
 
 @pytest.mark.parametrize(("keep", "while_waiting"), [("acked", 1), ("uploaded", 0), ("no", 0)])
-def test_bytes_are_kept_as_long_as_keep_bytes_says(
+def test_the_option_keep_bytes_decides_how_long_image_bytes_are_kept(
     make_durable: MakePod, runtime: VirtualRuntime, png: Path, redis_client: redis.Redis, keep: str, while_waiting: int
 ) -> None:
     pod = make_durable(options={"keep_bytes": keep})
@@ -199,5 +199,5 @@ def test_images_are_compressed_before_they_are_kept(
         (b"%PDF", None),
     ],
 )
-def test_the_type_of_an_image_is_told_by_its_bytes(content: bytes, expected: str | None) -> None:
+def test_the_type_of_an_image_is_recognised_from_its_bytes(content: bytes, expected: str | None) -> None:
     assert mime_type(content) == expected

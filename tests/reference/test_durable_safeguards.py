@@ -1,7 +1,7 @@
-"""Each safeguard of `durable` is taken away, and a search through all schedules finds what that loses.
+"""Each safeguard of `durable` is removed in turn, and a search of all schedules finds what is lost without it.
 
-Safeguards that spare work, or time, or shorten a wait, lose nothing when they are gone: a search cannot miss them, so
-test_durable_scripts looks at them directly.
+Without the safeguards that only save work or time, or shorten a wait, nothing is lost, so a search cannot notice
+that they are gone; test_durable_scripts tests them directly.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from podrace.simulator.servers.embedded import EmbeddedServer
 pytestmark = pytest.mark.wide
 
 ENDLESS = "endless"
-"""A call goes on for ever, and not even the steps of its run come to an end."""
+"""Instead of a finding: without this safeguard a call goes on for ever, so that its run never ends."""
 
 WITHOUT = (
     ("one_accept_while_queued", "same-id-twice", "duplicated"),
@@ -64,7 +64,7 @@ BOUNDS = {
     "late-completion-told": Bounds(preemptions=0, budget_s=600),
     "damaged-between-two-asks": Bounds(preemptions=0, budget_s=600),
 }
-"""Of the scenes that show a loss only with more than one fault, or already without a preemption."""
+"""Bounds of the scenes that need more than one fault to show a loss, or no preemption."""
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ def run_server(server: EmbeddedServer) -> Server:
 
 
 def explore(server: Server, target: str, name: str, word: str) -> Exploration:
-    """Until something as bad as the word is found, or all schedules within the scene's bounds are played."""
+    """Search until a finding as bad as the word, or until all schedules within the scene's bounds are played."""
     known = {**SCENES, MOVING.name: MOVING}
     scenario = replace(known.get(name) or find(name), keeps=durable.keeps)  # type: ignore[attr-defined]
     bounds = BOUNDS.get(name, Bounds(preemptions=1, budget_s=600))
@@ -98,13 +98,13 @@ def test_without_a_safeguard_its_scenario_is_violated(run_server: Server, name: 
 
 @pytest.mark.parametrize("scenario", SCENES)
 def test_with_all_safeguards_every_scenario_holds(run_server: Server, scenario: str) -> None:
-    """Of the catalogue's rows the matrix says it."""
+    """Only for scenes that are no row of the catalogue: the matrix covers those."""
     found = explore(run_server, "podrace.reference.targets:durable", scenario, "lost")
     assert (found.verdict, found.complete) == ("holds", True), found.judgement.findings
 
 
 def test_old_and_new_pods_side_by_side(run_server: Server) -> None:
-    """As the README says it; without the wait for what the old ones have accepted, a user's order is lost."""
+    """As the README describes; a new pod that did not wait for what old ones accepted would break the order."""
     found = explore(run_server, "crippled.moving:pods", "moving", "lost")
     assert (found.verdict, found.complete) == ("holds", True), found.judgement.findings
     hasty = explore(run_server, "crippled.moving:hasty_pods", "moving", "misreported")

@@ -1,4 +1,4 @@
-"""The scripts of `durable`: each may come twice, and touches declared keys alone; no safeguard is there in vain."""
+"""The scripts of `durable`: each may run twice, touches only declared keys, and needs each of its safeguards."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ TAG = "mirix:durable:{ann}:"
 
 
 @pytest.mark.parametrize("name", sorted(asdict(SCRIPTS)))
-def test_script_touches_declared_keys_alone(name: str) -> None:
-    """Every call is of a command named in the text, on KEYS[...]; nothing else could be proved from outside."""
+def test_a_script_touches_only_declared_keys(name: str) -> None:
+    """Every call names its command in the text and acts on KEYS[...]; only that can be proved from the text."""
     text = re.sub(r"--[^\n]*", "", asdict(SCRIPTS)[name])
     calls = re.findall(r"redis\.\w+\s*\(?", text)
     assert calls
@@ -55,7 +55,7 @@ def test_every_script_begins_with_its_keys_arguments_and_reply(name: str) -> Non
 
 
 class Twice(redis.Redis):
-    """Every script is applied, its reply lost, and sent again: the second reply is the one that arrives."""
+    """A client whose every script runs, loses its reply and is sent again; the second reply arrives."""
 
     def evalsha(self, *args: Any) -> Any:  # type: ignore[override]
         super().evalsha(*args)
@@ -66,7 +66,7 @@ class Twice(redis.Redis):
         return super().eval(*args)
 
 
-def test_a_life_in_which_every_script_comes_twice(
+def test_a_whole_workload_in_which_every_script_runs_twice(
     make_durable: MakePod,
     runtime: VirtualRuntime,
     ledger: MemoryLedger,
@@ -90,7 +90,7 @@ def test_a_life_in_which_every_script_comes_twice(
         None,
         ConnectionError(),
         ConnectionError(),
-    ]  # the last of four attempts succeeds, the dead pod's counted
+    ]  # the last of four attempts succeeds; that of the dead pod counts
     pod.absorb("ann")
     runtime.run()
     assert pod.upload_status(shown)["status"] == "completed"
@@ -103,7 +103,7 @@ def test_a_life_in_which_every_script_comes_twice(
         ("google_cloud_file_uri", None),
         ("google_cloud_file_uri", None),
     ]
-    assert agent.refused == 6  # three times both, three times alone
+    assert agent.refused == 6  # three times both together, three times one alone
     assert DeadLetters(client, prefix="mirix:").requeue("ann", "m2")
     agent.poison = "cured"
     assert pod.absorb("ann") == 1
@@ -135,7 +135,7 @@ class Poisonable:
 def test_full_server_refuses_to_accept_and_still_lets_absorb(
     make_durable: MakePod, runtime: VirtualRuntime, ledger: MemoryLedger, png: Path, gemini: Gemini
 ) -> None:
-    """Failure mode 24: what frees memory must go on where there is none left."""
+    """Failure mode 24: what frees memory must work when no memory is left."""
     with EmbeddedServer() as server, connect(server.url) as client:
         agent = Poisonable(ledger)
         pod = make_durable("A", redis=client, memory=agent)
@@ -162,7 +162,7 @@ def test_full_server_refuses_to_accept_and_still_lets_absorb(
     assert sent == ["1", "2"]
 
 
-# -- safeguards: with each of them taken away, something goes wrong
+# -- safeguards: without any one of them something goes wrong
 
 
 @pytest.fixture
@@ -178,7 +178,7 @@ def scene(
 
 
 class Scene:
-    """Two pods with the same, perhaps crippled, scripts; A stands still until `slow` runs."""
+    """Two pods with the same, perhaps crippled, scripts; A is paused until `slow` runs."""
 
     def __init__(
         self,
@@ -198,7 +198,7 @@ class Scene:
         self.b = make_durable("B", scripts=scripts, memory=self.agent)
         self.store: DurableStore = self.b._store
         self.letters = DeadLetters(client, prefix="mirix:")
-        self.letters._store = self.store  # with the scripts of this scene
+        self.letters._store = self.store  # so that it uses the scripts of this scene
 
     def lapse(self, lease: str) -> None:
         self.redis.delete(TAG + lease)
@@ -227,7 +227,7 @@ def accept_again_when_absorbed(s: Scene) -> object:
 
 
 def status_that_was_damaged(s: Scene) -> object:
-    """Its upload is done again."""
+    """An upload whose status was damaged is done again."""
     (placeholder,) = s.b.add_message("ann", "1", [s.png], "m1")
     s.runtime.run()
     s.redis.hset(TAG + "uploads", placeholder["upload_uuid"], '{"status":"pend')
@@ -237,7 +237,7 @@ def status_that_was_damaged(s: Scene) -> object:
 
 
 def progress_of_what_is_done_again(s: Scene) -> object:
-    """Not told: a reader may have been told that it is complete."""
+    """Progress of a repeated upload is not shown: a reader may have seen `completed` before."""
     (placeholder,) = s.a.add_message("ann", "1", [s.png], "m1")
     s.redis.hset(TAG + "uploads", placeholder["upload_uuid"], '{"status":"pend')
     s.b.absorb("ann")
@@ -246,7 +246,7 @@ def progress_of_what_is_done_again(s: Scene) -> object:
 
 
 def status_damaged_in_a_claimed_batch(s: Scene) -> object:
-    """The batch is not offered again without the message that waits."""
+    """The batch is not offered again without the message whose upload is repeated."""
     s.b.add_message("ann", "1", [], "m1")
     (placeholder,) = s.b.add_message("ann", "2", [s.png], "m2")
     s.runtime.run()
@@ -257,7 +257,7 @@ def status_damaged_in_a_claimed_batch(s: Scene) -> object:
 
 
 def late_completion(s: Scene) -> object:
-    """What was named as missing stays so: it may be on its way to the memory agent."""
+    """An image named as missing stays missing: that may have been sent to the memory agent already."""
     (placeholder,) = s.a.add_message("ann", "1", [s.png], "m1")
     s.lapse("lease:m1")
     s.b.absorb("ann")
@@ -505,4 +505,4 @@ def test_without_a_safeguard_a_script_answers_otherwise(
         found = act(crippled)
     except (redis.ResponseError, RuntimeError, AttributeError, ValueError) as error:
         found = error
-    assert found != expected, f"without {safeguard!r} in {script}.lua nothing is missed"
+    assert found != expected, f"without {safeguard!r} in {script}.lua nothing goes wrong"

@@ -38,7 +38,7 @@ def images_of(ledger: MemoryLedger) -> list[str]:
 
 
 @pytest.mark.parametrize("error", [RefusalError(429), RefusalError(500), RefusalError(503), ConnectionError("gone")])
-def test_a_passing_failure_is_tried_again(
+def test_an_upload_is_tried_again_after_a_temporary_error(
     pod: DurablePod, runtime: VirtualRuntime, png: Path, gemini: Gemini, ledger: MemoryLedger, error: Exception
 ) -> None:
     gemini.errors = [error, error]
@@ -76,7 +76,7 @@ def test_an_upload_fails_when_its_attempts_are_used_up(
 
 
 @pytest.mark.parametrize("code", [400, 401, 413])
-def test_refusal_for_good_is_named(
+def test_an_upload_that_is_refused_for_good_is_not_tried_again(
     pod: DurablePod, runtime: VirtualRuntime, png: Path, gemini: Gemini, ledger: MemoryLedger, code: int
 ) -> None:
     gemini.errors = [RefusalError(code)]
@@ -137,7 +137,7 @@ def test_file_is_used_once_it_is_active(
     assert images_of(ledger) == ["https://files.test/1"]
 
 
-def test_file_that_gemini_cannot_use(
+def test_an_upload_fails_when_gemini_cannot_use_the_file(
     pod: DurablePod, runtime: VirtualRuntime, png: Path, gemini: Gemini, ledger: MemoryLedger
 ) -> None:
     gemini.states = ["PROCESSING", "FAILED"]
@@ -148,7 +148,7 @@ def test_file_that_gemini_cannot_use(
     assert images_of(ledger) == ["RefusedFileError: Gemini cannot use the file"]
 
 
-def test_file_that_is_processed_for_ever(
+def test_an_upload_fails_when_gemini_processes_the_file_for_ever(
     make_durable: MakePod, runtime: VirtualRuntime, png: Path, gemini: Gemini, ledger: MemoryLedger
 ) -> None:
     pod = make_durable(options={"upload_timeout_s": 7.0, "upload_attempts": 2})
@@ -164,7 +164,7 @@ def test_file_that_is_processed_for_ever(
     ("age_s", "uploads"),
     [(46.9 * HOUR_S, 1), (47 * HOUR_S, 2)],
 )
-def test_file_that_is_nearly_over_is_uploaded_again(
+def test_a_file_that_is_about_to_expire_is_uploaded_again(
     pod: DurablePod,
     runtime: VirtualRuntime,
     png: Path,
@@ -183,7 +183,7 @@ def test_file_that_is_nearly_over_is_uploaded_again(
 
 
 @pytest.mark.parametrize("code", [None, 403, 404, 503])
-def test_file_of_another_pod_is_tried_with_our_key(
+def test_a_file_of_another_pod_is_read_with_our_key_before_it_is_sent(
     make_durable: MakePod,
     runtime: VirtualRuntime,
     png: Path,
@@ -191,7 +191,7 @@ def test_file_of_another_pod_is_tried_with_our_key(
     ledger: MemoryLedger,
     code: int | None,
 ) -> None:
-    """Once for each pod whose files can be read; what cannot be read, or is not known to be, is uploaded again."""
+    """Tried once for each pod whose files are readable; if unreadable or unclear, the file is uploaded again."""
     a, b = make_durable("A"), make_durable("B")
     gemini.lost = {f"files/{number}": code for number in (1, 2) if code}
     placeholders = [a.add_message("ann", "1", [png], name)[0] for name in ("m1", "m2")]
@@ -205,11 +205,11 @@ def test_file_of_another_pod_is_tried_with_our_key(
     assert [a.upload_status(one)["result"]["name"] for one in placeholders] == [f"files/{number}" for number in read]
 
 
-def test_file_that_is_over_when_it_comes_is_sent_again_as_another(
+def test_a_file_that_has_expired_on_arrival_is_replaced_by_a_new_upload(
     make_durable: MakePod, runtime: VirtualRuntime, png: Path, gemini: Gemini, ledger: MemoryLedger
 ) -> None:
     class Slow:
-        """Two days pass on the way of the first batch."""
+        """The first batch takes two days to arrive."""
 
         def __init__(self) -> None:
             self.ways_s = [48 * HOUR_S]
@@ -226,10 +226,10 @@ def test_file_that_is_over_when_it_comes_is_sent_again_as_another(
     assert images_of(ledger) == ["https://files.test/2"]
 
 
-def test_file_that_another_pod_uploaded_again_meanwhile_is_the_one_that_is_sent(
+def test_if_another_pod_has_uploaded_the_file_again_meanwhile_its_file_is_sent(
     make_durable: MakePod, runtime: VirtualRuntime, png: Path, gemini: Gemini, ledger: MemoryLedger
 ) -> None:
-    """The one that came too late is deleted at Gemini: it must stand in no batch."""
+    """The file that was uploaded later is deleted at Gemini, so no batch may name it."""
     a, b = make_durable("A"), make_durable("B")
     a.add_message("ann", "1", [png], "m1")
     runtime.run()
@@ -256,7 +256,7 @@ def test_file_that_another_pod_uploaded_again_meanwhile_is_the_one_that_is_sent(
         ("acked", "Gemini has dropped the file, and: RefusalError: 400 refused"),
     ],
 )
-def test_old_file_that_cannot_be_uploaded_again(
+def test_an_expired_file_that_cannot_be_uploaded_again_is_named_as_missing(
     make_durable: MakePod,
     runtime: VirtualRuntime,
     png: Path,
@@ -272,7 +272,7 @@ def test_old_file_that_cannot_be_uploaded_again(
     gemini.errors = [RefusalError(400)]
     assert pod.absorb("ann") == 1
     assert images_of(ledger) == [reason]
-    assert pod.upload_status(placeholder)["status"] == "completed"  # as it was told before
+    assert pod.upload_status(placeholder)["status"] == "completed"  # readers have been told so before
 
 
 def test_service_that_can_only_upload(
@@ -290,7 +290,7 @@ def test_service_that_can_only_upload(
     assert images_of(ledger) == ["https://files.test/1"]
 
 
-def test_server_away_while_an_upload_ends(
+def test_the_end_of_an_upload_is_written_once_redis_is_back(
     make_durable: MakePod,
     runtime: VirtualRuntime,
     png: Path,
@@ -298,7 +298,7 @@ def test_server_away_while_an_upload_ends(
     monkeypatch: pytest.MonkeyPatch,
     gemini: Gemini,
 ) -> None:
-    """Failure modes 24 and 25: what has to be written is sent until it lands."""
+    """Failure modes 24 and 25: a write is sent again until the server has answered."""
     client = open_client()
     pod = make_durable(redis=client)
     (placeholder,) = pod.add_message("ann", "1", [png], "m1")
@@ -401,7 +401,7 @@ def waiting(make_durable: MakePod, thread_runtime: JoinedRuntime) -> DurablePod:
     return make_durable("W", runtime=thread_runtime)
 
 
-def test_waiter_hears_of_the_end(
+def test_a_waiter_is_woken_when_its_upload_ends(
     waiting: DurablePod, pod: DurablePod, runtime: VirtualRuntime, png: Path, redis_client: redis.Redis
 ) -> None:
     placeholder, other = pod.add_message("ann", "1", [png, png], "m1")
@@ -409,14 +409,14 @@ def test_waiter_hears_of_the_end(
     waiter = threading.Thread(target=lambda: results.append(waiting.wait_for_upload(placeholder, 20)))
     waiter.start()
     until_somebody_listens(redis_client)
-    redis_client.publish(TAG + "finished", other["upload_uuid"])  # not what it waits for
-    redis_client.publish(TAG + "finished", placeholder["upload_uuid"])  # nor true
+    redis_client.publish(TAG + "finished", other["upload_uuid"])  # another upload than the one it waits for
+    redis_client.publish(TAG + "finished", placeholder["upload_uuid"])  # announced, but not true
     runtime.run()
     waiter.join(10)
     assert results == [pod.upload_status(placeholder)["result"]]
 
 
-def test_waiter_comes_late_or_in_vain(
+def test_a_waiter_may_time_out_come_after_the_end_or_ask_for_an_unknown_upload(
     waiting: DurablePod, pod: DurablePod, runtime: VirtualRuntime, png: Path, gemini: Gemini
 ) -> None:
     gemini.errors = [None, RefusalError(400)]
@@ -432,10 +432,10 @@ def test_waiter_comes_late_or_in_vain(
         waiting.wait_for_upload(unknown, 20)
 
 
-def test_end_between_the_check_and_the_subscription(
+def test_a_waiter_notices_an_end_between_its_check_and_its_subscription(
     waiting: DurablePod, pod: DurablePod, runtime: VirtualRuntime, png: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Failure mode 29: whoever reads first and subscribes then, waits for what was announced in between."""
+    """Failure mode 29: who reads first and then subscribes misses what is announced in between."""
     (placeholder,) = pod.add_message("ann", "1", [png], "m1")
     pubsub = waiting._redis.pubsub
 
@@ -447,10 +447,10 @@ def test_end_between_the_check_and_the_subscription(
     assert waiting.wait_for_upload(placeholder, 4)["name"] == "files/1"
 
 
-def test_connection_of_a_waiter_is_lost(
+def test_a_waiter_survives_the_loss_of_its_connection(
     waiting: DurablePod, pod: DurablePod, runtime: VirtualRuntime, png: Path, redis_client: redis.Redis
 ) -> None:
-    """Failure mode 39: what was announced meanwhile was not heard, and is read."""
+    """Failure mode 39: an announcement was missed meanwhile, so the waiter reads the status."""
     (placeholder,) = pod.add_message("ann", "1", [png], "m1")
     results: list[Any] = []
     waiter = threading.Thread(target=lambda: results.append(waiting.wait_for_upload(placeholder, 20)))

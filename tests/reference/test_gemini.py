@@ -89,7 +89,7 @@ def test_timeout_ends_a_request_that_hangs(service: Service, png: Path) -> None:
     gemini.close()
 
 
-def test_closing_what_was_never_used() -> None:
+def test_a_client_that_was_never_used_can_be_closed() -> None:
     GeminiFiles(api_key=KEY).close()
 
 

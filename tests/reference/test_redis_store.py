@@ -1,4 +1,4 @@
-"""What is specified of the Redis store alone: keys, the form on the wire, the time to live."""
+"""What is specified for the Redis store only: its keys, the stored form, the time to live."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_reads_what_another_version_wrote(store: RedisStore, redis_client: redis
 
 
 def test_damaged_value_raises(store: RedisStore, redis_client: redis.Redis) -> None:
-    """Failure mode 10: the published fix has no answer to it."""
+    """Failure mode 10, which the published fix does not handle."""
     redis_client.set(KEY, '{"status": "comp')
     with pytest.raises(ValueError):
         store.get_upload_status(ID)
@@ -88,7 +88,7 @@ def test_time_to_live_is_in_seconds(store: RedisStore, redis_client: redis.Redis
     assert 0 < redis_client.pttl(KEY) <= 1000
 
 
-def test_every_write_starts_the_time_anew(store: RedisStore, redis_client: redis.Redis) -> None:
+def test_every_write_starts_the_time_to_live_anew(store: RedisStore, redis_client: redis.Redis) -> None:
     store.set_upload_status(ID, "pending", ttl=20)
     store.set_upload_status(ID, "completed", result={"uri": "u"})
     assert redis_client.ttl(KEY) > 3590
@@ -119,7 +119,7 @@ def test_all_statuses_beside_foreign_keys(store: RedisStore, redis_client: redis
     ("prefix", "taken_for_it_by_a_glob"),
     [("a*:", "abc:"), ("a?:", "ab:"), ("[ab]:", "a:"), ("[^a]:", "b:"), ("a\\b:", "ab:"), ("{a}:", None)],
 )
-def test_prefix_is_no_pattern(
+def test_wildcards_in_the_prefix_are_taken_literally(
     redis_client: redis.Redis, runtime: VirtualRuntime, prefix: str, taken_for_it_by_a_glob: str | None
 ) -> None:
     store = RedisStore(redis_client, runtime, prefix=prefix)
@@ -129,7 +129,7 @@ def test_prefix_is_no_pattern(
     assert list(store.get_all_upload_statuses()) == [ID]
 
 
-def test_status_that_goes_while_all_are_listed(
+def test_a_status_that_expires_while_all_are_listed_is_left_out(
     store: RedisStore, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store.set_upload_status(ID, "pending")

@@ -33,7 +33,7 @@ def test_spawn_runs_beside_the_caller() -> None:
     (thread,) = threads
     assert thread is not threading.current_thread()
     assert thread.name == "upload"
-    assert thread.daemon, "a pod could not end while an upload hangs"
+    assert thread.daemon, "else a pod could not end while an upload hangs"
 
 
 def test_lock_keeps_other_threads_out_and_its_owner_in() -> None:
@@ -52,7 +52,7 @@ def test_lock_keeps_other_threads_out_and_its_owner_in() -> None:
             released.wait(10)
 
     runtime.spawn("owner", owner)
-    assert owned.wait(10), "not re-entrant"
+    assert owned.wait(10), "the lock is not re-entrant"
     runtime.spawn("other", other)
     assert tried.wait(10)
     assert not entered.wait(0.02)

@@ -32,7 +32,7 @@ REFERENCE = {
 
 @dataclass(frozen=True)
 class Kind:
-    """`open` makes one pod's store from that pod's connection."""
+    """One kind of store. `open` makes a pod's store from that pod's connection."""
 
     open: Callable[[redis.Redis], UploadStore]
     seen_by_other_pods: bool
@@ -61,7 +61,7 @@ def store(open_store: OpenStore) -> UploadStore:
     return open_store()
 
 
-def test_what_is_not_there_is_unknown(store: UploadStore) -> None:
+def test_a_status_that_was_never_stored_is_unknown(store: UploadStore) -> None:
     assert store.get_upload_status(ID) == UNKNOWN
 
 
@@ -122,7 +122,7 @@ def test_a_deleted_status_is_unknown(store: UploadStore) -> None:
     assert store.get_upload_status(OTHER_ID)["status"] == "pending"
 
 
-def test_delete_of_what_is_not_there_does_nothing(store: UploadStore) -> None:
+def test_deleting_a_missing_status_does_nothing(store: UploadStore) -> None:
     store.delete_upload_status(ID)
     assert store.get_all_upload_statuses() == {}
 
@@ -170,19 +170,21 @@ def test_upper_case_id_is_accepted(store: UploadStore) -> None:
 
 
 @pytest.mark.parametrize(("status", "result"), [("completed", REFERENCE), ("failed", None)])
-def test_pending_then_final(store: UploadStore, status: str, result: dict[str, Any] | None) -> None:
+def test_a_pending_status_is_replaced_by_a_final_one(
+    store: UploadStore, status: str, result: dict[str, Any] | None
+) -> None:
     store.set_upload_status(ID, "pending", filename="photo.png")
     store.set_upload_status(ID, status, result=result, filename="photo.png")
     assert store.get_upload_status(ID) == {"status": status, "result": result, "filename": "photo.png"}
 
 
-def test_overwriting_keeps_nothing_of_what_was(store: UploadStore) -> None:
+def test_overwriting_replaces_the_whole_status(store: UploadStore) -> None:
     store.set_upload_status(ID, "completed", result=REFERENCE, filename="photo.png")
     store.set_upload_status(ID, "pending", filename="other.png")
     assert store.get_upload_status(ID) == {"status": "pending", "result": None, "filename": "other.png"}
 
 
-def test_what_was_answered_does_not_change_what_is_stored(store: UploadStore) -> None:
+def test_changing_a_returned_status_does_not_change_the_stored_one(store: UploadStore) -> None:
     store.set_upload_status(ID, "pending")
     store.get_upload_status(ID)["status"] = "failed"
     store.get_all_upload_statuses()[ID]["status"] = "failed"
@@ -192,7 +194,7 @@ def test_what_was_answered_does_not_change_what_is_stored(store: UploadStore) ->
 
 
 def test_one_pod_creates_and_another_reads(kind: Kind, open_store: OpenStore) -> None:
-    """The point of it all: a local status is unknown to every other pod."""
+    """Why the shared store exists: no other pod knows a local status."""
     pod_a, pod_b = open_store(), open_store()
     pod_a.set_upload_status(ID, "pending", filename="photo.png")
     seen_while_pending = pod_b.get_upload_status(ID)

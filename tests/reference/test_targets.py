@@ -50,7 +50,7 @@ def test_pod_b_absorbs_what_pod_a_accepted(
     target: str,
     kept: list[str],
 ) -> None:
-    """The bug and its fix: failure mode 1."""
+    """Failure mode 1: the bug in `local`, and its fix in `shared`."""
     pod_a, pod_b = make_pod(target, "A"), make_pod(target, "B")
     (placeholder,) = pod_a.add_message("ann", "look at this", [png], "m1")
     runtime.sleep(2)
@@ -78,10 +78,10 @@ def test_the_pod_that_accepted_keeps_the_image(
 
 
 @pytest.mark.parametrize(("target", "absorbed"), [("local", 1), ("shared", 0)])
-def test_pod_b_while_the_upload_is_pending(
+def test_pod_b_absorbs_while_the_upload_of_pod_a_is_pending(
     make_pod: MakePod, runtime: VirtualRuntime, ledger: MemoryLedger, png: Path, target: str, absorbed: int
 ) -> None:
-    """`local` takes a pending image of another pod for a failed one; `shared` waits for it."""
+    """`local` treats a pending image of another pod as failed; `shared` waits for it."""
     pod_a, pod_b = make_pod(target, "A"), make_pod(target, "B")
     pod_a.add_message("ann", "look at this", [png], "m1")
     assert pod_b.absorb("ann") == absorbed
@@ -99,7 +99,7 @@ def test_many_messages_and_pods(
     make_image: Callable[..., Path],
     target: str,
 ) -> None:
-    """Each of four pods accepts messages, one absorbs: `local` keeps its own images only."""
+    """Four pods accept messages and one absorbs: with `local` only its own images arrive."""
     files.upload_s = 0.1
     pods = [make_pod(target, name) for name in "ABCD"]
     image = make_image()
@@ -114,7 +114,7 @@ def test_many_messages_and_pods(
 def test_the_same_placeholder_twice(
     make_pod: MakePod, runtime: VirtualRuntime, ledger: MemoryLedger, png: Path
 ) -> None:
-    """Failure mode 9, kept in the specimens: the first clean-up takes the image from the second message."""
+    """Failure mode 9, kept in the specimens: the first clean-up removes the image of the second message too."""
     pod = make_pod("shared", "A")
     (placeholder,) = pod.add_message("ann", "first", [png], "m1")
     runtime.sleep(1)
@@ -142,7 +142,7 @@ def test_options_reach_their_parts(
     assert files.started[0].suffix == ".jpg"
     assert pod.absorb("ann") == 3
     runtime.sleep(1)
-    assert not any(path.exists() for path in files.started)  # what is compressed is there for the upload alone
+    assert not any(path.exists() for path in files.started)  # compressed files exist only during the upload
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -159,11 +159,11 @@ def test_options_may_all_be_left_out(
     assert files.active_max == 4
     assert [pod.upload_status(p)["status"] for p in placeholders] == ["completed"] * 4 + ["failed"]
     assert files.started[0].suffix == ".jpg"
-    runtime.sleep(10)  # to the last upload's end: its compressed image goes with it
+    runtime.sleep(10)  # until the last upload has ended and its compressed image is removed
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_has_what_the_uploads_workload_calls(make_pod: MakePod, target: str) -> None:
+def test_a_pod_has_every_method_that_the_uploads_workload_calls(make_pod: MakePod, target: str) -> None:
     pod = make_pod(target, "A")
     assert all(callable(getattr(pod, name)) for name in ("add_message", "absorb", "upload_status", "wait_for_upload"))
     pod.close()

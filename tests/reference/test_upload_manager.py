@@ -1,4 +1,4 @@
-"""UploadManager, method by method, in virtual time; over its own dict and over Redis."""
+"""UploadManager, method by method, in virtual time; with its own dict and with Redis."""
 
 from __future__ import annotations
 
@@ -250,7 +250,7 @@ def test_the_timeout_starts_with_the_call_not_with_the_upload(
     assert state(manager, queued) == "failed"
 
 
-def test_completion_between_the_timeouts_look_and_its_write(
+def test_an_upload_that_completes_between_the_read_and_the_write_of_the_timeout(
     manager: UploadManager,
     store: RedisStore | None,
     files: FakeFiles,
@@ -258,7 +258,7 @@ def test_completion_between_the_timeouts_look_and_its_write(
     png: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Failure mode 2: `local` holds its lock from look to write, `shared` holds nothing and loses the file."""
+    """Failure mode 2: `local` locks from its read to its write; `shared` has no lock and loses the file."""
     kind = LocalStore if store is None else RedisStore
     look = kind.get_upload_status
     files.upload_s = 10.5
@@ -283,11 +283,11 @@ def test_completion_between_the_timeouts_look_and_its_write(
         {"pending": True},
         "https://files.test/9",
         None,
-        pytest.param(object(), id="an object"),  # whose address would be in its name
+        pytest.param(object(), id="an object"),  # the id of the test would else contain its address
     ],
     ids=lambda value: repr(value)[:24],
 )
-def test_what_is_no_pending_placeholder_is_resolved_already(manager: UploadManager, resolved: Any) -> None:
+def test_anything_but_a_pending_placeholder_counts_as_resolved(manager: UploadManager, resolved: Any) -> None:
     assert manager.get_upload_status(resolved) == {"status": "completed", "result": resolved}
     assert manager.try_resolve_upload(resolved) is resolved
     assert manager.wait_for_upload(resolved) is resolved
@@ -302,7 +302,7 @@ def test_malformed_id_in_a_placeholder_is_refused(manager: UploadManager) -> Non
 def test_unknown_in_the_store_falls_back_to_the_local_dict(
     make_manager: MakeManager, redis_client: redis.Redis, runtime: VirtualRuntime, png: Path
 ) -> None:
-    """Failure mode 11: pods then disagree."""
+    """Failure mode 11: then pods disagree about a status."""
     uploader = make_manager(RedisStore(redis_client, runtime))
     other = make_manager(RedisStore(redis_client, runtime))
     placeholder = start(uploader, png)
@@ -363,14 +363,14 @@ def test_wait_raises_when_the_upload_fails(manager: UploadManager, files: FakeFi
         manager.wait_for_upload(start(manager, png))
 
 
-def test_wait_raises_for_what_nobody_knows(manager: UploadManager) -> None:
+def test_wait_raises_for_an_unknown_upload(manager: UploadManager) -> None:
     nobodys = {"upload_uuid": str(uuid.UUID(int=1)), "filename": "a.png", "pending": True}
     with pytest.raises(UploadFailedError, match=r"a\.png: unknown"):
         manager.wait_for_upload(nobodys)
 
 
 @pytest.mark.parametrize(("arguments", "expected_s"), [({}, 30), ({"timeout": 2}, 2), ({"timeout": 0}, 0)])
-def test_wait_raises_past_the_timeout(
+def test_wait_raises_after_its_timeout(
     make_manager: MakeManager,
     files: FakeFiles,
     runtime: VirtualRuntime,
@@ -422,7 +422,7 @@ def test_summary_counts_by_status(manager: UploadManager, files: FakeFiles, runt
 
 
 def test_two_workers_of_real_threads(thread_runtime: JoinedRuntime, png: Path) -> None:
-    """Whoever calls is back while the uploads still hang."""
+    """The caller gets its answer while the uploads still hang."""
     both_started = threading.Barrier(3)
     may_finish = threading.Event()
 
