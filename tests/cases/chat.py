@@ -1,4 +1,4 @@
-"""The running tasks of a chat, of which one may run: only the owner's callback takes a task off."""
+"""A chat's running tasks, at most one at a time: only the owner's callback removes a task from the list."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Broken(Pod):
         self.redis.hset(self.key("tasks"), task, self.env.name)
 
     def renew(self, task: str) -> None:
-        """Nothing tells that the owner lives."""
+        """Does nothing: no key shows that the owner is alive."""
 
     def drop(self, task: str) -> None:
         self.redis.hdel(self.key("tasks"), task)

@@ -12,7 +12,7 @@ Check = Callable[[Run], Iterator[Finding]]
 
 
 class Ledger:
-    """Takes note of what is done to the world outside Redis, in order."""
+    """Records in order what is done to the world outside Redis."""
 
     def __init__(self) -> None:
         self.entries: list[str] = []
@@ -28,7 +28,7 @@ class Ledger:
 
 
 class Effects(Workload):
-    """A workload with a ledger; at rest every pod is asked for the methods in `asks`, in turn."""
+    """A workload with a ledger; at the end the methods in `asks` are called on every pod, in turn."""
 
     asks: ClassVar[tuple[str, ...]] = ()
 
@@ -43,7 +43,7 @@ class Effects(Workload):
 
 
 class Pod:
-    """What every target begins with: its environment, its client, and the full name of a key."""
+    """The base of every target: its environment, its client, and the full name of a key."""
 
     def __init__(self, env: PodEnv) -> None:
         self.env = env
@@ -53,7 +53,7 @@ class Pod:
         return self.env.prefix + name
 
     def text(self, name: str) -> str | None:
-        """What a string key holds."""
+        """The value of a string key."""
         found = self.redis.get(self.key(name))
         return None if found is None else found.decode()
 
@@ -71,7 +71,7 @@ def never_twice(run: Run) -> Iterator[Finding]:
 
 
 def one_inside(run: Run) -> Iterator[Finding]:
-    """Nobody enters while another is inside."""
+    """Nobody enters while somebody else is inside."""
     inside: set[str] = set()
     for entry in entries(run):
         what, _, who = entry.partition(" ")
@@ -95,7 +95,7 @@ def all_done(*names: str) -> Check:
 
 
 def all_return(run: Run) -> Iterator[Finding]:
-    """Every call that a client makes comes back, unless its pod was killed."""
+    """Every call of a client returns, unless its pod was killed."""
     killed = {
         event["actor"] for event in run.history if event["type"] == "fault" and event["what"].startswith("killed")
     }
@@ -105,5 +105,5 @@ def all_return(run: Run) -> Iterator[Finding]:
 
 
 def value_of(run: Run, name: str) -> Any:
-    """What a call returned; None where it did not."""
+    """What a call returned; None if it did not return."""
     return next((call.value for call in run.calls if call.name == name and call.type == "ok"), None)

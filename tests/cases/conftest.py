@@ -1,4 +1,4 @@
-"""What the tests of cases share: the services are imported as `cases.…`, by pods in processes of their own too."""
+"""What the tests of cases share: pods, also those in their own processes, import the services as `cases.…`."""
 
 from __future__ import annotations
 

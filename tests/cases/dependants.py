@@ -25,7 +25,7 @@ class Broken(Pod):
 
 
 class Mended(Broken):
-    """Status and dependants in one transaction, and who registers watches the status."""
+    """Changes status and dependants in one transaction; registering watches the status."""
 
     def finish(self) -> None:
         with self.redis.pipeline() as pipe:

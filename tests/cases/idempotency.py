@@ -1,4 +1,4 @@
-"""An idempotency key: looked for, worked, then written. Two at once both find nothing."""
+"""An idempotency key: look for it, do the work, then write it. Two at once both find nothing."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Broken(Pod):
 
 
 class Mended(Broken):
-    """Who does not get the marker is told 409; the marker outlives the run, and does not stay for ever."""
+    """A caller that does not get the marker gets 409; the marker outlives the run but not for ever."""
 
     def pay(self, request: str) -> str:
         known = self.text(f"result:{request}")

@@ -1,4 +1,4 @@
-"""A leader that enqueues the work of each period, and extends its lease before it does."""
+"""A leader that extends its lease and then enqueues the work of a period."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ class Broken(Pod):
 
 
 class Mended(Broken):
-    """Extends only its own lease, and enqueues in the same script; who fails stops."""
+    """Extends only its own lease, and enqueues in the same script; a leader that fails stops."""
 
     def tick(self) -> bool:
         return bool(self.redis.eval(TICK, 2, self.key("leader"), self.key("work"), self.env.name))
 
 
 def one_leader_after_the_other(run: Run) -> Iterator[Finding]:
-    """A leader that another has followed enqueues nothing more."""
+    """A leader enqueues nothing more once another one has enqueued."""
     work = run.redis.get("work", [])
     changes = [name for place, name in enumerate(work) if place == 0 or work[place - 1] != name]
     for name in dict.fromkeys(changes):

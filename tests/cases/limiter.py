@@ -1,4 +1,4 @@
-"""Two visits a window: the counter gets its time to live in a second command, before which the pod may die."""
+"""Two visits in each window: the counter gets its time to live in a second command, before which the pod may die."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Mended(Broken):
 
 
 def lets_pass_again(run: Run) -> Iterator[Finding]:
-    """Who comes when the window is over is let pass."""
+    """A visitor after the end of the window is let through."""
     for call in run.calls:
         if call.method == "visit_later" and call.value is False:
             yield Finding("stuck", call.name, f"{call.name} is refused, though the window is over")

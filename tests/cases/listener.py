@@ -12,7 +12,7 @@ from podrace import Call, Finding, LoseConnection, Run, Scenario
 
 
 class Broken(Pod):
-    """One loop over listen(); PUBLISH says 0 receivers, and that is taken for success."""
+    """One loop over listen(); a PUBLISH with 0 receivers is treated as success."""
 
     def start(self) -> None:
         news = self.redis.pubsub()
@@ -31,7 +31,7 @@ class Broken(Pod):
 
 
 class Mended(Broken):
-    """What was sent last stands in a key; who comes back subscribes again, then reads it."""
+    """A key holds the last message; after a lost connection it subscribes again and then reads the key."""
 
     def start(self) -> None:
         self.seen: set[str] = set()
@@ -42,7 +42,7 @@ class Mended(Broken):
             try:
                 with self.redis.pubsub() as news:
                     news.subscribe(self.key("news"))
-                    for _ in news.listen():  # the first one is the confirmation
+                    for _ in news.listen():  # the first message is the confirmation
                         self.look()
             except LostConnectionError:
                 self.env.runtime.sleep(1)

@@ -1,4 +1,4 @@
-"""A lock that its owner releases: between looking whose it is and deleting it, it may have become another's."""
+"""A lock that its owner releases: between the check of its owner and the DEL it may become another's."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Broken(Pod):
 
 
 class Mended(Broken):
-    """One script deletes the lock if it is still the pod's own."""
+    """One script deletes the lock if it still belongs to the pod."""
 
     def release(self) -> None:
         self.redis.eval(RELEASE, 1, self.key("lock"), self.env.name)
@@ -41,6 +41,6 @@ SCENARIO = Scenario(
         "C": [Call("work C", "work", after=("work A",))],
     },
     faults=[TimePasses(pods=frozenset("A"), since="ledger.leave")],
-    workload=Effects(real_time=frozenset()),  # the check looks at the ledger alone
+    workload=Effects(real_time=frozenset()),  # the check looks only at the ledger
     checks=[one_inside],
 )

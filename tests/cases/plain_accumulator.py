@@ -1,4 +1,4 @@
-"""Messages wait in Redis until their images are there: nothing here knows of podrace."""
+"""Messages wait in Redis until their images are uploaded: nothing here knows of podrace."""
 
 import json
 import time

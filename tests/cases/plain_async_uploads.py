@@ -1,4 +1,4 @@
-"""The same service on asyncio, its statuses in a dict of the process: nothing here knows of podrace."""
+"""Background uploads on asyncio, their statuses in a dict of the process: nothing here knows of podrace."""
 
 import asyncio
 import json

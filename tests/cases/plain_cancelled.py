@@ -6,7 +6,7 @@ import redis.asyncio as redis
 
 
 class Careless:
-    """Gives the lock back only where all goes well."""
+    """Gives the lock back only if all goes well."""
 
     def __init__(self, work):
         self.redis = redis.Redis(decode_responses=True)
@@ -21,7 +21,7 @@ class Careless:
 
 
 class Finally(Careless):
-    """Gives it back whatever happens, but for a cancellation while it does not know yet that it has it."""
+    """Gives it back whatever happens, unless it is cancelled while it still waits for the reply to SET."""
 
     async def do(self, what):
         if not await self.redis.set("busy", what, nx=True):
@@ -47,7 +47,7 @@ class Lease(Finally):
 
 
 class Between:
-    """Leaves a mark where its caller goes away after it has begun, and before anything has been done."""
+    """Sets the key `half` if its caller goes away after it has begun and before it has done anything."""
 
     def __init__(self, work):
         self.redis = redis.Redis(decode_responses=True)
@@ -65,7 +65,7 @@ class Between:
 
 
 class LatestOnly:
-    """Keeps what was said last; a caller who has gone away may have been heard late."""
+    """Keeps the last value; the request of a caller who has gone away may arrive late."""
 
     def __init__(self, work):
         self.redis = redis.Redis(decode_responses=True)

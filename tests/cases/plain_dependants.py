@@ -22,7 +22,7 @@ class Jobs:
 
 
 class InOneTransaction(Jobs):
-    """Status and dependants in one transaction, and who registers watches the status."""
+    """Changes status and dependants in one transaction; registering watches the status."""
 
     async def finish(self):
         async with self.redis.pipeline() as pipe:

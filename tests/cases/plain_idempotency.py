@@ -8,7 +8,7 @@ DAY_S = 24 * 3600
 
 
 class Payments:
-    """Looked for, worked, then written."""
+    """Looks for the key, does the work, then writes the key."""
 
     def __init__(self, charge):
         self.redis = redis.Redis(decode_responses=True)
@@ -24,7 +24,7 @@ class Payments:
 
 
 class MarkedFirst(Payments):
-    """Who does not get the marker is told 409."""
+    """A caller that does not get the marker gets 409."""
 
     async def pay(self, request):
         known = await self.redis.get(f"result:{request}")

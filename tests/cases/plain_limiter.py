@@ -1,4 +1,4 @@
-"""Two visits a window: nothing here knows of podrace."""
+"""Two visits in each window: nothing here knows of podrace."""
 
 import time
 

@@ -7,7 +7,7 @@ import redis
 
 
 class Listener:
-    """One loop over listen(); PUBLISH says 0 receivers, and that is taken for success."""
+    """One loop over listen(); a PUBLISH with 0 receivers is treated as success."""
 
     def __init__(self, show):
         self.redis = redis.Redis(decode_responses=True)
@@ -30,7 +30,7 @@ class Listener:
 
 
 class Returning(Listener):
-    """What was sent last stands in a key; who comes back subscribes again, then reads it."""
+    """A key holds the last message; after a lost connection it subscribes again and then reads the key."""
 
     def start(self):
         self.seen = set()
@@ -41,7 +41,7 @@ class Returning(Listener):
             try:
                 with self.redis.pubsub() as news:
                     news.subscribe("news")
-                    for _ in news.listen():  # the first one is the confirmation
+                    for _ in news.listen():  # the first message is the confirmation
                         self._look()
             except redis.ConnectionError:
                 time.sleep(1)

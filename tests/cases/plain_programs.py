@@ -1,4 +1,4 @@
-"""Runs a small program as plain code, on threads or on asyncio: what `test_programs.py` makes at random."""
+"""Runs a small program as plain code, on threads or on asyncio: `test_programs.py` makes them at random."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Command = tuple[Any, ...]
 
 
 class Threaded:
-    """`run` does what the scenario's options name, and returns all that it saw."""
+    """`run` runs the commands in the scenario's options and returns all that they saw."""
 
     def __init__(self, programs: Any) -> None:
         self.programs = programs
@@ -127,7 +127,7 @@ class Asynchronous:
         task.add_done_callback(self.tasks.discard)
 
     async def do_join(self, *command: Any) -> str:
-        """Both at once, for at most 2 s."""
+        """Wait for both tasks at once, for at most 2 s."""
         try:
             async with asyncio.timeout(2), asyncio.TaskGroup() as group:
                 group.create_task(self.remembered(command))

@@ -7,7 +7,7 @@ import redis
 
 
 class Registry:
-    """Looks into the dict alone."""
+    """Looks only into the dict."""
 
     def __init__(self):
         self.redis = redis.from_url("redis://redis.example.com", decode_responses=True)

@@ -26,7 +26,7 @@ class Session:
 
 
 class Watched(Session):
-    """WATCH and MULTI, again where somebody was faster; a deleted session is not written back."""
+    """WATCH and MULTI, retried if somebody was faster; a deleted session is not written back."""
 
     async def put(self, name, value):
         while True:

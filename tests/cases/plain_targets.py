@@ -11,7 +11,7 @@ from cases.common import Effects
 
 
 def pod_of(module: str, name: str, *effects: str) -> Callable[[podrace.PodEnv], Any]:
-    """A factory of pods; `effects` are the methods of the ledger that the service is given."""
+    """A factory of pods; the service gets the methods of the ledger that `effects` names."""
 
     @podrace.own(f"cases.{module}")
     def make(env: podrace.PodEnv) -> Any:
@@ -58,7 +58,7 @@ latest = pod_of("plain_cancelled", "LatestOnly", "put")
 
 
 def is_the_last(run: podrace.Run) -> Iterator[podrace.Finding]:
-    """What is said after a caller has gone away stays: its own late request does not come after it."""
+    """The later value stays: the late request of a caller who has gone away must not overwrite it."""
     ended = {call.name: call for call in run.calls}
     if ended["later"].type == "ok" and run.redis.get("last") == "early":
         yield podrace.Finding("misreported", "last", "what was said early stands in the place of what was said later")

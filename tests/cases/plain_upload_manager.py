@@ -1,4 +1,4 @@
-"""Uploads in the background, as a service might do them that runs as one process: nothing here knows of podrace."""
+"""Background uploads as in a service that was written for a single process: nothing here knows of podrace."""
 
 import logging
 import threading

@@ -1,4 +1,4 @@
-"""What a user writes: how a pod of plain code is put together, and what its verbs are."""
+"""What a user writes for podrace: how to build a pod of plain code, and which methods it has."""
 
 from __future__ import annotations
 

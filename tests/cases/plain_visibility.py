@@ -18,7 +18,7 @@ return 1
 
 
 class Queue:
-    """Notes when a message was taken, and never again that it is still being worked on."""
+    """Notes when a message was taken, but never that it is still being worked on."""
 
     def __init__(self, handle):
         self.redis = redis.Redis(decode_responses=True)
@@ -44,7 +44,7 @@ class Queue:
         time.sleep(WORK_S)
 
     def take_over(self):
-        """Another worker, which looks after a while whether something was left lying."""
+        """Another worker, which checks after a while whether a message was abandoned."""
         time.sleep(TIMEOUT_S + 10)
         for message in self.redis.zrangebyscore("index", "-inf", time.time() - TIMEOUT_S):
             self.redis.eval(PUSH_BACK, 3, "index", "unacked", "queue", message)
@@ -52,7 +52,7 @@ class Queue:
 
 
 class Renewing(Queue):
-    """A thread renews the score while the message is worked on."""
+    """A thread renews the time stamp while the message is worked on."""
 
     def do(self, message):
         done = threading.Event()

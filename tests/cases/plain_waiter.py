@@ -1,10 +1,10 @@
-"""A waiter for what is published, on asyncio: nothing here knows of podrace."""
+"""A waiter for a published message, on asyncio: nothing here knows of podrace."""
 
 import redis.asyncio as redis
 
 
 class Waiter:
-    """Looks first, and subscribes then."""
+    """Looks first and then subscribes."""
 
     def __init__(self):
         self.redis = redis.Redis(decode_responses=True)
@@ -25,7 +25,7 @@ class Waiter:
 
 
 class SubscribesFirst(Waiter):
-    """Subscribes, waits for the confirmation, then looks, and now and then again."""
+    """Subscribes, waits for the confirmation, then looks, and looks again from time to time."""
 
     async def wait(self):
         async with self.redis.pubsub() as news:

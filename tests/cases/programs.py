@@ -1,4 +1,4 @@
-"""Runs a small program: what `test_programs.py` makes at random."""
+"""Runs a small program; `test_programs.py` makes such programs at random."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from cases.common import Pod
 from podrace import PodEnv
 
 Command = tuple[Any, ...]
-"""A name and its arguments. An argument `<` stands for the reply before."""
+"""A name and its arguments. The argument `<` stands for the reply to the command before."""
 
 ADD = "return redis.call('INCRBY', KEYS[1], 2) + (tonumber(redis.call('GET', KEYS[2]) or '0') or 7)"
 MOVE = "local one = redis.call('LPOP', KEYS[1]) if one then redis.call('RPUSH', KEYS[2], one) end return one"
@@ -30,11 +30,11 @@ OWN = frozenset(
         "NOW",
     ]
 ) | {"SLEEP", "CLOCK"}
-"""What is a method of the runner; all else is a command whose first argument is a key."""
+"""Commands that are methods of the runner; all others go to Redis, with a key as first argument."""
 
 
 class Runner(Pod):
-    """`run` does what the scenario's options name, and returns all that it saw."""
+    """`run` runs the commands in the scenario's options and returns all that they saw."""
 
     def __init__(self, env: PodEnv) -> None:
         super().__init__(env)
@@ -48,7 +48,7 @@ class Runner(Pod):
         return replies[1:]
 
     def attempt(self, command: Command, last: str) -> str:
-        """A refusal is a reply; a broken connection ends the program."""
+        """An error reply counts as a reply; a broken connection ends the program."""
         try:
             return plain(self.do(command[0], *[last if word == "<" else word for word in command[1:]]))
         except redis.ResponseError as error:
@@ -67,7 +67,7 @@ class Runner(Pod):
         self.env.runtime.spawn("child", lambda: self.memory.append(self.attempt(command, "none")))
 
     def transaction(self, watched: str, written: str) -> str:
-        """WATCH and read one key, then write what was read to the end of another."""
+        """WATCH and read one key, then append its value to another."""
         with self.redis.pipeline() as pipe:
             pipe.watch(self.key(watched))
             found: Any = pipe.get(self.key(watched))
@@ -91,7 +91,7 @@ class Runner(Pod):
             return pipe.execute()
 
     def script(self, name: str, one: str, other: str) -> Any:
-        """As redis-py does it: EVALSHA, and EVAL where the server does not know the script."""
+        """As redis-py does it: EVALSHA, then EVAL if the server does not know the script."""
         return self.redis.register_script(ADD if name == "ADD" else MOVE)(keys=[self.key(one), self.key(other)])
 
     def pop(self, key: str, timeout_s: float) -> Any:
@@ -112,7 +112,7 @@ class Runner(Pod):
         return " ".join(self.memory)
 
     def learn(self, key: str) -> None:
-        """Keep in memory what another of the pod may have changed since it was read."""
+        """Keep in memory a value that another actor of the pod may have changed since it was read."""
         self.memory.append(plain(self.redis.get(self.key(key))))
 
     def now(self) -> str:
@@ -126,7 +126,7 @@ class Runner(Pod):
 
 
 def plain(reply: Any) -> str:
-    """A reply as text, the same for bytes and text, and in the order of a set's members."""
+    """A reply as text: the same for bytes and str, the members of a set sorted."""
     if isinstance(reply, bytes):
         return reply.decode()
     if isinstance(reply, list | tuple):

@@ -12,7 +12,7 @@ from podrace import Call, FailService, Finding, Kill, Run, Scenario, TimePasses
 
 
 def both(method: str, *args: Any) -> dict[str, list[Call]]:
-    """Two pods that do the same."""
+    """Lines in which two pods make the same call."""
     return {name: [Call(f"{method} {name}", method, args)] for name in "AB"}
 
 
@@ -50,7 +50,7 @@ SET_ANYHOW = "redis.call('SET', KEYS[1], ARGV[2]) return 1"
 
 
 class ScriptBroken(Pod):
-    """A script that sets, whatever is there by now."""
+    """A script that sets the value without comparing the current one."""
 
     text_of_script = SET_ANYHOW
 
@@ -70,7 +70,7 @@ class ScriptMended(ScriptBroken):
 
 
 class LibraryLockBroken(Pod):
-    """Looks before it has the lock."""
+    """Reads the value before it has the lock."""
 
     def add(self) -> None:
         held = int(self.text("count") or 0)
@@ -88,7 +88,7 @@ class LibraryLockMended(Pod):
 
 
 class HashBroken(Pod):
-    """Writes back every field that it has read."""
+    """Writes all fields back, even those that it does not change."""
 
     def put(self, field: str) -> None:
         held = self.redis.hgetall(self.key("profile"))
@@ -115,7 +115,7 @@ HASH = Scenario(
     keeps=["profile"],
 )
 
-# --- a name that one may have ---
+# --- a name that only one pod may have ---
 
 
 class NameBroken(Pod):
@@ -132,7 +132,7 @@ class NameMended(Pod):
 
 
 class LeaderBroken(Pod):
-    """Looks first, watches then."""
+    """Reads first and then watches."""
 
     def register(self, name: str) -> str:
         key = self.key(f"name:{name}")
@@ -219,7 +219,7 @@ FILL = "if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('SET', KEYS[2],
 
 
 class CacheBroken(Pod):
-    """Fills the cache with what it read before another wrote and cleared it."""
+    """Fills the cache with a value read before another pod wrote a new one and cleared the cache."""
 
     def read(self) -> str:
         held = self.text("cache")
@@ -236,7 +236,7 @@ class CacheBroken(Pod):
 
 
 class CacheMended(CacheBroken):
-    """Fills only while nobody has written since: the writer takes the leave to fill away."""
+    """Fills only if nobody has written since: a writer deletes the permission to fill."""
 
     def fill(self) -> str:
         self.redis.set(self.key("filling"), self.env.name, ex=60)
@@ -267,7 +267,7 @@ class Relayed(Effects):
 
 
 class OutboxBroken(Pod):
-    """The order first, the event then."""
+    """Writes the order first and then the event."""
 
     def order(self, number: str) -> None:
         self.redis.sadd(self.key("orders"), number)
@@ -350,7 +350,7 @@ class WithBank(Effects):
 
 
 class SagaBroken(Pod):
-    """Takes every error for `not paid`, and gives the seat back."""
+    """Treats every error as `not paid` and gives the seat back."""
 
     def book(self, booking: str) -> str:
         self.redis.sadd(self.key("seats"), booking)
@@ -367,7 +367,7 @@ class SagaBroken(Pod):
 
 
 class SagaMended(SagaBroken):
-    """Asks before it compensates."""
+    """Asks whether it was paid before it gives the seat back."""
 
     def was_paid(self, booking: str) -> bool:
         return bool(self.env.bank.has_paid(booking))
@@ -453,7 +453,7 @@ BUCKET = Scenario("token bucket", both("take"), workload=Effects(), checks=[neve
 
 
 class DelayedBroken(Pod):
-    """Does not look whether it was the one that took the job out."""
+    """Does not check whether it was the one that removed the job."""
 
     def put(self, job: str) -> None:
         self.redis.zadd(self.key("due"), {job: self.env.runtime.now() + 5})
@@ -480,7 +480,7 @@ DELAYED = Scenario(
     checks=[never_twice, all_done("j1")],
 )
 
-# --- a worker that dies with a job in its hands ---
+# --- a worker that dies while it has a job ---
 
 
 class Recovered(Effects):
@@ -491,7 +491,7 @@ class Recovered(Effects):
 
 
 class WorkerBroken(Pod):
-    """BLPOP: what it has popped is in its memory alone."""
+    """BLPOP: a popped job is only in its memory."""
 
     def put(self, job: str) -> None:
         self.redis.rpush(self.key("jobs"), job)
@@ -506,7 +506,7 @@ class WorkerBroken(Pod):
 
 
 class WorkerMended(WorkerBroken):
-    """BLMOVE into a list of those in work, from which they come back when their worker is no more."""
+    """BLMOVE into a list of jobs in work; the jobs of a dead worker are put back from there."""
 
     def work(self) -> None:
         job = self.redis.blmove(self.key("jobs"), self.key("in work"), 0, "LEFT", "RIGHT")
@@ -514,7 +514,7 @@ class WorkerMended(WorkerBroken):
         self.redis.lrem(self.key("in work"), 1, job)
 
     def recover(self) -> None:
-        """All calls have ended: who has something in work is dead."""
+        """All calls have ended, so a job that is still in work belongs to a dead worker."""
         while self.redis.lmove(self.key("in work"), self.key("jobs"), "LEFT", "RIGHT"):
             pass
         super().recover()
@@ -530,7 +530,7 @@ WORKER = Scenario(
 
 
 class SetBroken(WorkerBroken):
-    """SPOP a job, then do it."""
+    """SPOPs a job, then does it."""
 
     def put(self, job: str) -> None:
         self.redis.sadd(self.key("jobs"), job)
@@ -545,7 +545,7 @@ class SetBroken(WorkerBroken):
 
 
 class SetMended(SetBroken):
-    """Look at one, do it, take it out."""
+    """Reads a job, does it, then removes it."""
 
     def work(self) -> None:
         job = self.redis.srandmember(self.key("jobs"))
@@ -585,7 +585,7 @@ class StreamBroken(Pod):
         self.env.ledger.put(fields[b"job"].decode())
 
     def recover(self) -> None:
-        """Takes over what others have read and not acknowledged. All calls have ended: they are dead."""
+        """Takes over what others have read and not acknowledged: all calls have ended, so those are dead."""
         _, messages, *_ = self.redis.xautoclaim(self.key("stream"), "workers", self.env.name, self.idle_ms)
         for number, fields in messages:
             self.do(number, fields)
@@ -609,13 +609,13 @@ STREAM = Scenario(
 
 
 class IdleMended(StreamMended):
-    """Claims only what has lain for half a minute."""
+    """Claims only entries that were idle for half a minute."""
 
     idle_ms = 30_000
 
 
 class PendingMended(StreamMended):
-    """Looks at what waits first: how long it has lain is part of the reply."""
+    """Lists the pending entries first: their idle time is part of the reply."""
 
     def recover(self) -> None:
         waiting = self.redis.xpending_range(self.key("stream"), "workers", "-", "+", 10)
@@ -632,11 +632,11 @@ def done_once(run: Run) -> Iterator[Finding]:
 
 
 class StolenBroken(IdleMended):
-    """Takes over what has lain for half a minute, though its worker may only be slow."""
+    """Takes over entries idle for half a minute, although their worker may only be slow."""
 
 
 class StolenMended(IdleMended):
-    """Takes the job's name first: of two who have the same job only one does it."""
+    """Claims the job's name first: of two workers with the same job only one does it."""
 
     def do(self, number: bytes, fields: dict[bytes, bytes]) -> None:
         if self.redis.set(self.key("taken"), self.env.name, nx=True):
@@ -656,11 +656,11 @@ STOLEN = Scenario(
 )
 
 
-# --- a log with numbers ---
+# --- a log with numbered entries ---
 
 
 class LogBroken(Pod):
-    """The number is how many there are."""
+    """Numbers an entry by the length of the log."""
 
     def write(self) -> None:
         self.redis.xadd(self.key("log"), {"number": self.redis.xlen(self.key("log"))})
@@ -683,7 +683,7 @@ LOG = Scenario("log", both("write"), checks=[numbers_differ], keeps=["log", "las
 
 
 class FencedBroken(Pod):
-    """Writes because it had the lease."""
+    """Writes without checking that it still has the lease."""
 
     def write(self) -> str:
         token = self.redis.incr(self.key("token"))
@@ -703,7 +703,7 @@ return redis.call('RPUSH', KEYS[1], ARGV[1])
 
 
 class FencedMended(FencedBroken):
-    """What is older than the last write is refused."""
+    """A write with an older fencing token than the last one is refused."""
 
     def store(self, token: int) -> None:
         self.redis.eval(FENCED, 1, self.key("writes"), token)

@@ -1,4 +1,4 @@
-"""A task registry in Redis and in a dict: who looks into the dict alone does not know the tasks of other pods."""
+"""A task registry in Redis and in a dict: the dict alone does not have the tasks of other pods."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Broken(Pod):
 
 
 class Mended(Broken):
-    """Redis first."""
+    """Looks into Redis first."""
 
     def status(self, task: str) -> str:
         return self.text(f"task:{task}") or super().status(task)

@@ -1,4 +1,4 @@
-"""What a judge must see, one tiny target a rule: those named Wrong… are violated, the others hold."""
+"""What a judge must see, with one tiny target for each rule: those named Wrong… are violated, the others hold."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from podrace import Call, CorruptKey, Finding, Kill, LoseConnection, PodEnv, Run
 
 
 class WrongStatus(Pod):
-    """One look into memory, one into Redis."""
+    """One pod reads the status from its memory, the other from Redis."""
 
     def __init__(self, env: PodEnv) -> None:
         super().__init__(env)
@@ -30,7 +30,7 @@ class WrongStatus(Pod):
 
 
 class WrongLateStatus(WrongStatus):
-    """The server has it before the pod hears of it: in between, another thread of the pod says pending."""
+    """Redis has the status before the pod gets the reply: meanwhile another thread of the pod says pending."""
 
     def finish(self) -> None:
         self.redis.set(self.key("status"), "done", ex=3600)
@@ -92,7 +92,7 @@ class WrongOnClass:
 
 
 class WrongClassAttribute(WrongOnClass):
-    """Another value in the place of a constant."""
+    """Assigns a new value to a class attribute."""
 
     it: ClassVar[str | None] = None
 
@@ -193,7 +193,7 @@ class SavingError(Exception):
 
 
 class Wraps(Pod):
-    """Raises an error of its own, with a cause, without one, or from none, while the connection is broken."""
+    """Raises its own error for a broken connection: with a cause, with only a context, or from None."""
 
     way: ClassVar[str] = "cause"
 
@@ -217,7 +217,7 @@ class WrapsFromNone(Wraps):
 
 
 class RaisesLater(Pod):
-    """Swallows what broke, and raises its own error when the handler is over."""
+    """Swallows the broken connection, and raises its own error after the handler."""
 
     def save(self) -> None:
         done = False
@@ -231,7 +231,7 @@ class RaisesLater(Pod):
 
 
 class RaisesOSError(Pod):
-    """A timeout of its own during a call leaves open what was done."""
+    """If a call raises a TimeoutError of its own, its effect is unknown."""
 
     def save(self) -> None:
         self.redis.set(self.key("saved"), 1)
@@ -268,7 +268,7 @@ class OtherTimeoutError(RaisesOSError):
 
 
 class WrongPipeline(Pod):
-    """A pipeline without a transaction: another comes between."""
+    """A pipeline without a transaction: another pod's command can come in between."""
 
     transaction: ClassVar[bool] = False
 
@@ -302,7 +302,7 @@ PIPELINE = Scenario(
 
 
 class WrongTrim(Pod):
-    """Takes the first of a list, then trims: a lost LTRIM leaves it there."""
+    """Reads the first item of a list, then trims: if the LTRIM is lost, the item stays."""
 
     def put(self) -> None:
         self.redis.rpush(self.key("list"), "m1")
@@ -341,7 +341,7 @@ TRIM = Scenario(
 
 
 class WrongList(Pod):
-    """Believes what it reads, whatever the key is."""
+    """Trusts the items that it reads, even damaged ones."""
 
     def put(self) -> None:
         self.redis.rpush(self.key("k"), "message")
@@ -440,7 +440,7 @@ TWO_TAKE = Scenario(
 
 
 def both_orders(run: Run) -> Iterator[Finding]:
-    """Whichever came first is woken: that B is, must be among what is explored."""
+    """The first to wait gets the job; the search must also explore the order in which that is B."""
     for call in run.calls:
         if call.name == "take B" and call.value == "j1":
             yield Finding("lost", "order", "B got it")
@@ -448,7 +448,7 @@ def both_orders(run: Run) -> Iterator[Finding]:
 
 EITHER_TAKES = Scenario(TWO_TAKE.name, TWO_TAKE.lines, checks=[both_orders])
 
-# --- two users, one batch id: what a service shares belongs to its footprint ---
+# --- two users, one batch id: state that a service shares between users is part of its footprint ---
 
 
 class Mailbox:
@@ -510,7 +510,7 @@ class RawWatch(Pod):
 
 
 class WrongRaw(RawWatch):
-    """Without the WATCH."""
+    """MULTI and EXEC without the WATCH."""
 
     def add(self) -> str:
         send = self.redis.execute_command
@@ -540,7 +540,7 @@ UNDECLARED = "return redis.call('SET', ARGV[1], ARGV[2])"
 
 
 class WrongUndeclared(Pod):
-    """A script that writes a key which it does not declare: read, then written back."""
+    """Reads a key, and writes it back with a script that does not declare it."""
 
     def add(self) -> None:
         held = int(self.text("count") or 0)
@@ -574,7 +574,7 @@ SCRIPTS = Scenario(
 
 
 class WrongKeys(Pod):
-    """A key that is no UTF-8, and stays."""
+    """Leaves a key behind whose name is not UTF-8."""
 
     def put(self) -> None:
         self.redis.set(self.env.prefix.encode() + b"\xff\xfe", 1)
@@ -584,7 +584,7 @@ LEAK = Scenario("a key of bytes", {name: [Call(f"put {name}", "put")] for name i
 
 
 class KilledEarly(Pod):
-    """Killed before its first step, or after it: what it took is gone with it, or never taken."""
+    """Killed before or after its first step: what it took is gone with it, or was never taken."""
 
     def put(self) -> None:
         self.redis.rpush(self.key("jobs"), "j1")
@@ -596,7 +596,7 @@ class KilledEarly(Pod):
 
 
 class KilledLater(KilledEarly):
-    """Takes it after the client's last call is over, once some time has passed: it may die there too."""
+    """Takes it some time after the client's last call has ended: it may be killed there too."""
 
     def take(self) -> None:
         self.env.runtime.spawn("take", self._take_later)

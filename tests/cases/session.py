@@ -1,4 +1,4 @@
-"""Two requests and one session in a blob: both read it, both write it whole."""
+"""Two requests and one session stored as a whole: both read it and both write all of it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Broken(Pod):
 
 
 class Mended(Broken):
-    """WATCH and MULTI, again where somebody was faster; a deleted session is not written back."""
+    """WATCH and MULTI, retried if somebody was faster; a deleted session is not written back."""
 
     def put(self, name: str, value: str) -> str:
         while True:

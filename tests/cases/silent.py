@@ -1,4 +1,4 @@
-"""Correct services of which nothing may be said."""
+"""Correct services for which nothing may be reported."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ DAY_S = 24 * 3600
 
 
 class OneAtATurn(Pod):
-    """Ten messages wait, and a turn takes one."""
+    """Ten messages wait, and each call takes one."""
 
     def put(self) -> None:
         self.redis.rpush(self.key("queue"), *[f"m{number}" for number in range(10)])
@@ -46,7 +46,7 @@ return 1
 
 
 class TwoAWindow(OneAtATurn):
-    """A limiter lets two pass a window, and five wait."""
+    """A limiter lets two through in each window, and five wait."""
 
     def put(self) -> None:
         self.redis.rpush(self.key("queue"), *[f"m{number}" for number in range(5)])
@@ -60,7 +60,7 @@ class TwoAWindow(OneAtATurn):
 
 
 class CountsTheRefused(TwoAWindow):
-    """INCR for each who comes, the refused too: the window is over all the same."""
+    """INCR for each visitor, refused ones too: the window ends nevertheless."""
 
     def may_pass(self) -> bool:
         with self.redis.pipeline() as pipe:
@@ -134,13 +134,13 @@ def never_gone(run: Run) -> Iterator[Finding]:
 KEEPS_LONGER = Scenario(
     "result behind status",
     {"A": [Call("finish", "finish")], "B": [Call(f"look {number}", "look") for number in (1, 2)]},
-    [TimePasses(at_most_s=DAY_S)],  # who stands still for two days between his two looks finds neither
+    [TimePasses(at_most_s=DAY_S)],  # a pod paused for two days between its two reads finds neither
     checks=[never_gone],
 )
 
 
 class Pops(Pod):
-    """A blocking pop without a timeout: it is woken."""
+    """A blocking pop without a timeout, which a push wakes."""
 
     timeout_s = 0
 
@@ -153,7 +153,7 @@ class Pops(Pod):
 
 
 class PopsInTime(Pops):
-    """A blocking pop with a timeout comes again until there is something."""
+    """A blocking pop with a timeout, repeated until there is something."""
 
     timeout_s = 3
 
@@ -173,7 +173,7 @@ POPS = Scenario("blocking pop", {"A": [Call("take", "take")], "B": [Call("put", 
 
 
 class GivesUp(Pops):
-    """A pop that nobody wakes comes back when its timeout is over."""
+    """A pop that nobody wakes returns when its timeout is over."""
 
     timeout_s = 3
 
@@ -190,7 +190,7 @@ GIVES_UP = Scenario(
 
 
 class Numbers(Pod):
-    """Ids made by the server: each another, in order."""
+    """Ids made by the server: all different, and in order."""
 
     def add(self) -> str:
         return str(self.redis.xadd(self.key("log"), {"by": self.env.name}).decode())
@@ -257,7 +257,7 @@ ASKS_THE_TIME = Scenario("times agree", {name: [Call(f"look {name}", "look")] fo
 
 
 class Fresh(Pod):
-    """What one schedule leaves behind, the next does not find: each half is done once on each pod."""
+    """A schedule must not find what the one before left on the server or the connection."""
 
     def load(self) -> str:
         library = f"#!lua name=mylib\nserver.register_function('one{self.env.name}', function() return 1 end)"
@@ -285,7 +285,7 @@ class Fresh(Pod):
         return "1"
 
     def nobody(self) -> str:
-        """The first message may come to the server while it has not seen yet that the subscriber has gone."""
+        """Sends 20 messages: the server may not have noticed yet at the first that the subscriber has gone."""
         found = {self.redis.publish(self.key("news"), "hello") for _ in range(20)}
         return "1" if found == {0} else f"{found} listen"
 
@@ -324,7 +324,7 @@ CLOSED = Scenario(
 
 
 class Watches(Pod):
-    """A transaction on a watched key that has a time to live: nobody but the pod itself touches it."""
+    """A transaction on a watched key with a time to live, which only the pod itself touches."""
 
     def extend(self, how: str) -> str:
         key = self.key("lease")
@@ -367,7 +367,7 @@ SETS_ANEW = Scenario(
 
 
 class Picks(Pod):
-    """SPOP: whichever it is, no member goes to two."""
+    """SPOP: whichever member it takes, no two callers get the same one."""
 
     def put(self) -> None:
         self.redis.sadd(self.key("jobs"), "a", "b", "c")

@@ -1,4 +1,4 @@
-"""Small services of many designs: the broken ones are caught with the right word, of the others nothing is said."""
+"""Small services of many designs: broken ones are caught with the right word, for the others nothing is reported."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.wide
 
 
 class Row(NamedTuple):
-    """`word`: the worst of what is found, where something is."""
+    """`word`: the worst finding, if there is one."""
 
     module: str
     target: str
@@ -166,12 +166,12 @@ UNFIT = {
     "MissesTheMethod": "no method do",
     "AlwaysFails": "no call succeeds",
 }
-"""Why no verdict can be given: words of the note."""
+"""Words of the note that says why no verdict can be given."""
 
 
 @pytest.fixture
 def run_server(server: object) -> Server:
-    """The session's server, as explorations get it."""
+    """The session's server in the form that explorations take."""
     from podrace.simulator.servers.embedded import EmbeddedServer
 
     assert isinstance(server, EmbeddedServer)
@@ -203,7 +203,7 @@ def check(server: Server, row: Row, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("row", [*PROTOCOLS, *OWN, *SILENT, *RULES], ids=lambda row: row.name)
-def test_a_case_gets_its_verdict(run_server: Server, tmp_path: Path, row: Row) -> None:
+def test_a_case_gets_the_verdict_of_the_table(run_server: Server, tmp_path: Path, row: Row) -> None:
     check(run_server, row, tmp_path)
 
 

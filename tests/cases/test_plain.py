@@ -1,4 +1,4 @@
-"""Services written as somebody writes them who has never heard of this project, explored as they are."""
+"""Services written as if their authors had never heard of podrace, explored unchanged."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_a_plain_upload_manager_loses_its_image_and_does_so_again_on_processes(
 
 
 def check_loses(run_server: Server, target: str, tmp_path: Path) -> None:
-    """The statuses stand in a dict of one pod: another does not know of the upload."""
+    """The statuses are in a dict of one pod, so another pod does not know of the upload."""
     cell = explored(run_server, target, "foreign-pod", tmp_path)
     assert (cell.verdict, cell.words) == ("violated", "lost"), cell.note
     saved = load(Path(str(cell.counterexample)))
@@ -48,7 +48,7 @@ def check_loses(run_server: Server, target: str, tmp_path: Path) -> None:
     assert (again.judgement.words, again.sentence) == ("lost", cell.sentence)
 
 
-def test_plain_code_is_not_let_onto_a_server_of_somebody_else(run_server: Server) -> None:
+def test_plain_code_is_refused_on_a_foreign_server(run_server: Server) -> None:
     foreign = replace(run_server, embedded=None)
     with pytest.raises(UsageError, match="leave --redis-url and PODRACE_REDIS_URL out"):
         lab_for(
@@ -92,14 +92,14 @@ CASES = (
     ("between", "plain_targets:ALONE", "leaked"),
     ("latest", "plain_targets:LATE", "misreported"),
 )
-"""Target, scenario, and the worst of what is found; nothing where it holds."""
+"""Target, scenario, and the worst finding; empty if it holds."""
 SLOW_IN_FULL = frozenset({"lock_broken", "leader_broken"})
 """Targets with too many orders to run them all."""
 
 
 @pytest.mark.wide
 @pytest.mark.parametrize(("target", "scenario", "word"), CASES)
-def test_a_plain_case_gets_its_verdict(
+def test_a_plain_case_gets_the_verdict_of_the_table(
     run_server: Server, tmp_path: Path, target: str, scenario: str, word: str
 ) -> None:
     path, name = f"cases.plain_targets:{target}", f"cases.{scenario}"

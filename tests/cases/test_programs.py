@@ -1,7 +1,7 @@
-"""Leaving out equivalent orders leaves out no outcome: small programs, explored with the reduction and without it.
+"""The reduction, which skips equivalent orders, loses no outcome: small programs are explored with and without it.
 
-What is compared is as fine as it can be: what every key holds and how long it lives, what every call returned, who
-waits for ever, and which call ended before which began. `PODRACE_PROGRAMS=5000` tries more than CI does.
+The comparison is as fine as it can be: the value and lifetime of every key, what every call returned, who waits for
+ever, and which call ended before which other began. `PODRACE_PROGRAMS=5000` tries more than CI does.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ FAULTS: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Program:
-    """By line, its calls; by call, the commands."""
+    """For each line its calls, and for each call its commands."""
 
     lines: dict[str, tuple[tuple[Any, ...], ...]]
     fault: str
@@ -79,11 +79,11 @@ class Program:
 
 
 class TooLargeError(Exception):
-    """More schedules than are run for one program."""
+    """The program has more schedules than the test runs."""
 
 
 def outcomes(server: Server, program: Program, *, reduce: bool, faults: int = 1) -> tuple[Any, set[str], int]:
-    """The verdict's words with everything that any schedule ends in."""
+    """The words of the verdict, with the outcomes of all schedules."""
     seen: set[str] = set()
 
     def note(run: Run) -> Iterator[Finding]:
@@ -106,7 +106,7 @@ def outcomes(server: Server, program: Program, *, reduce: bool, faults: int = 1)
 
 
 def difference(server: Server, program: Program) -> str:
-    """Empty where both explorations see the same."""
+    """How the two explorations differ; empty if they do not."""
     words, reduced, runs = outcomes(server, program, reduce=True)
     all_words, everything, all_runs = outcomes(server, program, reduce=False)
     event(f"{len(reduced)} outcomes")
@@ -180,7 +180,7 @@ PLAIN_CODE = st.one_of(
     st.tuples(st.just("TAKE"), st.sampled_from([1, 3])),
     st.tuples(st.just("SLEEP"), st.sampled_from([0, 1, 3])),
 )
-"""What programs of plain code are made of: memory, locks, events and queues of the pod's own among it."""
+"""The commands of plain programs, among them those on memory, locks, events and queues of the pod."""
 PLAIN_TARGETS = ("cases.plain_programs:threaded", "cases.plain_programs:asynchronous")
 
 

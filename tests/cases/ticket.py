@@ -1,4 +1,4 @@
-"""A counter as ticket: an INCR whose reply is lost is sent again, and then one number is nobody's."""
+"""A counter that gives out tickets: if an INCR loses its reply it is sent again, and one number is lost."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Broken(Pod):
 
 
 class Mended(Broken):
-    """The script knows a request again, and gives it the number that it has."""
+    """The script recognises a repeated request, and returns the same number."""
 
     def take(self, request: str) -> int:
         return int(self.redis.eval(TAKE, 2, self.key("requests"), self.key("last"), request))

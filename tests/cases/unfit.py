@@ -1,4 +1,4 @@
-"""Targets of which no verdict can be given: inconclusive, with a reason, and never a pass."""
+"""Targets for which no verdict can be given: inconclusive, with a reason, and never a pass."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class ExitsInChild(Pod):
 
 
 class IsCancelled(Pod):
-    """CancelledError is no Exception."""
+    """Raises CancelledError, which is not an Exception."""
 
     def do(self) -> None:
         self.redis.set(self.key("x"), 1)

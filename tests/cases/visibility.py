@@ -1,4 +1,4 @@
-"""A queue with a visibility timeout: what is held for too long goes back, since its holder looks dead."""
+"""A queue with a visibility timeout: a message held for too long is requeued, as its holder looks dead."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ return 1
 
 
 class Broken(Pod):
-    """Notes when a message was taken, and never again that it is still being worked on."""
+    """Notes when a message was taken, but never that it is still being worked on."""
 
     def put(self, message: str) -> None:
         self.redis.rpush(self.key("queue"), message)
@@ -44,14 +44,14 @@ class Broken(Pod):
             self.redis.eval(PUSH_BACK, 3, self.key("index"), self.key("unacked"), self.key("queue"), message)
 
     def take_over(self) -> str | None:
-        """Another worker, which looks after a while whether something was left lying."""
+        """Another worker, which checks after a while whether a message was abandoned."""
         self.env.runtime.sleep(TIMEOUT_S + 10)
         self.sweep()
         return self.work()
 
 
 class Mended(Broken):
-    """The holder renews the score while it works."""
+    """The holder renews the time stamp while it works."""
 
     def do(self, message: str) -> None:
         for _ in range(3):

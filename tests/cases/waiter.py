@@ -1,4 +1,4 @@
-"""A waiter that looks first and subscribes then: what is published in between reaches nobody."""
+"""A waiter that looks first and then subscribes: a message published in between reaches nobody."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Broken(Pod):
 
 
 class Mended(Broken):
-    """Subscribes, waits for the confirmation, then looks, and now and then again."""
+    """Subscribes, waits for the confirmation, then looks, and looks again from time to time."""
 
     def wait(self) -> str:
         with self.redis.pubsub() as news:
