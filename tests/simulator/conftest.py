@@ -27,18 +27,18 @@ from podrace.simulator.servers.embedded import EmbeddedServer
 
 @pytest.fixture
 def run_server(server: EmbeddedServer) -> Server:
-    """The session's server, as explorations get it."""
+    """The session's server in the form that explorations take."""
     return Server(url=server.url, info=server.info(), prefix="mirix:", embedded=server)
 
 
 @pytest.fixture
 def until() -> Callable[..., bool]:
-    """Polls a condition; False when the deadline passed."""
+    """A function that polls a condition; it returns False if the deadline passes."""
     return _until
 
 
 def _until(condition: Callable[[], bool], *, timeout_s: float = 5.0) -> bool:
-    """Poll; False when the deadline passed."""
+    """Poll; False if the deadline passes."""
     tick, deadline = threading.Event(), time.monotonic() + timeout_s
     while not condition():
         if time.monotonic() > deadline:
@@ -53,7 +53,7 @@ def is_gone() -> Callable[[int], bool]:
 
 
 def _is_gone(pid: int) -> bool:
-    """No such process, or one that only waits for a parent to take note of its end."""
+    """Whether there is no such process, or only a zombie."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -101,7 +101,7 @@ def picture(tmp_path: Path) -> Path:
 
 @dataclass(frozen=True)
 class Ended:
-    """How a command ended: its exit code, what it printed, its wall time in seconds, what stayed behind."""
+    """How a command ended: its exit code, what it printed, its wall time in seconds, and what was left behind."""
 
     code: int
     out: str
@@ -151,7 +151,7 @@ class Podrace:
         return Ended(done.returncode, done.stdout, done.stderr, time.monotonic() - began_s, self.left())
 
     def start(self, *arguments: str, measured: bool = True, **environment: str) -> subprocess.Popen[str]:
-        """Begin. With `measured=False` without coverage, whose tracer now and then swallows a KeyboardInterrupt."""
+        """Start it. `measured=False` means without coverage, whose tracer sometimes swallows a KeyboardInterrupt."""
         left_out = "PODRACE_" if measured else ("PODRACE_", "COV")
         interruptible = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
         code = f"{interruptible}from podrace.__main__ import main; main()"
@@ -172,7 +172,7 @@ class Podrace:
         return process
 
     def end(self) -> None:
-        """Kill what still runs, where a test failed."""
+        """Kill what still runs, if a test has failed."""
         for processes in self.processes().values():
             for process in processes:
                 process.kill()
@@ -180,9 +180,9 @@ class Podrace:
             started.communicate()
 
     def processes(self) -> dict[str, list[psutil.Process]]:
-        """Every living process that descends from a command of ours, by what it is; `other` are the pods too.
+        """Every living process that descends from our command, by kind; pods are among `other`.
 
-        A server overwrites its environment with its title: it is known by the folder in which it runs.
+        A server overwrites its environment with its title, so it is recognised by its working folder.
         """
         found: dict[str, list[psutil.Process]] = {"server": [], "fork server": [], "other": []}
         for process in psutil.process_iter():
@@ -200,7 +200,7 @@ class Podrace:
         return found
 
     def left(self) -> list[str]:
-        """Processes and temporary files that do not go by themselves within some seconds."""
+        """Processes and temporary files that are not gone after some seconds."""
         _until(lambda: not self._left(), timeout_s=8.0)
         return self._left()
 
@@ -211,7 +211,7 @@ class Podrace:
 
 @contextmanager
 def _podrace() -> Iterator[Podrace]:
-    with tempfile.TemporaryDirectory(prefix="p") as folder:  # a short name: a server's socket has to fit below it
+    with tempfile.TemporaryDirectory(prefix="p") as folder:  # a short name, because a socket's path is limited
         command = Podrace(Path(folder))
         yield command
         command.end()
@@ -225,7 +225,7 @@ def podrace() -> Iterator[Podrace]:
 
 @pytest.fixture(scope="module")
 def podrace_once() -> Iterator[Podrace]:
-    """For a run that several tests look at."""
+    """Runs a command once for several tests."""
     with _podrace() as command:
         yield command
 

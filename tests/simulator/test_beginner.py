@@ -1,4 +1,4 @@
-"""What somebody does wrong who writes a first target of his own: each ends in one message that says what to change."""
+"""Mistakes in a first target of one's own: each ends in one message that says what to change."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Write]:
 
 
 def said(target: str = "wallet:pod") -> str:
-    """Why there is no verdict, or what is noted beside one."""
+    """The reason why there is no verdict, or the note beside a verdict."""
     try:
         cell = explore(target, "wallet:SCENARIO")
     except UsageError as error:
@@ -56,7 +56,7 @@ def said(target: str = "wallet:pod") -> str:
 
 
 def doing(*lines: str) -> str:
-    """The wallet, its method's body another one."""
+    """The wallet with another body of its method."""
     return WALLET.replace(BODY, "".join(f"        {line}\n" for line in (*lines, BODY.strip())))
 
 

@@ -107,7 +107,7 @@ def errors(folder: Path) -> str:
         ("pause", "no answer within"),
     ],
 )
-def test_each_fault_shows_in_the_errors_that_clients_get(tmp_path: Path, fault: str, told: str) -> None:
+def test_each_fault_causes_the_errors_that_clients_should_get(tmp_path: Path, fault: str, told: str) -> None:
     found = run(tmp_path, DURABLE, fault, duration_s=4.0, messages=800)
     assert found.struck[fault] > 0
     assert told in errors(tmp_path)
@@ -134,7 +134,7 @@ def test_local_loses_images_without_any_fault(tmp_path: Path) -> None:
 def test_a_restarted_server_without_persistence_loses_what_it_acknowledged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, persistence: str, verdict: str
 ) -> None:
-    monkeypatch.setattr(resting, "STILL_S", 2.0)  # what was lost is not waited for
+    monkeypatch.setattr(resting, "STILL_S", 2.0)  # do not wait for what was lost
     found = run(tmp_path, DURABLE, "restart-server", persistence=persistence, duration_s=3.0)
     assert found.verdict == verdict
     assert ("lost" in found.counts) == (verdict == "violated")
@@ -187,7 +187,7 @@ def test_a_call_that_never_returns_once_all_has_healed_is_stuck(
 @pytest.mark.parametrize("seed", [1, 2, 3])
 @pytest.mark.parametrize("target", ["local", "shared", DURABLE])
 def test_ten_seconds_of_all_faults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str, seed: int) -> None:
-    if target != DURABLE:  # what they have lost is lost; that locks hold them up for longer need not be waited for
+    if target != DURABLE:  # these lose messages, and there is no need to wait longer for their locks
         monkeypatch.setattr(resting, "STILL_S", 2.0)
     found = run(tmp_path, target, "all", pods=8, users=50, messages=1500, duration_s=10.0, seed=seed)
     if target == DURABLE:
@@ -221,7 +221,7 @@ def test_a_failure_mode_of_whole_fleets_is_lost_by_shared(
     assert cell.verdict == "violated"
 
 
-def test_every_failure_mode_that_nobody_explores_has_a_run_of_its_own() -> None:
+def test_every_failure_mode_that_is_not_explored_has_a_run_of_its_own() -> None:
     explored = {scenario.row for scenario in SCENARIOS}
     assert {one.row for one in DIRECTED} == {*range(21, 28), *range(30, 34)}
     assert {one.row for one in unexplored()} == {21, 22, 23, 24, 25, 27, 31, 33}
@@ -238,7 +238,7 @@ def test_while_pods_are_replaced_the_old_ones_go_on_losing(tmp_path: Path, monke
     assert losses[-1] == found.counts["lost"] > 5
     last_deployed_s = max(fault["until_s"] for fault in drawn["faults"])
     after = [one["lost"] for one in drawn["bins"] if one["at_s"] > last_deployed_s + 0.1]
-    assert len(set(after)) <= 1, "nothing is lost any more once the last old pod is gone"
+    assert len(set(after)) <= 1, "something was lost after the last old pod had gone"
 
 
 # --- the command ---
@@ -288,7 +288,7 @@ def test_short_runs_of_failure_modes_are_printed_as_a_matrix(podrace: Podrace) -
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_the_matrix_runs_them_beside_what_it_explores(podrace: Podrace, workers: int) -> None:
+def test_the_matrix_also_runs_failure_modes_of_whole_fleets(podrace: Podrace, workers: int) -> None:
     words = "matrix --targets local,durable --scenarios foreign-pod,source-file-gone --run-dir r --workers"
     ended = podrace(*words.split(), str(workers))
     assert ended.code == 0, ended.err
@@ -312,7 +312,7 @@ def test_a_target_that_refuses_a_server_is_a_skipped_case(podrace: Podrace) -> N
     assert "refuses to start" in str(skipped.get("message"))
 
 
-def test_what_takes_a_whole_fleet_is_not_explored_and_breaks_no_foreign_server(podrace: Podrace) -> None:
+def test_scenarios_of_whole_fleets_are_not_explored_and_refuse_a_foreign_server(podrace: Podrace) -> None:
     ended = podrace("explore", "--scenario", "restart")
     assert (ended.code, "podrace run --scenario runs it" in ended.err) == (2, True)
     for words in ("matrix --fleets", "matrix --scenarios restart", "run --scenario restart"):

@@ -154,7 +154,7 @@ def test_init_writes_the_readmes_example_and_it_lacks_nothing(podrace: Any) -> N
 
 
 def test_plain_code_may_use_threads_and_clocks_of_its_own(check: Check) -> None:
-    """What bypasses an environment is led there, and the factory is called by nobody but the harness."""
+    """The harness controls these calls in plain code, and only the harness calls the factory."""
     plain = GOOD.replace("def pod(env)", "@podrace.own()\ndef pod(env)")
     threads = "time.sleep(1)\n        threading.Thread(target=time.time).start()\n        self.env.redis.incr"
     assert check("import podrace, threading, time\n" + plain.replace("self.env.redis.incr", threads))[0] == 0

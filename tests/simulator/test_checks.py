@@ -1,4 +1,4 @@
-"""The checks: for each kind of failure a run that has it, beside one as like it as can be that has not."""
+"""The checks: for each kind of failure a run that has it, and one as similar as possible without it."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Story:
         self.end(self.begin_add(name, images, **given), how)
 
     def ask(self, answer: Any, *, place: int = 0, actor: str = "B") -> None:
-        """A client asks for the status of an image of m1; a word alone is answered as the contract has it."""
+        """A client asks for the status of an image of m1; a bare word gets the rest of the contract's answer."""
         self.end(self.begin(uploads.ask("ask", "m1", place), actor), value=self.answer(answer, place))
 
     def answer(self, answer: Any, place: int = 0) -> Any:
@@ -72,7 +72,7 @@ class Story:
         self.service("memory", "send", user, [], action=GO, failed=True, says=f"send to {user}: ")
 
     def deliver(self, *parts: Any, user: Any = uploads.ALICE) -> None:
-        """Record one batch: `m1` is the text of that message, `image-1` an image, anything else a part as it is."""
+        """Record one batch: `m1` is the text of that message, `image-1` an image, anything else a part."""
         self.memory.send(user, [self.part(part) for part in parts])
 
     @staticmethod
@@ -672,7 +672,7 @@ def test_findings_of_one_kind_stay_in_their_order() -> None:
     assert [finding.subject for finding in by_severity(given)] == ["z", "b", "a"]
 
 
-def test_a_kind_that_nobody_knows_is_refused() -> None:
+def test_an_unknown_kind_of_finding_is_refused() -> None:
     with pytest.raises(ValueError, match="expected one of lost, duplicated, misreported, stuck, leaked, got 'late'"):
         Finding("late", "m1", "m1 is late")
 

@@ -1,4 +1,4 @@
-"""The command line itself: help, version, imports, and how errors are told."""
+"""The command line itself: help, version, imports, and how errors are shown."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ COMMANDS = sorted(cli.commands)
 BARE = {key: value for key, value in os.environ.items() if not key.startswith("COV")} | {
     "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)
 }
-"""Without coverage, which imports things of its own and takes its time."""
+"""Without coverage, which imports modules of its own and is slow."""
 CLI = "from podrace.simulator.app.cli import main; main()"
 
 
@@ -81,11 +81,11 @@ def test_importing_the_command_line_imports_nothing_slow() -> None:
     assert done.stdout == "[]\n", done.stderr
 
 
-@pytest.mark.slow  # a time: not for a loaded machine
+@pytest.mark.slow  # it measures time: not for a loaded machine
 def test_help_answers_at_once() -> None:
     """Under 150 ms more than `python -c pass`: the median over pairs run one after the other.
 
-    It waits for nothing, so that on a machine busy with other things its CPU time is what it would take.
+    It waits for nothing, so on a busy machine its CPU time shows what it would take on a quiet one.
     """
 
     def took_s(code: str, *arguments: str) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""The one clock: when keys cease to be, and what the harness answers in the server's place."""
+"""The clock of a run: when keys expire, and what the harness answers instead of the server."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from podrace.simulator.world.steps import DROP_REPLY, DROP_REQUEST, GO, TRANSACT
 
 
 class Driven:
-    """A server whose clock is the run's: commands are taken as a play takes them."""
+    """A server with the clock of the run: commands are handled as in a play."""
 
     def __init__(self, probe: Probe, client: redis.Redis) -> None:
         self.clock = Clock()
@@ -176,7 +176,7 @@ def test_a_keys_deadline_follows_from_each_command(
     ],
     ids=lambda command: " ".join(map(str, command))[:40],
 )
-def test_a_key_that_lives_for_ever_again(driven: Driven, command: tuple[Any, ...]) -> None:
+def test_a_key_can_lose_its_deadline_again(driven: Driven, command: tuple[Any, ...]) -> None:
     driven("SET", "k", "v", "EX", 30)
     driven(*command)
     assert driven.passes(1e9) == []
@@ -271,10 +271,10 @@ def test_expire_with_a_condition_compares_with_the_runs_clock(driven: Driven, fl
     "command",
     [
         (TRANSACTION, ("MULTI",), ("APPEND", "k", "1"), ("EXEC",)),
-        ("FUNCTION", "FLUSH"),  # nobody knows what it touches
+        ("FUNCTION", "FLUSH"),  # its keys are unknown
     ],
 )
-def test_a_life_that_a_command_leaves_alone_does_not_follow_the_servers_clock(
+def test_a_deadline_that_a_command_leaves_unchanged_does_not_follow_the_servers_clock(
     driven: Driven, redis_client: redis.Redis, command: tuple[Any, ...]
 ) -> None:
     driven("SET", "k", "1", "EX", 100)
@@ -292,7 +292,7 @@ def test_a_script_that_asks_for_the_time_cannot_be_led(driven: Driven) -> None:
 
 
 def test_every_run_starts_without_scripts(driven: Driven, redis_client: redis.Redis) -> None:
-    sha = redis_client.script_load("return 7")  # an earlier run's
+    sha = redis_client.script_load("return 7")  # as an earlier run did
     assert driven("SCRIPT", "EXISTS", sha) == [0]
     assert isinstance(driven("EVALSHA", sha, 0), redis.exceptions.NoScriptError)
     driven("EVAL", "return 7", 0)

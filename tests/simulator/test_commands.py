@@ -1,4 +1,4 @@
-"""Which keys a command touches, as the server itself tells it, and which orders of steps count as the same."""
+"""Which keys a command touches, checked against the server, and which orders of steps count as the same."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ COMMANDS: tuple[tuple[tuple[Any, ...], tuple[tuple[str, ...], tuple[str, ...]]],
     ((TRANSACTION, ("MULTI",), ("GET", "a"), ("GET", "b"), ("GET", "a"), ("EXEC",)), (("a", "b"), ())),
     (("PUBLISH", "channel", "a"), ((), (CHANNELS,))),
     (("SUBSCRIBE", "channel"), ((), (CHANNELS,))),
-    # Keys in no fixed place: the server is asked.
+    # The keys have no fixed place, so the server is asked.
     (("LMPOP", 2, "a", "b", "LEFT"), ((), ("a", "b"))),
     (("ZUNIONSTORE", "to", 2, "a", "b"), (("a", "b"), ("to",))),
     (("XREAD", "COUNT", 1, "STREAMS", "a", "b", 0, 0), (("a", "b"), ())),
@@ -121,10 +121,10 @@ def test_the_keys_of_a_command(table: CommandTable, command: tuple[Any, ...], to
     ],
     ids=str,
 )
-def test_what_is_sent_to_a_server_that_somebody_else_runs(
+def test_which_commands_are_sent_to_a_foreign_server(
     table: CommandTable, command: tuple[Any, ...], is_sent: bool
 ) -> None:
-    """What only reads is; what concerns the whole server, or writes another's keys, is not."""
+    """Commands that only read are sent; those on the whole server, or that write foreign keys, are not."""
     guard = Guard(table, "ours:")
     with nullcontext() if is_sent else pytest.raises(TargetError, match="nothing was sent"):
         guard(command)
@@ -142,7 +142,7 @@ def test_the_server_names_the_same_keys(table: CommandTable, redis_client: redis
             continue
         try:
             keys = redis_client.command_getkeys(*command)
-        except redis.ResponseError:  # has none
+        except redis.ResponseError:  # the command has no keys
             keys = []
         ours = {key for key in (*reads, *writes) if key != EVERYTHING and not key.startswith(" ")}
         assert set(keys) == ours, command
@@ -223,7 +223,7 @@ def value(order: list[Labelled]) -> int:
 
 
 def conflict(one: Labelled, two: Labelled) -> bool:
-    """By definition, not as Trace does it. What writes everything is a barrier: time that passes is one."""
+    """By the definition, not as Trace does it. A step that writes everything, as passing time, is a barrier."""
     if one[0] == two[0] or EVERYTHING in (*one[1].writes, *two[1].writes):
         return True
 
@@ -246,7 +246,7 @@ def test_swapping_neighbours_shows_where_they_conflict_and_only_there(order: lis
 
 @given(pods=st.lists(st.sampled_from("ABCD"), min_size=2, max_size=4, unique=True), key=st.text(max_size=3))
 def test_a_fault_on_one_pod_and_on_another_give_different_fingerprints(pods: list[str], key: str) -> None:
-    """Sums of hashes that are nearly sums themselves would meet here: two events exchange what becomes of them."""
+    """Two events swap their outcomes: if hashes were nearly additive, their sums would collide here."""
     values = set()
     for struck in pods:
         trace = Trace()
@@ -269,7 +269,7 @@ def test_the_action_on_a_step_is_part_of_the_fingerprint(touches: Footprint) -> 
 
 
 def told(*what: tuple[str, str], timed: bool = True) -> int:
-    """What a trace comes to when pods begin and end calls in this order, each by a step that touches nothing."""
+    """The fingerprint if pods begin and end calls in this order, each by a step that touches nothing."""
     trace = Trace()
     for pod, name in what:
         begins = name.startswith("begin") and timed
@@ -297,7 +297,7 @@ def test_where_no_check_looks_at_real_time_an_end_and_a_begin_commute() -> None:
 
 
 def test_a_call_that_has_waited_for_another_comes_after_its_end() -> None:
-    """The end that it has waited for may be one or another: what it is told differs."""
+    """Which end it has waited for must make a difference to the fingerprint."""
     values = set()
     for ended in ("first", "second"):
         trace = Trace()
@@ -309,7 +309,7 @@ def test_a_call_that_has_waited_for_another_comes_after_its_end() -> None:
     assert len(values) == 2
 
 
-def test_another_process_comes_to_the_same_fingerprint() -> None:
+def test_another_process_computes_the_same_fingerprint() -> None:
     code = (
         "from podrace.simulator.world.trace import Trace; from podrace.simulator.world.footprints import Footprint; "
         "t = Trace(); f = Footprint(('a',), ('b', 'c')); print(t.event('A', 'go', f))"

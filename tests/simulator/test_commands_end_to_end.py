@@ -34,7 +34,7 @@ def podrace(*arguments: str, cwd: Path, measured: bool = True, **environment: st
 @pytest.fixture(scope="module")
 def matrix(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     folder = tmp_path_factory.mktemp("matrix")
-    # not measured: every cell is explored by test_scenarios too, and the tracer takes several times as long as the rest
+    # without coverage: test_scenarios explores every cell too, and the tracer would make this several times slower
     names = ",".join(SCENARIOS)
     done = podrace("matrix", "--json", "--run-dir", "run", "--scenarios", names, cwd=folder, measured=False)
     assert done.returncode == 0, (done.stderr, done.stdout[-2000:])
@@ -79,7 +79,7 @@ def test_replay_inline_draws_the_timeline(matrix: tuple[Path, dict[str, Any]]) -
     assert "image-1 of message m1 arrived 0 of 1 times" in done.stdout
 
 
-def test_only_what_is_new_fails(tmp_path: Path) -> None:
+def test_only_a_new_violation_fails(tmp_path: Path) -> None:
     arguments = ("explore", "--target", "podrace.reference.targets:local", "--expect", "known.json", "--scenario")
     done = podrace(*arguments, "foreign-pod", "--accept", cwd=tmp_path)
     assert done.returncode == 0, done.stderr

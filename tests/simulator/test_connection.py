@@ -1,4 +1,4 @@
-"""The way to a run's server: clients, our own and foreign servers, URLs that cannot be used."""
+"""The connection to a run's server: clients, our own and foreign servers, URLs that cannot be used."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ TcpServers = Callable[..., Any]
 
 @contextmanager
 def listener(answer: Callable[[socket.socket], None]) -> Iterator[int]:
-    """A loopback port that treats each connection as `answer` says."""
+    """A loopback port that handles each connection with `answer`."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
 
         def serve() -> None:
@@ -70,7 +70,7 @@ def test_connect_sends_nothing_but_the_command(until: Until) -> None:
 
 
 @pytest.mark.parametrize(("retries", "attempts"), [(0, 1), (2, 3)])
-def test_connect_retries_only_as_told(retries: int, attempts: int) -> None:
+def test_connect_retries_only_as_configured(retries: int, attempts: int) -> None:
     seen: list[bytes] = []
     with (
         listener(lambda accepted: seen.append(accepted.recv(100))) as port,
@@ -102,7 +102,7 @@ def test_open_server_without_a_url_is_embedded() -> None:
 
 @pytest.fixture(scope="module")
 def foreign(tcp_server: TcpServers) -> Iterator[Any]:
-    """A server as somebody else runs it: TCP, a password, users, and data of his own."""
+    """A server as somebody else runs it: TCP, a password, users, and foreign data."""
     with tcp_server(config={"requirepass": f'"{PASSWORD}"'}) as server:
         with connect(server.tcp_url, password=PASSWORD) as client:
             client.execute_command("ACL", "SETUSER", "elsewhere", "on", ">hunter2", "~other:*", "+@all")
@@ -177,7 +177,7 @@ def test_wildcards_in_a_prefix_are_taken_literally(foreign_url: str, prefix: str
 
 
 @pytest.mark.parametrize("body_raises", [False, True])
-def test_keys_that_cannot_be_deleted_are_told(tcp_server: TcpServers, body_raises: bool) -> None:
+def test_keys_that_cannot_be_deleted_are_reported(tcp_server: TcpServers, body_raises: bool) -> None:
     with tcp_server() as dying:
         expected = ZeroDivisionError if body_raises else HarnessError
 
@@ -197,7 +197,7 @@ def test_keys_that_cannot_be_deleted_are_told(tcp_server: TcpServers, body_raise
 
 
 def usage_error(url: str) -> str:
-    """The error's one line; fails where it comes late, or says the password anywhere."""
+    """The error's one line; fails if it comes late or contains the password."""
     started_at = time.monotonic()
     with pytest.raises(UsageError) as caught, open_server(url):
         pass
@@ -237,7 +237,7 @@ def test_a_malformed_url(url: str, came: str) -> None:
     assert came in usage_error(url)
 
 
-def test_nobody_listens() -> None:
+def test_a_port_where_nobody_listens_is_refused() -> None:
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         port = bound.getsockname()[1]
@@ -396,7 +396,7 @@ def test_a_server_that_is_lost_during_a_run_is_one_clear_line() -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_a_foreign_server_that_is_lost_is_told_without_its_password(tcp_server: TcpServers) -> None:
+def test_a_foreign_server_that_is_lost_is_reported_without_its_password(tcp_server: TcpServers) -> None:
     with tcp_server(config={"requirepass": "s3cret"}) as foreign:
         url = foreign.tcp_url.replace("redis://", "redis://:s3cret@")
         with pytest.raises(HarnessError, match="lost during the run") as caught, open_server(url) as server:

@@ -1,4 +1,4 @@
-"""However a command ends, its exit code says how, nothing is left behind, and nobody sees a traceback."""
+"""However a command ends, its exit code says how, it leaves nothing behind, and shows no traceback."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ GONE = "mkdir d; cd d; rmdir ../d;"
 
 @dataclass(frozen=True)
 class Ending:
-    """`script` is for bash. `out` and `err` are patterns that stand somewhere in what it prints."""
+    """`script` is for bash. `out` and `err` are patterns to be found in what it prints."""
 
     name: str
     script: str
@@ -125,7 +125,7 @@ def test_what_a_target_prints_is_kept_apart(podrace: Podrace) -> None:
 
 
 @pytest.mark.parametrize("body", ["sys.stdout.close()", "os.close(1)"])
-def test_a_target_that_closes_our_output_takes_nothing_away(podrace: Podrace, body: str) -> None:
+def test_nothing_is_missing_if_a_target_closes_our_output(podrace: Podrace, body: str) -> None:
     (podrace.folder / "mine.py").write_text(TARGET.replace('print("in a call")', body))
     ended = podrace("explore", "--target", "mine:pod", "--scenario", "mine:ONE", "--json")
     assert "Traceback" not in ended.err
@@ -151,14 +151,14 @@ COMMANDS = {
     "report": (("report", "run"), 0.3),
     "bench-compare": (("bench-compare", "b.json", "b.json"), 0.2),
 }
-"""Each command, and within how many seconds it is told to end."""
+"""Each command, and the number of seconds within which it is sent a signal."""
 BOTH = ("invoke", "ok")
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -9}
 linux = pytest.mark.skipif(sys.platform != "linux", reason="asks /proc which signals are caught")
 
 
 def catches_signals(process: subprocess.Popen[str]) -> bool:
-    """Whether it has come to our first line: what ends Python itself before that, nobody can answer for."""
+    """Whether our code has started: before that a signal ends Python itself, which we cannot change."""
     try:
         status = Path(f"/proc/{process.pid}/status").read_text()
     except OSError:
@@ -194,7 +194,7 @@ def test_an_ending_at_any_moment_leaves_nothing(
     threading.Event().wait(rng.uniform(0, within_s))
     (os.killpg if rng.random() < 0.5 else os.kill)(process.pid, sent)
     out, err = process.communicate(timeout=60)
-    ended = (CODES[sent], 0, 1) if command == "run" else (CODES[sent], 0)  # `shared` loses what faults strike
+    ended = (CODES[sent], 0, 1) if command == "run" else (CODES[sent], 0)  # `shared` may lose messages under faults
     assert process.returncode in ended, (sent, err)
     assert "Traceback" not in out + err
     assert "Exception ignored" not in err
@@ -217,7 +217,7 @@ def test_an_interrupted_matrix_keeps_its_cells(podrace: Podrace, until: Until, s
         "r",
         measured=False,
     )
-    # A cell's file is there an instant before the cell: by that of the fourth the first is kept for certain.
+    # A cell's file is written just before the cell: once the fourth file exists, the first cell is kept for certain.
     assert until(lambda: any((podrace.folder / "r").glob("shared-timeout-*.podrace.json")), timeout_s=60.0)
     process.send_signal(sent)
     out, err = process.communicate(timeout=60)
@@ -234,7 +234,7 @@ def test_an_interrupted_matrix_keeps_its_cells(podrace: Podrace, until: Until, s
 
 
 def test_an_interrupt_that_python_drops_is_sent_again(podrace: Podrace) -> None:
-    """What is raised within a `__del__` goes nowhere: Python prints it and goes on."""
+    """An exception raised within a `__del__` is lost: Python prints it and goes on."""
     (podrace.folder / "dropping.py").write_text(
         """
 import signal, threading
@@ -269,7 +269,7 @@ def test_a_target_that_catches_everything_does_not_catch_the_end(podrace: Podrac
 
 
 @linux
-def test_a_second_signal_ends_what_does_not_end(podrace: Podrace, until: Until) -> None:
+def test_a_second_signal_ends_a_command_whose_clean_up_hangs(podrace: Podrace, until: Until) -> None:
     """Here the clean-up itself hangs: the first signal starts it, one that comes later ends the process at once."""
     (podrace.folder / "hanging.py").write_text(
         """

@@ -1,4 +1,4 @@
-"""What targets are known to violate: only what is new fails."""
+"""Known violations of targets: only new ones fail."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ def cell(words: str = "ok", *, verdict: str = "", target: str = "mine", scenario
 
 
 @pytest.mark.parametrize("words", ["lost, leaked", "lost", "leaked"])
-def test_what_is_known_is_expected_and_so_is_less_of_it(words: str) -> None:
+def test_a_known_violation_or_a_part_of_it_is_expected(words: str) -> None:
     applied = KNOWN.applied(cell(words))
     assert (applied.expected, applied.known, exit_code([applied])) == ("violated", True, 0)
 
 
 @pytest.mark.parametrize("words", ["lost, duplicated", "duplicated", "lost, misreported, leaked"])
-def test_what_is_new_fails(words: str) -> None:
+def test_a_new_violation_fails(words: str) -> None:
     applied = KNOWN.applied(cell(words))
     assert (applied.expected, applied.known, exit_code([applied])) == ("holds", False, 1)
 
@@ -58,7 +58,7 @@ def test_an_inconclusive_cell_is_never_a_pass(known: Expected) -> None:
     assert exit_code([known.applied(cell("inconclusive"))]) == 3
 
 
-def test_what_was_accepted_is_expected_from_then_on(tmp_path: Path) -> None:
+def test_an_accepted_violation_is_expected_from_then_on(tmp_path: Path) -> None:
     path = tmp_path / "known.json"
     cells = [cell("lost"), cell("ok", scenario="two-users"), cell("duplicated", target="another")]
     expected.save(path, cells)

@@ -1,4 +1,4 @@
-"""What exploring does with targets that it cannot judge, and that the same seed gives the same bytes."""
+"""Exploring targets that cannot be judged, and that the same seed gives the same bytes."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ UNFIT = (
 )
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # SystemExit is none
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # about SystemExit in a thread
 @pytest.mark.parametrize(("target", "scenario", "why"), UNFIT, ids=[target for target, _, _ in UNFIT])
 def test_a_target_that_cannot_be_judged_gets_one_clear_error(
     explore: Callable[..., Cell], target: str, scenario: str, why: str
@@ -123,7 +123,7 @@ def test_a_target_that_cannot_be_judged_gets_one_clear_error(
 @pytest.mark.parametrize("target", ["Locks", "SwallowsAWhile"])
 @pytest.mark.parametrize("scenario", ["crash-before-send", "foreign-pod", "late-completion"])
 def test_an_unusual_but_correct_target_is_judged(explore: Callable[..., Cell], target: str, scenario: str) -> None:
-    """A lock that one actor holds while another waits; an actor that takes its end for an error of Redis."""
+    """A lock that one actor holds while another waits; an actor that treats its end as an error of Redis."""
     cell = explore(target, scenario)
     assert (cell.verdict, cell.note) == ("holds", "")
 
@@ -145,27 +145,27 @@ def test_a_spent_budget_is_inconclusive(explore: Callable[..., Cell]) -> None:
     assert "budget" in cell.note
 
 
-def test_a_fault_with_nothing_to_strike_is_no_pass(run_server: Server, tmp_path: Path) -> None:
+def test_a_fault_with_nothing_to_strike_does_not_count_as_a_pass(run_server: Server, tmp_path: Path) -> None:
     cell = explore_row(run_server, SHARED, "subscriber-dropped", Bounds(preemptions=0), tmp_path)
     assert (cell.verdict, cell.words, cell.expected) == ("not-applicable", "–", "not-applicable")
     assert cell.note == "the faults of this scenario have nothing to strike in this target"
 
 
 def test_a_violation_is_reported_although_the_fault_could_not_strike(run_server: Server) -> None:
-    """A pod that answers what the contract has not does so in every schedule, whatever strikes."""
+    """The pod returns a status outside the contract in every schedule, with any fault or none."""
     scenario = find("stale-local-copy")
     found = search(run_server, "planted.broken:NotInTheContract", scenario, Bounds(preemptions=0, faults=0))
     assert found.words == "misreported"
 
 
-def test_the_next_run_finds_nothing_of_the_one_before(run_server: Server) -> None:
+def test_a_run_finds_nothing_that_the_run_before_left(run_server: Server) -> None:
     with InlineLab(run_server, SHARED.path, find("foreign-pod"), seed=7) as lab:
         Explorer(lab.scenario, lab.play, lab.finish, Bounds(preemptions=1)).explore()
         assert lab.probe.under(run_server.prefix) == []
 
 
 def test_only_our_own_server_is_waited_for_without_end(run_server: Server) -> None:
-    """A foreign one that hangs is not the target's fault, which is all that the watchdog could say."""
+    """If a foreign server hangs, the target is not to blame, but the watchdog would blame the target."""
     for server, patience_s in ((run_server, None), (replace(run_server, embedded=None), 5.0)):
         with InlineLab(server, SHARED.path, find("foreign-pod"), seed=7) as lab:
             clients = (lab.probe._client, lab._client("A", 0))
@@ -173,7 +173,7 @@ def test_only_our_own_server_is_waited_for_without_end(run_server: Server) -> No
 
 
 def test_the_first_counterexample_is_a_smallest(run_server: Server) -> None:
-    """Nothing violates it with fewer preemptions, or without the fault."""
+    """No schedule with fewer preemptions, or without the fault, violates it."""
     found = search(run_server, SHARED.path, find(ROW), Bounds())
     best = found.counterexample
     assert best is not None
@@ -207,7 +207,7 @@ def test_timers_that_are_due_at_once_fire_in_any_order(run_server: Server) -> No
 
 
 def test_a_client_may_come_after_a_timer_has_fired(run_server: Server) -> None:
-    """By default a call that can begin begins before time passes; a client that comes late is tried too."""
+    """By default a call begins before time passes if it can; a client that comes later is tried too."""
     lines = {"A": (Call("put", "put", ("x", 1)), Call("sleep", "sleep", (1,)), Call("again", "put", ("x", 2)))}
     lines["B"] = (Call("get", "get", ("x",), after=("put",)),)
     scenario = Scenario("late", lines, workload=Workload(keeps=["*"]))
@@ -224,7 +224,7 @@ def test_a_client_may_come_after_a_timer_has_fired(run_server: Server) -> None:
     assert got == {"1", "2"}
 
 
-def test_no_bound_of_zero_leaves_the_default_order_out(run_server: Server) -> None:
+def test_the_default_order_is_run_even_if_all_bounds_are_zero(run_server: Server) -> None:
     scenario = replace(find("foreign-pod"), faults=())
     found = search(run_server, SHARED.path, scenario, Bounds(preemptions=0, faults=0))
     assert found.run >= 1
@@ -232,7 +232,7 @@ def test_no_bound_of_zero_leaves_the_default_order_out(run_server: Server) -> No
 
 
 def test_every_setting_of_the_client_is_explored_and_a_search_that_stops_is_not_complete(run_server: Server) -> None:
-    """What one setting loses must not stand for another that was never run."""
+    """A loss with one setting must not count as an exploration of another that was never run."""
     scenario = replace(find("connection-dropped"), retries=(0, 1))
     with InlineLab(run_server, SHARED.path, scenario, seed=7) as lab:
         runs: Counter[int] = Counter()
@@ -282,7 +282,7 @@ def test_another_seed_gives_other_ids(run_server: Server, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("row", ["crash-after-send", "late-completion"])
 def test_the_same_seed_gives_the_same_bytes_in_another_process(tmp_path: Path, row: str) -> None:
-    """Hashes of texts, temporary and working folders differ from process to process; nothing may rest on them."""
+    """Hashes of texts, temporary and working folders differ from process to process; nothing may depend on them."""
     files = []
     for number in ("1", "2"):
         folder, temporary = tmp_path / f"run-{number}", tmp_path / f"t{number * int(number)}"
@@ -343,8 +343,8 @@ def test_one_pod_alone_loses_no_count(tmp_path: Path) -> None:
     assert (cell.verdict, cell.counterexample, cell.note) == ("holds", None, "")
 
 
-def test_what_a_search_has_loaded_changes_no_count(tmp_path: Path) -> None:
-    """The first one of a process begins anew where the target has imported something late."""
+def test_modules_that_an_earlier_search_loaded_change_no_count(tmp_path: Path) -> None:
+    """The first search of a process starts again if the target has imported a module late."""
     code = """
 from pathlib import Path
 from podrace import explore

@@ -54,7 +54,7 @@ Connect = Callable[..., Any]
 
 
 class Clock(Protocol):
-    """Epoch seconds that go on where a test says so."""
+    """Epoch seconds that only a test moves on."""
 
     now_s: float
 
@@ -63,7 +63,7 @@ class Clock(Protocol):
 
 @pytest.fixture
 def naps(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """What the client would have slept between its blind resends, s."""
+    """The seconds that the client would have slept between its resends."""
     slept: list[float] = []
     monkeypatch.setattr(_api_client.time, "sleep", slept.append)
     return slept
@@ -340,7 +340,7 @@ def test_stop_ends_hanging_requests_and_leaves_no_thread(files_client: Connect, 
     api.stop()
     client.join(10)
     assert (len(outcome), server_threads(), api.files()) == (1, [], {})
-    api.stop()  # again: nothing to do
+    api.stop()  # a second stop does nothing
 
 
 def test_latency_is_waited_once_an_upload(
@@ -356,7 +356,7 @@ def test_latency_is_waited_once_an_upload(
 
 
 @pytest.mark.parametrize("broken", ["plan", "identify"])
-def test_what_the_callers_functions_raise_is_told_by_stop(files_client: Connect, picture: Path, broken: str) -> None:
+def test_stop_raises_the_errors_of_the_callers_functions(files_client: Connect, picture: Path, broken: str) -> None:
     def fail(_: object) -> None:
         raise ZeroDivisionError("mine")
 
@@ -371,7 +371,7 @@ def test_what_the_callers_functions_raise_is_told_by_stop(files_client: Connect,
 
 
 def upload_raw(address: str, count: int, size_bytes: int) -> None:
-    """As google-genai does, without its cost."""
+    """Upload as google-genai does, but faster."""
     host, port = address.split(":")
     server = (host, int(port))
     with socket.create_connection(server, timeout=10) as connection, connection.makefile("rb") as reader:
@@ -431,7 +431,7 @@ def test_an_identified_content_is_freed_and_abandoned_uploads_do_not_pile_up(
             tracemalloc.stop()
         targets = [start(api) for _ in range(6)]
         assert [send(api, target, "upload", 0, b"a")[0] for target in targets] == [404, 404, 200, 200, 200, 200]
-    assert kept_bytes < 2_000_000  # of 20: the last may not be freed yet when its answer has come
+    assert kept_bytes < 2_000_000  # of 20,000,000: the last one may not be freed yet when its answer comes
 
 
 # In a process of its own.

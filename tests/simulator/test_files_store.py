@@ -1,4 +1,4 @@
-"""The service's contract, over HTTP and without, and what holds without HTTP alone."""
+"""The contract of the service with HTTP and without, and what is true only without HTTP."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from podrace.simulator.servers.files_api import FilesApi, InProcessFiles
 
 
 class Clock(Protocol):
-    """Epoch seconds that go on where a test says so."""
+    """Epoch seconds that only a test moves on."""
 
     now_s: float
 
@@ -89,7 +89,7 @@ def refused(call: Callable[..., Any], **arguments: Any) -> tuple[int, str | None
     return error.code, error.status
 
 
-def test_an_upload_is_stored_and_answered_with_what_is_known_of_it(service: Service, picture: Path) -> None:
+def test_an_upload_is_stored_and_answered_with_its_attributes(service: Service, picture: Path) -> None:
     content = picture.read_bytes()
     answer = service.files.upload(file=str(picture))
     record = service.server.files()[answer.name]
@@ -158,13 +158,13 @@ def test_a_name_that_breaks_the_rule_is_refused(service: Service, picture: Path,
     assert service.server.files() == {}
 
 
-def test_a_name_is_given_once_to_whomever(service: Service, picture: Path) -> None:
+def test_a_name_is_given_only_once_whatever_the_key(service: Service, picture: Path) -> None:
     service.files.upload(file=picture, config={"name": "mine"})
     for files in (service.files, service.other_key):
         assert refused(files.upload, file=picture, config={"name": "mine"}) == (409, "ALREADY_EXISTS")
 
 
-def test_a_binary_file_is_uploaded_from_where_it_stands(service: Service, picture: Path) -> None:
+def test_a_binary_file_is_uploaded_from_its_current_position(service: Service, picture: Path) -> None:
     config = types.UploadFileConfig(mime_type="image/png", display_name="Photo")
     with picture.open("rb") as opened:
         opened.seek(99_000)
@@ -190,7 +190,7 @@ def test_get_answers_what_upload_did_and_delete_makes_it_404(service: Service, p
 
 
 def told(file: Any) -> dict[str, Any]:
-    """What a file's attributes say, of all that google-genai's have."""
+    """The attributes of a file that are set, of all that google-genai has."""
     return {name: getattr(file, name) for name in types.File.model_fields}
 
 
@@ -207,7 +207,7 @@ def test_another_keys_file_is_403_and_not_listed(service: Service, picture: Path
     assert [file.name for file in service.files.list()] == mine[1:]
 
 
-def test_a_file_can_be_made_another_keys(service: Service, picture: Path) -> None:
+def test_a_file_can_be_given_to_another_key(service: Service, picture: Path) -> None:
     name = service.files.upload(file=picture).name
     service.server.store.change(name, key="other")
     assert refused(service.files.get, name=name) == (403, "PERMISSION_DENIED")
@@ -309,7 +309,7 @@ def test_without_http_names_depend_on_the_key_too(clock: Clock, picture: Path) -
     assert len(set(names)) == 4
 
 
-def test_google_genai_is_loaded_for_a_refusal_alone(picture: Path) -> None:
+def test_google_genai_is_loaded_only_for_a_refusal(picture: Path) -> None:
     program = """if True:
         import sys
         from podrace.simulator.servers.files_api import InProcessFiles

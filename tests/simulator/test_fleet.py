@@ -1,4 +1,4 @@
-"""Fleets of real processes: what they are told, how they end, and that none outlives its parent."""
+"""Fleets of real processes: their calls, how they end, and that none outlives its parent."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_pods_are_processes_of_their_own(fleet: Fleet) -> None:
     assert all(psutil.Process(pid).is_running() for pid in pids)
 
 
-def test_a_call_is_answered_and_its_steps_are_told(
+def test_a_call_is_answered_and_its_steps_are_reported(
     fleet: Fleet, events: list[Event], until: Until, server: EmbeddedServer
 ) -> None:
     result = fleet.call("B", "add_message", "u", "hello", [], "m1")
@@ -109,13 +109,13 @@ def test_a_call_is_answered_and_its_steps_are_told(
     assert step["reply"] == "OK"
 
 
-def test_what_a_pod_raises_is_how_its_call_ended(fleet: Fleet) -> None:
+def test_a_call_ends_with_the_exception_that_the_pod_raised(fleet: Fleet) -> None:
     result = fleet.call("A", "upload_status", {})
     assert (result.type, result.error) == ("fail", "ValueError: no such upload")
     assert fleet.call("A", "absorb", "u").type == "ok"
 
 
-def test_a_connection_that_no_fault_broke_is_not_the_targets_doing(spec: PodSpec) -> None:
+def test_a_connection_that_breaks_without_a_fault_is_not_blamed_on_the_target(spec: PodSpec) -> None:
     spec = replace(spec, redis_url="unix:///nowhere/redis.sock")
     with (
         Fleet([spec], on_event=lambda event: None) as fleet,
@@ -170,7 +170,7 @@ def test_a_pod_that_does_not_answer_in_time(fleet: Fleet, monkeypatch: pytest.Mo
         fleet.call("A", "absorb", "u")
 
 
-def test_a_pod_that_dies_though_nobody_killed_it(fleet: Fleet) -> None:
+def test_a_pod_that_dies_without_being_killed_is_an_error(fleet: Fleet) -> None:
     with pytest.raises(HarnessError) as caught:
         fleet.call("B", "upload_status", "die")
     assert "pod B died unexpectedly (exit code 3)" in str(caught.value)
@@ -220,7 +220,7 @@ def test_a_target_that_makes_no_pod_is_one_clear_line(
 
 
 def test_a_part_that_cannot_be_built_is_one_clear_line(spec: PodSpec, capfd: pytest.CaptureFixture[str]) -> None:
-    """As where a pod starts while its parent is killed and the temporary folder goes."""
+    """This happens if a pod starts while its parent is killed and the temporary folder is removed."""
     services, settings = {"memory": "builtins:open"}, {"memory": {"file": "/no/such/ledger"}}
     fleet = Fleet([replace(spec, services=services, settings=settings)], on_event=lambda event: None)
     with pytest.raises(HarnessError, match="pod A cannot be made: FileNotFoundError") as caught, fleet:
@@ -351,7 +351,7 @@ def test_no_pod_outlives_its_parent(
         assert len(pods) == 2
         assert not any(is_gone(pid) for pid in [*pods, fork_server])
         if number == signal.SIGINT:
-            os.killpg(process.pid, number)  # as a terminal does: to all of them
+            os.killpg(process.pid, number)  # to the whole group, as a terminal does
         else:
             process.kill()
         _, err = process.communicate(timeout=20)
@@ -361,7 +361,7 @@ def test_no_pod_outlives_its_parent(
     assert until(lambda: not list(tmp_path.glob("podrace-*")))  # temporary files, the fork server's socket among them
 
 
-@pytest.mark.slow  # a time: not for a loaded machine
+@pytest.mark.slow  # it measures time: not for a loaded machine
 def test_eight_pods_are_ready_within_150_ms_of_the_first(tmp_path: Path) -> None:
     """Eight more than the first, with the reference's real parts: the median of five fleets.
 

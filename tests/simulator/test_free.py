@@ -70,7 +70,7 @@ def refuses_at_second_start(env):
 
 
 class StrangeError(Exception):
-    """As pickle cannot bring it over."""
+    """An error that pickle cannot load in another process."""
 
     def __init__(self, one: int, *, other: int) -> None:
         super().__init__(f"{one} is not {other}")
@@ -180,7 +180,7 @@ def test_the_call_of_a_killed_pod_has_no_end_and_its_client_cannot_know(driver: 
 
 
 def test_a_stopped_pod_blocks_neither_the_driver_nor_another_pod(driver: Driver, until: Until) -> None:
-    """More is sent to it than any pipe holds; the other pod answers all the while."""
+    """More is sent to it than a pipe can hold; the other pod keeps answering."""
     driver.fleet.pause("A")
     results: list[Result] = []
     stuck = [asking(asked("whose", bytes(100_000), pod="A"), into=results) for _ in range(40)]
@@ -199,7 +199,7 @@ def test_a_stopped_pod_blocks_neither_the_driver_nor_another_pod(driver: Driver,
     assert [one.value for one in results] == ["A"] * 40
 
 
-def test_a_client_gives_up_and_a_late_answer_is_nobodys(spec: PodSpec, history: Path) -> None:
+def test_a_late_answer_is_ignored_once_its_client_has_given_up(spec: PodSpec, history: Path) -> None:
     with driver_of(spec, history, patience_s=0.2) as driver:
         driver.fleet.pause("A")
         assert [one.type for one in call(driver, asked("whose", pod="A"))] == ["info"]
@@ -208,7 +208,7 @@ def test_a_client_gives_up_and_a_late_answer_is_nobodys(spec: PodSpec, history: 
     assert [one["type"] for one in events(history)] == ["invoke", "info", "invoke", "ok"]
 
 
-def test_what_a_pod_that_is_alive_has_not_answered_is_known(spec: PodSpec, history: Path, until: Until) -> None:
+def test_the_driver_knows_the_unanswered_calls_of_living_pods(spec: PodSpec, history: Path, until: Until) -> None:
     with driver_of(spec, history, patience_s=0.1) as driver:
         call(driver, asked("late", pod="A"), asked("never", pod="A"), asked("never", pod="B"))
         assert [(one.pod, one.asked.method) for one in driver.unanswered.values()] == [
@@ -272,7 +272,9 @@ def test_the_clock_of_one_pod_can_be_wrong(driver: Driver) -> None:
     assert abs(right) < 1
 
 
-def test_what_ends_in_the_background_is_told_and_the_pod_goes_on(driver: Driver, history: Path, until: Until) -> None:
+def test_an_error_in_the_background_is_recorded_and_the_pod_goes_on(
+    driver: Driver, history: Path, until: Until
+) -> None:
     call(driver, asked("spawned", pod="A"))
 
     def died() -> bool:

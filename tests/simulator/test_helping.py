@@ -1,4 +1,4 @@
-"""One cell whose schedules are split over processes: whatever is found is what one process finds alone."""
+"""One cell whose schedules are split over processes: they find what one process alone finds."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def members(_planted: None) -> Iterator[Sequence[Executor]]:
 
 
 Explored = tuple[Exploration | str, list[str], int]
-"""What was found, or the error; what has to be said of it; how many records have come from helpers."""
+"""The exploration or the error, the notes on it, and the number of records that came from helpers."""
 
 
 def explored(server: Server, job: Job, members: Sequence[Executor] | None = None) -> Explored:
@@ -65,7 +65,7 @@ def explored(server: Server, job: Job, members: Sequence[Executor] | None = None
 
 
 def ready(start: Callable[[Path], Sequence[Submit]], folder: Path) -> Sequence[Submit]:
-    """The helpers, once they are there: without that a short search would end before."""
+    """Wait until the helpers have started, as a short search would otherwise end before."""
     submits = start(folder)
     for future in [submit(NOTHING) for submit in submits]:
         future.result()
@@ -118,12 +118,12 @@ Answers = Callable[[Batch | None], "Future[Answer]"]
 
 
 def nothing_at_all(batch: Batch | None) -> Future[Answer]:
-    """A helper that comes, and is never heard of again."""
+    """A helper that starts and then never answers."""
     return Future() if batch is not None and batch.branches else answered(())
 
 
 def dies(batch: Batch | None) -> Future[Answer]:
-    """A helper that comes, and dies of what it gets."""
+    """A helper that starts and dies of its first work."""
     future = nothing_at_all(batch)
     if not future.done():
         future.set_exception(BrokenProcessPool())
@@ -131,19 +131,19 @@ def dies(batch: Batch | None) -> Future[Answer]:
 
 
 def is_dead(batch: Batch | None) -> Future[Answer]:
-    """A helper that is found dead when it is to get something."""
+    """A helper that turns out to be dead when it is given work."""
     if batch is None or batch.branches:
         raise BrokenProcessPool
     return answered(())
 
 
 def cannot(batch: Batch | None) -> Future[Answer]:
-    """A helper that can make no record."""
+    """A helper that cannot make any record."""
     return answered([None] * len(batch.branches) if batch else ())
 
 
 def notices(batch: Batch | None) -> Future[Answer]:
-    """A helper that notices what cannot be led."""
+    """A helper that reports that the target does something that the harness cannot control."""
     return answered([None] * len(batch.branches) if batch else (), is_led=not (batch and batch.branches))
 
 
@@ -154,7 +154,7 @@ def answered(records: Sequence[None], *, is_led: bool = True) -> Future[Answer]:
 
 
 @pytest.mark.parametrize("helper", [nothing_at_all, dies, is_dead, cannot, notices])
-def test_a_helper_of_no_use_changes_nothing(
+def test_a_useless_helper_does_not_change_the_result(
     run_server: Server, monkeypatch: pytest.MonkeyPatch, helper: Answers
 ) -> None:
     monkeypatch.setattr("podrace.simulator.search.ahead.PATIENCE_S", 0.001)
@@ -170,7 +170,7 @@ def test_a_helper_of_no_use_changes_nothing(
 
 
 def test_the_command_finds_the_same_with_any_number_of_workers(podrace: Any) -> None:
-    """Long enough for the helper to come."""
+    """The search is long enough for the helper to take part."""
     told = []
     for workers in ("1", "2"):
         options = ("--target", "shared", "--scenario", "stale-local-copy", "--workers", workers, "--run-dir", workers)

@@ -238,7 +238,7 @@ def test_a_lost_request_shows_what_it_would_have_done() -> None:
     assert told["what"] == "RPUSH queue hello"
 
 
-def test_what_is_told_does_not_depend_on_the_prefix_or_the_folder() -> None:
+def test_the_text_of_an_event_does_not_depend_on_the_prefix_or_the_folder() -> None:
     def history(prefix: str, folder: str) -> list[Event]:
         events = [
             invoke(args=("alice", "t", [f"{folder}image-1.png"], "m1")),
@@ -272,7 +272,7 @@ def test_a_history_comes_back_as_it_was_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("value", "written"), [(b"raw", "raw"), (b"\xff", "\\xff"), ("\udcff", "\udcff")])
-def test_what_json_does_not_know_is_written_as_text(tmp_path: Path, value: Any, written: str) -> None:
+def test_values_that_json_cannot_represent_are_written_as_text(tmp_path: Path, value: Any, written: str) -> None:
     write_history(tmp_path / "history.jsonl", [{"type": "ok", "result": value}])
     (event,) = read_history(tmp_path / "history.jsonl")
     assert event["result"] == written

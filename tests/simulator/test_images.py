@@ -1,4 +1,4 @@
-"""The workload's images: their marks, the made-up ones, and the user's own."""
+"""The workload's images: their marks, generated ones, and the user's own."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from podrace.simulator.errors import UsageError
 
 
 def noise(path: Path, size: tuple[int, int], mode: str = "RGB", **settings: Any) -> Path:
-    """A picture in which no cell is plainly black or white; large ones are made of blocks."""
+    """A picture in which no cell is clearly black or white; large ones are made of blocks."""
     small = (min(size[0], 256), min(size[1], 256))
     picture = Image.frombytes("L", small, random.Random(7).randbytes(small[0] * small[1]))
     picture.resize(size, Image.Resampling.NEAREST).convert(mode).save(path, **settings)
@@ -23,7 +23,7 @@ def noise(path: Path, size: tuple[int, int], mode: str = "RGB", **settings: Any)
 
 
 def uploaded(path: Path) -> bytes:
-    """What the specification's compression makes of it: RGB, within 1920x1080 (Lanczos), JPEG 85."""
+    """The picture after the specified compression: RGB, within 1920x1080 (Lanczos), JPEG 85."""
     with Image.open(path) as picture:
         shrunk = picture.convert("RGB")
     shrunk.thumbnail((1920, 1080), Image.Resampling.LANCZOS)
@@ -60,7 +60,7 @@ def test_the_seed_makes_the_screenshot(tmp_path: Path) -> None:
     assert contents[0] != contents[2]
 
 
-def test_every_mark_is_told_from_every_other(tmp_path: Path) -> None:
+def test_every_mark_differs_from_every_other(tmp_path: Path) -> None:
     source = noise(tmp_path / "small.png", (64, 64))
     paths = prepared(tmp_path, source, count=100)
     names = [f"image-{number:04}" for number in range(1, 101)]
@@ -109,7 +109,7 @@ def test_pictures_of_every_mode_are_taken(tmp_path: Path, name: str, mode: str) 
     assert [identify(uploaded(path)) for path in paths] == ["image-0001", "image-0002", "image-0003"]
     with Image.open(source) as before, Image.open(paths[0]) as after:
         assert (after.size, after.format) == (before.size, before.format)
-        box = (0, 240, 640, 480)  # below the mark it is the user's picture still
+        box = (0, 240, 640, 480)  # below the mark the user's picture is unchanged
         pairs = zip(before.convert("L").crop(box).tobytes(), after.convert("L").crop(box).tobytes(), strict=True)
         differences = [abs(one - other) for one, other in pairs]
     assert sum(differences) / len(differences) < 12

@@ -1,7 +1,7 @@
 """Every bad input is answered with the exit code that says whose fault it is, and one line that says why.
 
-The table comes first: what is typed, what lies in the folder, the exit code, and what the line says. Each row is run
-in this process, in a folder of its own; what needs a process of its own stands in test_endings.py.
+The table comes first: what is typed, what is in the folder, the exit code, and what the line says. Each row is run
+in this process, in a folder of its own; what needs a process of its own is in test_endings.py.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Content = str | bytes | Callable[[Path], None]
 
 @dataclass(frozen=True)
 class Row:
-    """`says` stands in the line on standard error, or, for a verdict (codes 0, 1 and 3), in what is printed."""
+    """`says` is part of the line on standard error, or, for a verdict (codes 0, 1 and 3), in what is printed."""
 
     name: str
     typed: str
@@ -170,7 +170,7 @@ USAGE = {
     "bench-compare a b --limit -1": "-1.0 is not in the range x>=1.0",
     "bench-compare a b --limit x": "'x' is not a valid number",
     "bench-compare a b --seed -1": "-1 is not in the range x>=0",
-    # nothing where a path or a name is expected
+    # an empty text instead of a path or a name
     "reproduce --run-dir ''": "expected a path, got nothing",
     f"{EXPLORE} --run-dir ''": "expected a path, got nothing",
     "matrix --run-dir ''": "expected a path, got nothing",
@@ -193,7 +193,7 @@ USAGE = {
     "matrix --targets local,local": "local stands there twice",
     "matrix --targets local,podrace.reference.targets:local": "target 'local' is named twice",
     "matrix --scenarios foreign-pod,foreign-pod": "foreign-pod stands there twice",
-    # names that name nothing
+    # unknown names
     "explore --scenario nope": "scenario 'nope': there is none; near it:",
     "explore --scenario foreign": "near it: foreign-pod",
     "matrix --scenarios foreign-pod,nope": "scenario 'nope': there is none",
@@ -273,7 +273,7 @@ SEVERAL_NODES = {
     "redis+sentinel://127.0.0.1:1": "expected redis+sentinel://host:port,…/NAME",
     "redis+sentinel://127.0.0.1:1/main": "no Sentinel that answers knows a primary of that name",
 }
-"""The same of dead-letters, which reads the keys of pods behind Sentinels or on a Cluster too."""
+"""The same for dead-letters, which can also use Sentinels or a Cluster."""
 
 DAMAGED: dict[str, Content] = {
     "null": "null",
@@ -295,7 +295,7 @@ DAMAGED: dict[str, Content] = {
     "a link to nothing": link("nothing"),
     "a link to a device": link("/dev/zero"),
 }
-"""What a file of ours may have become, as the file `f`."""
+"""Damaged contents of one of our files, written to the file `f`."""
 
 CHANGED: dict[str, tuple[dict[str, Any], int, str]] = {
     "no target": ({"target": ""}, 2, "target '': expected local, shared, durable, or module:factory"),
@@ -322,7 +322,7 @@ CHANGED: dict[str, tuple[dict[str, Any], int, str]] = {
     "an action of nobody's": ({"decisions": [["A", "nope", ""]]}, 3, "the target has changed since this was found"),
     "100,000 decisions": ({"decisions": [["A", "go", ""]] * 100_000}, 3, "the target has changed since"),
 }
-"""Fields of a counterexample, changed; the exit code, and what is said."""
+"""Changed fields of a counterexample, the exit code, and what the line says."""
 
 MODULES = {
     "raises ValueError": ("raise ValueError('x')", 2, "cannot import mine: it raised ValueError: x"),
@@ -362,7 +362,7 @@ MODULES = {
     "makes a generator": ("def pod(env): yield", 3, "the pod (generator) has no method add_message"),
     "wants another service": ("def pod(env): env.mail", 3, "the environment has no mail; its services: gemini, memory"),
 }
-"""The text of mine.py, of which `pod` is the target; the exit code, and what is said."""
+"""The text of mine.py, of which `pod` is the target, the exit code, and what the line says."""
 
 POD = """
 import os, random, socket, sys, time
@@ -401,7 +401,7 @@ BODIES = {
     "asks for what is not there": ("self.env.nothing.go()", 3, "the environment has no nothing"),
     "returns what cannot be sent": ("return lambda: 1", 3, ""),
 }
-"""The body of a call; the exit code, and what is said."""
+"""The body of a call, the exit code, and what the line says."""
 
 SCENARIO = """
 from podrace import Call, Finding, Scenario, Workload
@@ -442,11 +442,11 @@ SCENARIOS = {
         "A raised KeyboardInterrupt",
     ),
 }
-"""What is changed in a scenario of one's own, and what is said of it: nobody has judged anything."""
+"""A change in a scenario of one's own, and what the line says; there is no verdict."""
 
 
 def rows() -> Iterator[Row]:
-    """The whole table."""
+    """All rows of the table."""
     for typed, says in USAGE.items():
         yield Row(typed or "nothing", typed, 2, says)
     for url, says in URLS.items():
@@ -492,7 +492,7 @@ def rows() -> Iterator[Row]:
 
 
 def results() -> Iterator[Row]:
-    """What lies there already, and what lies in the way."""
+    """Results that are there already, and things that are in the way."""
     there: dict[str, Content] = {"r": folder, "r/result.json": "{}"}
     for command in ("reproduce", EXPLORE, "matrix --scenarios foreign-pod"):
         yield Row(

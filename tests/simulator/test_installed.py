@@ -1,4 +1,4 @@
-"""Installed, it is one package, and takes no notice of modules of the user's that have our rooms' names."""
+"""The installed wheel is one package, and ignores the user's modules with the names of our sub-packages."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def with_modules_of_ones_own(folder: Path) -> Path:
 
 
 def test_modules_of_the_users_with_the_names_of_our_rooms_are_left_alone(podrace: Any) -> None:
-    """`python -m` puts the current folder first on the path: what is imported by a bare name would be found there."""
+    """`python -m` puts the current folder first on the path, so an import by a bare name would find them."""
     with_modules_of_ones_own(podrace.folder)
     ended = podrace.script(
         f"""set -e
@@ -97,4 +97,4 @@ def test_the_wheel_works_in_an_empty_environment(tmp_path: Path) -> None:
     assert "holds: ok" in run(podrace, "explore", "--target", "wallet:pod", "--scenario", "wallet:TRANSFER", cwd=user)
     found = run(python, "-c", "import podrace.loadtests as it; print(it.__path__[0])", cwd=user).strip()
     load = (locust, "-f", f"{found}/locustfile.py", "--headless", "--only-summary", "--users", "5", "--run-time", "5s")
-    assert "run: runs/" in run(*load, cwd=user, codes=(0, 1))  # 1 where a busy machine passes a limit of latency
+    assert "run: runs/" in run(*load, cwd=user, codes=(0, 1))  # 1 if a busy machine exceeds a latency limit

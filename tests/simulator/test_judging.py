@@ -1,4 +1,4 @@
-"""The judge of free-running fleets: it finds the same in shares as in one piece, and takes little memory."""
+"""The judge of free-running fleets: it finds the same in shares as all at once, and uses little memory."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SCENARIO = Scenario("run", {}, workload=WORKLOAD)
 
 
 class Story:
-    """What a fleet without faults does: messages of some users, each with an image that is asked for once."""
+    """A run without faults: messages of some users, each with an image whose status is asked for once."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "events.jsonl"
@@ -43,7 +43,7 @@ class Story:
             self.message(number % USERS, number // USERS)
 
     def message(self, user: int, turn: int, *, told: str = "completed", sent: int = 1, to: int | None = None) -> None:
-        """One message; `told` of its image, `sent` so often, to its own user or to another one."""
+        """One message: its image's status is `told`, it is delivered `sent` times, to its own or another user."""
         name, image = f"m{user + 1}-{turn + 1}", f"image-{user + 1}-{turn + 1}"
         whose, uri, text = f"user-{user + 1}", f"http://files/{image}", f"text of {name}"
         self.store.marks[uri] = image
@@ -88,7 +88,7 @@ class Story:
         return judged(self.recorded(), SCENARIO)
 
     def shown(self) -> list[str]:
-        """The first finding's few events, in words."""
+        """The few events that show the first finding, in words."""
         found = self.judged()
         events = events_that_show(self.recorded(), SCENARIO, found.findings[0], found.objects)
         return [event["says"] for event in events]
@@ -109,7 +109,7 @@ def told(one: Judged) -> list[tuple[str, str]]:
     return sorted((finding.kind, finding.subject) for finding in one.findings)
 
 
-def test_the_same_is_found_in_shares_as_in_one_piece(story: Story, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_judging_in_shares_finds_the_same_as_judging_all_at_once(story: Story, monkeypatch: pytest.MonkeyPatch) -> None:
     story.messages(100)
     story.message(3, 90, sent=0)
     story.message(7, 91, sent=2)
@@ -130,7 +130,9 @@ def test_the_same_is_found_in_shares_as_in_one_piece(story: Story, monkeypatch: 
     assert [one.key for one in whole.objects if one.verdict == "violated"] == ["image-10-93"]
 
 
-def test_what_one_user_has_of_another_is_found_in_shares_too(story: Story, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_message_delivered_to_another_user_is_found_in_shares_too(
+    story: Story, monkeypatch: pytest.MonkeyPatch
+) -> None:
     story.messages(100)
     story.message(3, 90, to=5)
     shares, whole = in_shares_and_whole(story, monkeypatch)
@@ -141,7 +143,7 @@ def test_what_one_user_has_of_another_is_found_in_shares_too(story: Story, monke
 def test_judging_and_drawing_take_less_than_300_bytes_an_operation(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Beside the 700 of the fleet's driver that makes less than 1 KB."""
+    """With the 700 bytes of the fleet's driver, that is less than 1 KB."""
     monkeypatch.setattr(judging, "SHARE_BYTES", 1 << 18)
     peaks, sizes = [], (2000, 6000)
     for messages in sizes:
@@ -160,7 +162,7 @@ def test_judging_and_drawing_take_less_than_300_bytes_an_operation(
     assert peaks[1] - peaks[0] < 300 * 3 * (sizes[1] - sizes[0])
 
 
-def test_what_is_lost_is_shown_by_its_call_alone_with_the_faults_meanwhile(story: Story) -> None:
+def test_a_lost_message_is_shown_only_by_its_call_and_the_faults_meanwhile(story: Story) -> None:
     story.fault("A", "pause", "strikes")
     story.fault("A", "pause", "is over")
     story.messages(30)
@@ -183,7 +185,7 @@ def test_what_is_lost_is_shown_by_its_call_alone_with_the_faults_meanwhile(story
     assert len(rest) == 3
 
 
-def test_a_status_that_went_backwards_is_shown_by_what_was_told(story: Story) -> None:
+def test_a_status_that_went_backwards_is_shown_by_the_answers(story: Story) -> None:
     story.messages(30)
     story.message(9, 92, told="pending")
     added, _, uploaded, asked, completed, again, pending, sent = story.shown()
@@ -193,7 +195,7 @@ def test_a_status_that_went_backwards_is_shown_by_what_was_told(story: Story) ->
     assert "pending" in pending
 
 
-def test_what_is_duplicated_is_shown_with_both_batches(story: Story) -> None:
+def test_a_duplicated_message_is_shown_with_both_batches(story: Story) -> None:
     story.messages(30)
     story.message(7, 91, sent=2)
     sends = [one for one in story.shown() if one.startswith("send")]

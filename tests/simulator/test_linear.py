@@ -66,7 +66,7 @@ def histories(draw: st.DrawFn, model: Model) -> list[Operation]:
 @pytest.mark.parametrize("name", sorted(MODELS))
 @settings(max_examples=400, deadline=None)
 @given(data=st.data())
-def test_the_verdict_is_that_of_trying_every_order(name: str, data: st.DataObject) -> None:
+def test_the_verdict_is_the_same_as_that_of_trying_every_order(name: str, data: st.DataObject) -> None:
     model = MODELS[name]
     operations = data.draw(histories(model))
 
@@ -81,14 +81,14 @@ def test_the_verdict_is_that_of_trying_every_order(name: str, data: st.DataObjec
                 for count in range(len(others) + 1)
                 for some in combinations(others, count)
             )
-            assert explained == (len(chosen) < len(found.shows)), "what is shown must show it, and nothing less does"
+            assert explained == (len(chosen) < len(found.shows)), "all operations shown are needed, and suffice"
 
 
 def record(rng: random.Random, *, operations: int, open_share: float = 0.1, values: int = 5) -> list[Operation]:
-    """What five clients of a real register saw: each operation takes effect at one instant between begin and end.
+    """What five clients of a real register see: each operation takes effect at one instant between begin and end.
 
-    As recordings of etcd have it: a client that hears nothing in time goes on as another process, and its operation
-    may still take effect later, or never.
+    As in recordings of etcd, a client that gets no answer in time goes on as another process, and its operation may
+    still take effect later, or never.
     """
     value: Any = None
     idle, fresh, at = list(range(5)), 5, 0
@@ -108,7 +108,7 @@ def record(rng: random.Random, *, operations: int, open_share: float = 0.1, valu
             under_way.append({"process": process, "f": f, "value": value_of, "began": at, "ok": None})
             begun += 1
             continue
-        if one in under_way and rng.random() < open_share:  # nothing is heard of it any more
+        if one in under_way and rng.random() < open_share:  # its client never gets an answer
             under_way.remove(one)
             idle.append(fresh)
             fresh += 1
@@ -201,13 +201,13 @@ def test_an_open_operation_may_happen_at_any_later_time_but_only_once_and_not_be
 
 
 def hard(writers: int) -> list[Operation]:
-    """Writes that all overlap, then reads that no order of them explains: every order has to be tried."""
+    """Overlapping writes, then reads that no order of the writes explains: all orders have to be tried."""
     writes = [Operation(n, "write", n, n, 1000 + n) for n in range(writers)]
     reads = [Operation(100, "read", n % writers, 2000 + 2 * n, 2001 + 2 * n) for n in range(2)]
     return [*writes, *(Operation(50, "read", n, 500, 1500) for n in range(writers)), *reads]
 
 
-def test_past_the_budget_a_key_is_inconclusive_and_hides_nothing_of_the_others() -> None:
+def test_a_key_beyond_the_budget_is_inconclusive_and_the_others_are_still_judged() -> None:
     model = MODELS["register"]
     wrong = [Operation(0, "read", 7, 0, 1)]
 
@@ -224,7 +224,7 @@ def test_past_the_budget_a_key_is_inconclusive_and_hides_nothing_of_the_others()
 
 
 def lines_of(operations: Sequence[Operation], key: str = "x") -> list[bytes]:
-    """The operations as a file has them, a read that is open left out."""
+    """The lines of a file with these operations, without reads that are open."""
     marks = []
     for one in operations:
         value = list(one.value) if isinstance(one.value, tuple) else one.value
@@ -293,7 +293,7 @@ def test_a_bad_line_is_named_by_its_number(events: list[Any], told: str) -> None
     assert told in str(raised.value)
 
 
-def test_what_failed_did_not_happen_and_what_never_ended_is_open() -> None:
+def test_a_failed_operation_did_not_happen_and_one_that_never_ended_is_open() -> None:
     read = {"process": 1, "type": "invoke", "f": "read", "key": "x"}
     events = [
         INVOKE | {"value": 5},

@@ -1,4 +1,4 @@
-"""The memory agent of the simulator keeps the contract of the real one, and more where only a run asks for it."""
+"""The simulator's memory agent keeps the contract of the real one, and has features that only a run needs."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_what_is_changed_after_sending_does_not_change_the_record(ledger: Any) -
 
 
 def test_a_batch_with_a_file_that_is_over_is_refused_whole(ledger: Any) -> None:
-    """But for one that was recorded before: its sender asks again because it did not hear."""
+    """Unless it was recorded before: then the sender only repeats it because it got no answer."""
     now = time.time()
     over, usable = {**IMAGE, "usable_until": now - 1}, {**IMAGE, "usable_until": now + 3600}
     with pytest.raises(ValueError, match="file"):
@@ -66,7 +66,7 @@ def test_a_batch_with_a_file_that_is_over_is_refused_whole(ledger: Any) -> None:
     assert ledger.batches() == [("batch-a", "alice", [TEXT, usable])]
 
 
-# --- of the simulator's alone ---
+# --- only in the simulator ---
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""A pod's own copy of the modules in which its target keeps state: wherever state can stand, no other pod sees it."""
+"""A pod's own copy of the modules in which its target keeps state: wherever the state is, no other pod sees it."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ REBOUND = {
 
 
 def pods(own: OwnModules) -> list[Any]:
-    """What two pods of one schedule come to, and one of the next."""
+    """The results of two pods of one schedule, and of one pod of the next."""
     return [own.factory(name)(name) for name in ("A", "B", "A")]
 
 
@@ -108,7 +108,7 @@ def test_state_that_can_be_changed_in_place_is_each_pods_own_from_the_first(
 
 
 @pytest.mark.parametrize("text", REBOUND.values(), ids=REBOUND)
-def test_state_that_is_put_in_the_place_of_other_state_is_noticed_and_then_each_pods_own(
+def test_module_state_that_a_pod_replaces_is_noticed_and_is_then_each_pods_own(
     write: Callable[..., None], text: str
 ) -> None:
     write(target=text)
@@ -143,7 +143,7 @@ def pod(env):
 """
 
 
-def test_a_target_that_holds_nothing_that_can_be_changed_is_spared_the_copies(write: Callable[..., None]) -> None:
+def test_the_modules_of_a_target_without_mutable_state_are_not_copied(write: Callable[..., None]) -> None:
     write(target=CONSTANT)
     own = OwnModules("target:pod")
     assert not own.afresh
@@ -202,7 +202,7 @@ def test_state_in_the_package_itself(write: Callable[..., None]) -> None:
     assert pods(OwnModules("package.target:pod")) == [1, 1, 1]
 
 
-def test_a_pods_own_modules_stay_out_of_what_everybody_imports(write: Callable[..., None]) -> None:
+def test_a_pods_own_modules_do_not_replace_those_in_sys_modules(write: Callable[..., None]) -> None:
     write(target="seen = []\ndef pod(env):\n    seen.append(env)\n    return seen")
     own = OwnModules("target:pod")
     everybodys = sys.modules["target"]

@@ -1,4 +1,4 @@
-"""The same program gives the same result as it is, under the real clock, and as plain code in a pod."""
+"""A program gives the same result run directly, with the real clock, and as plain code in a pod."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _planted(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def url(run_server: Server) -> Iterator[str]:
-    """The address of a server that is empty, before and after."""
+    """The address of a server that is emptied before and after."""
     with connect(run_server.url) as client:
         client.flushall()
         yield run_server.url
@@ -52,7 +52,7 @@ def ran(
     method: str = "run",
     together: bool = False,
 ) -> list[str]:
-    """What programs return as calls of two pods of plain code; B begins when A has ended, or with it."""
+    """The results of programs as calls of two pods of plain code; B begins after A, or together with it."""
     names = [f"{number}" for number in range(len(calls))]
     lines = {"A": [Call(f"A{name}", method, call) for name, call in zip(names, calls, strict=True)]}
     lines["B"] = [
@@ -72,13 +72,13 @@ def ran(
 
 
 def really(module: str, program: str, *args: str) -> str:
-    """What the program returns as it is."""
+    """The result of the program when it is run directly."""
     result = importlib.import_module(f"planted.{module}").PROGRAMS[program](*args)
     return repr(asyncio.run(result) if asyncio.iscoroutine(result) else result)
 
 
 def in_general(text: str) -> str:
-    """Without numbers that Python counts through one process, such as those in the names of threads."""
+    """The text without numbers that Python counts up in a process, as in the names of threads."""
     return re.sub(r"(Thread|Dummy|ThreadPoolExecutor)-\d+", r"\1-N", text)
 
 
@@ -88,7 +88,7 @@ def test_a_program_gives_the_same_in_a_pod(run_server: Server, module: str, prog
     real = really(module, program)
     first, second = ran(run_server, module, [(program,)], "inline")
     assert in_general(first) == in_general(real)
-    assert first == second  # the pods share nothing that counts
+    assert first == second  # the pods share no counters
 
 
 @pytest.mark.parametrize(("module", "program"), named_in("plain_redis", "plain_aredis"))
@@ -124,10 +124,10 @@ def test_pods_at_the_same_time_do_not_disturb_each_other(run_server: Server, mod
 @pytest.mark.parametrize(
     ("program", "fault"), [("published", Kill()), ("published", CancelCall()), ("stops_listening", Kill())]
 )
-def test_listeners_hear_the_same_each_time_whatever_befalls_them(
+def test_listeners_hear_the_same_each_time_under_any_fault(
     run_server: Server, tmp_path: Path, program: str, fault: Fault
 ) -> None:
-    """Each schedule is run again now and then: what a listener hears must not depend on how quick the server is."""
+    """Some schedules are run again: what a listener gets must not depend on the speed of the server."""
     lines = {pod: [Call(pod, "run", (program, run_server.url))] for pod in "AB"}
     scenario = NamedScenario("listens", Scenario("listens", lines, faults=[fault], keeps=["*"]))
     target, bounds = named_target("planted.plain_aredis:pod"), Bounds(preemptions=0)

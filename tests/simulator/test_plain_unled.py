@@ -1,4 +1,4 @@
-"""What plain code does that cannot be led ends in a message that names the place, and never in `holds`."""
+"""If plain code does what the harness cannot control, a message names the place, and it is never `holds`."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ UNLED = {
 
 @pytest.fixture(autouse=True)
 def _planted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    """The library lies in another folder than the target."""
+    """Put the library into another folder than the target."""
     library = tmp_path / "elsewhere" / "unnamed_library.py"
     library.parent.mkdir()
     library.write_bytes((HERE / "planted" / library.name).read_bytes())
@@ -58,7 +58,7 @@ def _planted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
 
 
 def explored(server: Server, target: str, method: str, folder: Path, *, on_processes: bool = True) -> Cell:
-    """Two pods at once, whose other calls do nothing that cannot be led."""
+    """Explore two pods at once, whose other calls do nothing that the harness cannot control."""
     scenario = Scenario("calls", {pod: [Call(pod, method)] for pod in "AB"}, keeps=["*"])
     return explore_cell(
         server,
@@ -73,7 +73,9 @@ def explored(server: Server, target: str, method: str, folder: Path, *, on_proce
 
 
 @pytest.mark.parametrize("method", UNLED)
-def test_what_cannot_be_led_is_named_with_its_place(run_server: Server, tmp_path: Path, method: str) -> None:
+def test_what_the_harness_cannot_control_is_named_with_its_place(
+    run_server: Server, tmp_path: Path, method: str
+) -> None:
     cell = explored(run_server, "planted.plain_unled:pod", method, tmp_path)
     assert (cell.verdict, cell.counterexample) == ("inconclusive", None), cell.note
     assert "\n" not in cell.note
@@ -83,7 +85,7 @@ def test_what_cannot_be_led_is_named_with_its_place(run_server: Server, tmp_path
 
 
 @pytest.mark.parametrize("method", ["call", "log"])
-def test_what_a_pod_prints_or_logs_is_left_out_and_named(
+def test_output_and_logs_of_a_pod_are_suppressed_and_noted(
     run_server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str], method: str
 ) -> None:
     cell = explored(run_server, "planted.plain_unled:prints", method, tmp_path, on_processes=False)

@@ -61,7 +61,7 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
 
 
 def values(server: Server) -> list[object]:
-    """What two calls of each of two pods return."""
+    """The results of two calls on each of two pods."""
     lines = {pod: [Call(f"{pod}{number}", "call") for number in range(2)] for pod in "AB"}
     with lab_for("inline", server, named_target("target:pod"), Scenario("calls", lines), seed=1, parts=PARTS) as lab:
         play = lab.play(0)
@@ -138,6 +138,6 @@ def test_dataclasses_with_annotations_as_text_can_be_made(run_server: Server, wr
     assert values(run_server) == [1, 2, 1, 2]
 
 
-def test_own_takes_names_of_modules_alone() -> None:
+def test_podrace_own_refuses_what_is_no_module_name() -> None:
     with pytest.raises(podrace.simulator.errors.UsageError, match="expected names of modules"):
         podrace.own("a-b")

@@ -1,4 +1,4 @@
-"""Each check catches its planted bug, and none speaks up against a target that is correct."""
+"""Each check catches its planted bug, and none reports anything for a correct target."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ ROWS = [scenario.name for scenario in SCENARIOS if scenario.name not in CANNOT_H
 
 
 @pytest.mark.parametrize("scenario", ROWS)
-def test_a_correct_target_is_left_alone(run_server: Server, tmp_path: Path, scenario: str) -> None:
+def test_nothing_is_reported_for_a_correct_target(run_server: Server, tmp_path: Path, scenario: str) -> None:
     cell = explore(run_server, "planted.correct:correct", scenario, tmp_path)
     verdict = "not-applicable" if scenario in NOTHING_TO_STRIKE else "holds"
     assert (cell.verdict, cell.counterexample) == (verdict, None), (cell.words, cell.note)
@@ -96,7 +96,7 @@ def test_a_correct_target_is_left_alone(run_server: Server, tmp_path: Path, scen
 
 
 def test_a_target_that_does_not_say_how_long_a_file_lives_sends_it_too_late(run_server: Server, tmp_path: Path) -> None:
-    """48 hours pass after its last look at the file, before `send`: without `usable_until` no agent can refuse it."""
+    """48 hours pass between its check of the file and `send`; without `usable_until` no agent can refuse it."""
     cell = explore(run_server, "planted.correct:correct", "expired-gemini-file", tmp_path)
     assert (cell.verdict, cell.words) == ("violated", "lost")
     history = (tmp_path / "planted.correct.correct-expired-gemini-file.txt").read_text()
@@ -105,13 +105,13 @@ def test_a_target_that_does_not_say_how_long_a_file_lives_sends_it_too_late(run_
 
 
 def test_a_damaged_place_in_the_queue_strands_its_message(run_server: Server, tmp_path: Path) -> None:
-    """A row that this design does not hold: the queue is a sorted set of ids, and half an id names no message."""
+    """This design violates this row: the queue is a sorted set of ids, and half an id names no message."""
     cell = explore(run_server, "planted.correct:correct", "corrupt-value", tmp_path)
     assert (cell.verdict, cell.words) == ("violated", "stuck")
     assert "damages queue:" in (tmp_path / "planted.correct.correct-corrupt-value.history.jsonl").read_text()
 
 
-def test_what_holds_was_run_on_processes_too(run_server: Server, tmp_path: Path) -> None:
+def test_a_target_that_holds_was_run_on_processes_too(run_server: Server, tmp_path: Path) -> None:
     parts = {**PARTS, "gemini": "planted.correct:Files"}
     cell = explore(
         run_server, "planted.correct:correct", "unready-gemini-file", tmp_path, parts=parts, on_processes=True
@@ -119,13 +119,13 @@ def test_what_holds_was_run_on_processes_too(run_server: Server, tmp_path: Path)
     assert (cell.verdict, cell.note) == ("holds", "")
 
 
-def test_what_holds_in_one_process_alone_is_inconclusive(run_server: Server, tmp_path: Path) -> None:
+def test_a_target_that_holds_only_inline_is_inconclusive(run_server: Server, tmp_path: Path) -> None:
     cell = explore(run_server, "planted.unfit:MainThreadAlone", "crash-before-send", tmp_path, on_processes=True)
     assert cell.verdict == "inconclusive"
     assert cell.note.startswith("it holds in one process, but on processes of its own: message m1 ")
 
 
-def test_scripts_by_their_hash_are_the_same_in_every_run(run_server: Server, tmp_path: Path) -> None:
+def test_scripts_called_by_hash_behave_the_same_in_every_run(run_server: Server, tmp_path: Path) -> None:
     """A server that remembers a script from one schedule to the next would make them differ."""
     cell = explore(run_server, "planted.correct:Registered", "foreign-pod", tmp_path)
     assert (cell.verdict, cell.note) == ("holds", "")

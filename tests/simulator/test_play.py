@@ -1,4 +1,4 @@
-"""One schedule from its first call to rest: defaults, strikes, the clock, and what stands in the history."""
+"""One schedule from its first call to rest: defaults, strikes, the clock, and what is in the history."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Played:
 
     @property
     def told(self) -> list[str]:
-        """The events up to where the run comes to rest, in one word each."""
+        """The events until the run comes to rest, in one word each."""
         words = [str(event.get("kind") or event["type"]) for event in self.events]
         return words[: words.index("rest")]
 
@@ -41,7 +41,7 @@ class Played:
         return next(call for call in self.run.calls if call.name == name)
 
     def ends(self, name: str) -> list[str]:
-        """How the calls of that name ended, one after the other."""
+        """How the calls of that name ended, in order."""
         return [call.type for call in self.run.calls if call.name == name]
 
     def at_rest(self) -> set[str]:
@@ -70,7 +70,7 @@ def play(run_server: Server, monkeypatch: pytest.MonkeyPatch) -> Play:
             try:
                 run = one.run(follow(tuple(_decision(decision) for decision in decisions)))
                 judgement = judge(lab.scenario, run)
-                assert isinstance(run.left, list)  # read before it is cleared away
+                assert isinstance(run.left, list)  # it was read before the keys were deleted
                 events = readable(one.events, Words(run_server.prefix, f"{lab.folder}/", lab.table.texts))
             finally:
                 lab.finish(one)
@@ -89,7 +89,7 @@ def _decision(text: str) -> Any:
 
 @pytest.fixture
 def small(play: Play) -> Play:
-    """Plays calls of a pod that only knows keys."""
+    """Plays calls of a pod that only reads and writes keys."""
 
     def play_small(*decisions: str, target: str = "Keys", **lines: Any) -> Played:
         return play(f"planted.small:{target}", decisions, workload=Workload(keeps=["*"]), **lines)
@@ -133,14 +133,14 @@ def test_an_argument_can_be_what_an_earlier_call_returned(small: Play) -> None:
     assert float(played.run.redis["y"]) == played.call("clocks").value[0]
 
 
-def test_what_a_call_that_failed_would_have_returned_is_nothing(small: Play) -> None:
+def test_an_argument_from_a_call_that_failed_is_none(small: Play) -> None:
     played = small(A=(Call("refused", "refuse"), Call("next", "get", (Ref("refused", 0),))))
     assert played.call("refused").error == "LookupError: not today"
     assert played.ends("next") == ["fail"]  # there is no key None
 
 
 @pytest.mark.parametrize("decisions", [["Q"], ["A", "B"]])
-def test_a_decision_about_nobody_is_the_targets_error(play: Play, decisions: list[str]) -> None:
+def test_a_decision_that_no_actor_can_follow_is_the_targets_error(play: Play, decisions: list[str]) -> None:
     with pytest.raises(TargetError, match="is not where the schedule has it"):
         play(CORRECT, decisions, A=(ADD,), B=(ABSORB,))
 
@@ -148,7 +148,7 @@ def test_a_decision_about_nobody_is_the_targets_error(play: Play, decisions: lis
 # --- rest ---
 
 
-def test_what_was_not_absorbed_is_brought_to_rest_by_a_pod_that_is_left(play: Play) -> None:
+def test_a_surviving_pod_absorbs_what_is_left_at_the_end(play: Play) -> None:
     played = play(CORRECT, ["A", "A", "A kill"], A=(ADD,), B=(add("m2", user="bob"),))
     assert played.at_rest() == {"B"}
     assert len(played.delivered()) == 2
@@ -160,18 +160,18 @@ def test_every_pod_is_asked_for_every_user_that_was_named(play: Play) -> None:
     assert asked == {(pod, user) for pod in "AB" for user in ("alice", "bob", "carol")}
 
 
-def test_where_all_have_died_another_pod_comes(play: Play) -> None:
+def test_if_all_pods_have_died_a_new_pod_absorbs_what_is_left(play: Play) -> None:
     played = play(CORRECT, ["A", "A", "A kill"], A=(ADD, add("m2")))
     assert played.at_rest() == {"next"}
     assert len(played.delivered()) == 1
 
 
-def test_the_pod_that_comes_has_a_name_of_its_own(play: Play) -> None:
+def test_the_new_pod_gets_an_unused_name(play: Play) -> None:
     played = play(CORRECT, ["next", "next", "next kill"], next=(ADD,))
     assert played.at_rest() == {"next-one"}
 
 
-def test_loops_without_an_end_keep_nothing_from_being_judged(small: Play) -> None:
+def test_a_loop_that_never_ends_does_not_prevent_a_verdict(small: Play) -> None:
     played = small(A=(Call("beat", "beat"), Call("put", "put", ("x", 1))))
     assert played.ends("put") == ["ok"]
     assert played.run.redis["x"] == "1"
@@ -229,7 +229,7 @@ def test_a_caller_that_does_not_insist_leaves_its_call_open(play: Play) -> None:
 
 
 @pytest.mark.parametrize(("action", "held"), [("drop-request", None), ("drop-reply", "1")])
-def test_an_error_of_the_targets_own_after_a_broken_connection_leaves_it_open(
+def test_a_call_that_raises_its_own_error_after_a_broken_connection_stays_open(
     small: Play, action: str, held: str | None
 ) -> None:
     played = small("A", f"A {action}", A=(Call("put", "own_error", ("x",)),))
@@ -237,7 +237,7 @@ def test_an_error_of_the_targets_own_after_a_broken_connection_leaves_it_open(
     assert played.run.redis.get("x") == held
 
 
-def test_an_error_with_nothing_broken_says_that_it_was_not_done(small: Play) -> None:
+def test_a_call_that_raises_without_a_broken_connection_has_failed(small: Play) -> None:
     assert small(A=(Call("refused", "refuse"),)).ends("refused") == ["fail"]
 
 
@@ -296,7 +296,7 @@ def test_a_blocking_command_that_nobody_wakes_is_stuck(small: Play) -> None:
 
 
 def test_two_locks_taken_in_two_orders_are_stuck(small: Play) -> None:
-    """The one holds the first lock and the other the second: each waits for what the other has."""
+    """One holds the first lock, the other the second, and each waits for the other's."""
     line = {"A": (Call("one", "one_way"),), "A_2": (Call("other", "other_way"),)}
     assert small(**line).judgement.findings == ()
     played = small("A", "A.2", "A", **line)
@@ -328,19 +328,19 @@ def test_a_key_with_a_time_to_live_leaks_only_where_it_lingers(play: Play) -> No
     assert play("planted.small:Keys", workload=Workload(lingers_s=60), A=calls).kinds == ["leaked"]
 
 
-def test_what_uploads_leave_for_longer_than_a_lease_is_leaked(play: Play) -> None:
+def test_a_key_of_uploads_that_stays_longer_than_a_lease_is_leaked(play: Play) -> None:
     played = play("planted.broken:Leaks", A=(ADD,), B=(ABSORB,))
     assert [one.key for one in played.run.left] == ['seen:["alice", "m1"]']
     assert played.kinds == ["leaked"]
 
 
-def test_what_still_waits_is_stuck_after_every_span_of_time(play: Play) -> None:
+def test_a_message_that_waits_however_much_time_passes_is_stuck(play: Play) -> None:
     played = play("planted.broken:NoLease", ["A", "A", "B", "B", "B kill"], A=(ADD,), B=(ABSORB,))
     assert played.kinds == ["stuck"]
     assert sum(event["passes_s"] for event in played.events if event["type"] == "time") > 400 * 24 * 3600
 
 
-def test_no_run_reads_the_folder_of_its_images(play: Play) -> None:
+def test_events_do_not_contain_the_folder_of_the_images(play: Play) -> None:
     played = play(LOCAL, A=(add("m1", ["image-1"]),))
     assert "podrace-images-" not in str(played.events)
     assert "image-1.png" in str(played.events)

@@ -1,4 +1,4 @@
-"""The harness's own eyes and hands on the server."""
+"""What the harness itself reads and changes on the server."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def probe(server: EmbeddedServer, redis_client: redis.Redis) -> Iterator[Probe]:
 
 @pytest.fixture
 def guest(server: EmbeddedServer, redis_client: redis.Redis) -> Iterator[Probe]:
-    """On a server that is not ours."""
+    """A probe of a server that is not ours."""
     made = Probe(connect(server.url), own=False)
     yield made
     made.close()
@@ -55,7 +55,7 @@ def test_on_our_own_server_a_key_whose_time_is_over_stays_until_the_harness_ends
     probe: Probe, redis_client: redis.Redis
 ) -> None:
     redis_client.set("lease", "held")
-    redis_client.pexpireat("lease", 1)  # long ago
+    redis_client.pexpireat("lease", 1)  # a deadline long ago
     assert (probe.exists("lease"), value(probe, "lease")) == (True, "held")
     probe.delete(["lease"])
     assert not probe.exists("lease")
@@ -170,7 +170,7 @@ def test_damage_to_a_stream_strikes_its_first_entry_and_leaves_its_groups_alone(
     assert 3500 < redis_client.ttl("log") <= 3600
     redis_client.xdel("log", "2-2")
     entries = redis_client.xrange("log")
-    assert not probe.damage("log")  # its old ids are not taken again
+    assert not probe.damage("log")  # a stream does not take its old ids again
     assert redis_client.xrange("log") == entries
 
 

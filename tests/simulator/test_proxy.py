@@ -1,4 +1,4 @@
-"""The proxy between one pod and its server: what is cut off, what is late, what is held."""
+"""The proxy between one pod and its server: it cuts messages off, delays them, or holds them back."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_the_command_of_a_reply_that_is_cut_off_was_done(proxy: Proxy, pod: Any)
 @pytest.mark.parametrize(
     ("conditions", "arrives"), [(Conditions(holds_requests=True), False), (Conditions(holds_replies=True), True)]
 )
-def test_one_way_of_a_partition_holds_what_goes_that_way_until_it_is_over(
+def test_a_one_way_partition_holds_back_that_direction_until_it_is_over(
     proxy: Proxy,
     pod: Any,
     open_client: Callable[..., Any],
@@ -73,7 +73,7 @@ def test_one_way_of_a_partition_holds_what_goes_that_way_until_it_is_over(
     with connect(proxy.url("B")) as other:
         assert other.ping()
     proxy.set("A", Conditions())
-    assert until(lambda: seen.get("x") == b"1")  # late, though its client has long given up
+    assert until(lambda: seen.get("x") == b"1")  # it arrives late, although its client has given up
 
 
 def test_late_replies_are_late(proxy: Proxy, pod: Any) -> None:
@@ -83,7 +83,7 @@ def test_late_replies_are_late(proxy: Proxy, pod: Any) -> None:
     assert time.monotonic() - began_s >= 0.1
 
 
-def test_it_can_lead_to_another_server(proxy: Proxy, pod: Any, until: Callable[..., bool]) -> None:
+def test_the_proxy_can_be_pointed_to_another_server(proxy: Proxy, pod: Any, until: Callable[..., bool]) -> None:
     with EmbeddedServer() as other:
         with connect(other.url) as client:
             client.set("whose", "another's")
@@ -92,13 +92,13 @@ def test_it_can_lead_to_another_server(proxy: Proxy, pod: Any, until: Callable[.
         def is_there() -> bool:
             try:
                 return bool(pod.get("whose") == b"another's")
-            except RedisConnectionError:  # the connection that led to the first one
+            except RedisConnectionError:  # the connection to the first server
                 return False
 
         assert until(is_there)
 
 
-def test_it_ends_with_its_parent(server: EmbeddedServer, tmp_path: Path, until: Callable[..., bool]) -> None:
+def test_the_proxy_ends_with_its_parent(server: EmbeddedServer, tmp_path: Path, until: Callable[..., bool]) -> None:
     with Proxy(tmp_path, ["A"], server.socket_path) as proxy:
         assert proxy._process is not None
         process = psutil.Process(proxy._process.pid)

@@ -95,10 +95,10 @@ def test_ctrl_c_ends_the_session_though_the_service_catches_everything(project: 
 
 
 @pytest.mark.parametrize("on_ci", [False, True])
-def test_a_marked_test_explores_and_fails_with_the_timeline_and_what_repeats_it(
+def test_a_marked_test_explores_and_fails_with_the_timeline_and_the_replay_command(
     project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, on_ci: bool
 ) -> None:
-    for name in ("CI", "BUILD_NUMBER"):  # with one of these pytest's summary holds whole messages
+    for name in ("CI", "BUILD_NUMBER"):  # if one is set, pytest's summary shows whole messages
         monkeypatch.delenv(name, raising=False)
     if on_ci:
         monkeypatch.setenv("CI", "true")
@@ -116,7 +116,9 @@ def test_a_marked_test_explores_and_fails_with_the_timeline_and_what_repeats_it(
     assert not on_ci or summary.endswith("::test_pays - Failed: wallet:pod wallet:PAY: lost")
 
 
-def test_a_factory_and_a_scenario_may_be_given_as_they_are_and_the_cell_be_looked_at(project: pytest.Pytester) -> None:
+def test_the_marker_takes_a_factory_and_a_scenario_as_objects_and_the_test_gets_the_cell(
+    project: pytest.Pytester,
+) -> None:
     project.makepyfile(
         """
         import pytest, wallet
@@ -129,7 +131,9 @@ def test_a_factory_and_a_scenario_may_be_given_as_they_are_and_the_cell_be_looke
     run(project).assert_outcomes(passed=1)
 
 
-def test_what_nobody_knows_fails_and_what_no_fault_could_strike_is_skipped(project: pytest.Pytester) -> None:
+def test_an_inconclusive_cell_fails_and_one_whose_fault_had_nothing_to_strike_is_skipped(
+    project: pytest.Pytester,
+) -> None:
     project.makepyfile(
         "import pytest\n"
         + marked("IDLE", "idle")
@@ -149,7 +153,7 @@ def test_what_nobody_knows_fails_and_what_no_fault_could_strike_is_skipped(proje
 
 
 def found(project: pytest.Pytester) -> Path:
-    """A counterexample under the tests' folder, from a process of its own: pytester takes modules out of this one."""
+    """A counterexample under the tests' folder, made in another process: pytester removes modules from this one."""
     explore = "podrace.explore('wallet:pod', 'wallet:PAY', folder=pathlib.Path(), on_processes=False)"
     result = project.run(sys.executable, "-c", f"import pathlib, podrace; print({explore}.counterexample)")
     return project.path / result.outlines[-1]
@@ -177,7 +181,9 @@ def test_where_its_schedule_no_longer_fits_the_scenario_is_explored_again_and_th
     assert "explored again within 2 preemptions and 1 faults: ok" in result.stdout.str()
 
 
-def test_a_change_that_does_not_mend_it_fails_where_the_schedule_no_longer_fits(project: pytest.Pytester) -> None:
+def test_a_target_that_changed_but_is_still_broken_fails_though_its_schedule_no_longer_fits(
+    project: pytest.Pytester,
+) -> None:
     found(project)
     project.makepyfile(wallet=WALLET.replace('self.redis.get("paid") or', 'self.redis.getrange("paid", 0, -1) or'))
     result = run(project)
@@ -186,7 +192,7 @@ def test_a_change_that_does_not_mend_it_fails_where_the_schedule_no_longer_fits(
     assert "10 were paid, 5 are there" in result.stdout.str()
 
 
-def test_a_damaged_counterexample_is_told_in_one_line(project: pytest.Pytester) -> None:
+def test_a_damaged_counterexample_is_reported_in_one_line(project: pytest.Pytester) -> None:
     (project.path / "broken.podrace.json").write_text("{", encoding="utf-8")
     result = run(project)
     result.assert_outcomes(failed=1)
@@ -288,8 +294,8 @@ def test_under_xdist_each_worker_has_a_server(project: pytest.Pytester) -> None:
     assert first != second
 
 
-def test_it_costs_collection_nothing_to_speak_of(project: pytest.Pytester) -> None:
-    """What it imports besides pytest and what pytest imports is next to nothing."""
+def test_the_plugin_hardly_slows_collection_down(project: pytest.Pytester) -> None:
+    """It imports almost nothing that pytest does not import itself."""
     code = (
         "import sys, pytest, tempfile; before = set(sys.modules)\n"
         "import podrace.simulator.app.pytest_plugin\n"
@@ -300,7 +306,7 @@ def test_it_costs_collection_nothing_to_speak_of(project: pytest.Pytester) -> No
     assert told.split() == ours
 
 
-def test_coroutine_functions_and_other_plugins_stand_beside_it(project: pytest.Pytester) -> None:
+def test_the_plugin_works_with_coroutine_tests_and_other_plugins(project: pytest.Pytester) -> None:
     project.makepyfile(
         """
         import pytest

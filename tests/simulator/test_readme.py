@@ -56,7 +56,7 @@ def test_the_example_is_short(wallet: Path) -> None:
 
 @pytest.fixture
 def race(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The service as it is, its scenario and its test, each in its file."""
+    """The unchanged service, its scenario and its test, each in its file."""
     for block in python_blocks():
         name, _, text = block.partition("\n")
         if name.startswith("# "):

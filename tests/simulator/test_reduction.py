@@ -1,6 +1,6 @@
-"""Leaving out equivalent orders leaves out no outcome: small programs, explored with the reduction and without it.
+"""The reduction, which skips equivalent orders, loses no outcome: small programs are explored with and without it.
 
-An outcome is what every call returned, which call had ended before which other began, and all keys.
+An outcome is what every call returned, which call ended before which other began, and all keys.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ HIDDEN = "return redis.call('INCR', string.sub(KEYS[1], 1, -2) .. 'y')"
 
 @dataclass(frozen=True)
 class Space:
-    """All schedules of some programs, and what came out of them."""
+    """All schedules of some programs, and their outcomes."""
 
     run: int
     outcomes: Outcomes
@@ -156,7 +156,7 @@ def test_calls_that_wait_for_each_other(explore: Explore) -> None:
 
 
 def test_a_lost_update_is_among_the_outcomes(explore: Explore) -> None:
-    """So that two empty sets are not what is compared."""
+    """Else the comparisons above might compare two empty sets."""
     found = explore(PROGRAMS["a lost update"], Bounds(preemptions=8, faults=0))
     read = {tuple(value for _, _, value, _ in calls) for calls, _, _ in found.outcomes}
     assert {
@@ -172,8 +172,8 @@ def test_orders_of_pods_that_share_no_key_are_left_out(explore: Explore) -> None
     assert explore(lines, bounds).run <= explore(lines, replace(bounds, reduce=False)).run / 4
 
 
-def test_what_actors_of_one_pod_hear_never_commutes(explore: Explore) -> None:
-    """They share the pod's memory, whatever keys they touch; what they do outside the pod they do not share."""
+def test_replies_to_actors_of_one_pod_never_commute(explore: Explore) -> None:
+    """They share the pod's memory, whatever keys they touch; only their steps outside the pod commute."""
     put: Program = (("INCR", "x"), ("PUT", "m", "A"), ("INCR", "x"))
     lines = {"A": put, "A.2": (("INCR", "y"), ("PUT", "m", "A.2"), ("INCR", "y"), ("READ", "m"))}
     bounds = Bounds(preemptions=8, faults=0)

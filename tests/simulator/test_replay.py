@@ -1,6 +1,6 @@
 """A schedule that does not fit its target is no verdict, and damaged files say so.
 
-That every counterexample of the matrix runs again, test_scenarios.py shows.
+test_scenarios.py shows that every counterexample of the matrix runs again.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def test_a_schedule_that_does_not_fit_the_target_gives_no_verdict(
 
 
 @pytest.mark.parametrize("fleet", ["inline", "processes"])
-def test_a_target_that_has_changed_since_is_told_with_the_step(
+def test_a_target_that_has_changed_since_is_reported_with_the_step(
     run_server: Server, saved: SavedSchedule, fleet: str
 ) -> None:
     actor, action, what = saved.decisions[1]

@@ -103,8 +103,8 @@ def test_a_reproduction(tmp_path: Path, target: str, verdict: str, lost: int) ->
     assert ("upload status completed" in said[1]) == (target == "shared")
 
 
-def test_what_a_pod_reads_after_it_has_sent_is_not_the_moment_before() -> None:
-    """It may look for more messages: T2 is its last read before it sends, so that T2 comes before T3."""
+def test_t2_is_the_last_read_before_the_send() -> None:
+    """It may read again after it sends; T2 is its last read before, so that T2 comes before T3."""
     steps = [
         (40, "redis", "LRANGE temp_messages:user-1 0 -1"),
         (45, "redis", "GET upload_status:u"),
@@ -156,7 +156,7 @@ def test_the_default_run_shows_the_bug_and_its_fix(default_run: Any) -> None:
 
 
 def test_the_output_fits_a_narrow_terminal(default_run: Any) -> None:
-    *timelines, _, _, _, _ = default_run.out.splitlines()  # an empty line, one a target, the run's folder
+    *timelines, _, _, _, _ = default_run.out.splitlines()  # an empty line, one line for each target, the run's folder
     assert max(map(len, timelines)) <= 40
 
 
@@ -211,7 +211,7 @@ def test_the_result_has_the_form_of_the_design(default_run: Any, podrace_once: P
 def test_eight_pods_lose_seven_of_eight_images_and_json_is_all_that_is_printed(podrace: Podrace) -> None:
     ended = podrace("reproduce", "--pods", "8", "--uploads", "16", "--json", "--run-dir", "run")
     assert (ended.code, ended.err, ended.left) == (0, "", [])
-    document = json.loads(ended.out)  # one document, else this raises
+    document = json.loads(ended.out)  # raises if it is not exactly one document
     assert ended.out.startswith("{\n")
     assert document == json.loads((podrace.folder / "run" / "result.json").read_text(encoding="utf-8"))
     counts = {cell["target"]: cell["counts"] for cell in document["cells"]}
@@ -235,7 +235,7 @@ def test_the_users_own_pictures(podrace: Podrace) -> None:
     ended = podrace("reproduce", "--images", "own", "--uploads", "4")
     assert (ended.code, ended.err) == (0, "")
     assert "shared  foreign-pod   kept  4 of 4" in ended.out
-    assert "local   foreign-pod   LOST  2 of 4 images" in ended.out  # two of them are absorbed where they came in
+    assert "local   foreign-pod   LOST  2 of 4 images" in ended.out  # two are absorbed by the pod that accepted them
     (run,) = (podrace.folder / "runs").iterdir()
     assert f"run: runs/{run.name}" in ended.out
     assert sorted(path.name for path in own.iterdir()) == ["a photo.jpg", "b.png"]
@@ -243,7 +243,7 @@ def test_the_users_own_pictures(podrace: Podrace) -> None:
 
 @pytest.fixture(scope="module")
 def foreign(tcp_server: TcpServers) -> Iterator[Any]:
-    """A server as somebody else runs it: TCP, a password, keys of his own."""
+    """A server as somebody else runs it: TCP, a password, foreign keys."""
     with tcp_server(config={"requirepass": SECRET}) as server:
         yield server
 
@@ -324,7 +324,7 @@ def test_a_run_folder_that_cannot_be_written(podrace: Podrace) -> None:
 
 
 @pytest.mark.parametrize("password", ["wrong" + SECRET, ""])
-def test_a_server_that_needs_another_password(podrace: Podrace, foreign: Any, password: str) -> None:
+def test_a_server_that_needs_another_password_is_refused(podrace: Podrace, foreign: Any, password: str) -> None:
     before = set(podrace.folder.rglob("*"))
     ended = podrace("reproduce", "--redis-url", url_of(foreign, password) if password else foreign.tcp_url)
     assert_refused(podrace, ended, before)
@@ -332,8 +332,8 @@ def test_a_server_that_needs_another_password(podrace: Podrace, foreign: Any, pa
     assert "password" in ended.err
 
 
-def test_a_server_that_nothing_answers_for_is_told_within_2_s(podrace: Podrace) -> None:
-    """Beyond what it takes to be told of a port where nobody listens: that is the start-up."""
+def test_a_server_that_does_not_answer_is_reported_within_2_s(podrace: Podrace) -> None:
+    """At most 2 s longer than for a closed port, for which the command takes only its start-up time."""
     before = set(podrace.folder.rglob("*"))
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))

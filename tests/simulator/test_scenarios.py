@@ -1,4 +1,4 @@
-"""The catalogue: its names and numbers, and that every cell is what its table expects, here and on processes."""
+"""The catalogue: its names and numbers, and that every cell is as its table expects, inline and on processes."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_a_call_that_is_not_there_is_refused(call: Call) -> None:
         Scenario("odd", {"A": [call]})
 
 
-def test_pods_are_what_the_lines_name() -> None:
+def test_the_pods_of_a_scenario_are_those_of_its_lines() -> None:
     lines = {"A": [Call("one", "get")], "B": [], "A.reader": [Call("two", "get")]}
     assert Scenario("pods", lines).pods == ("A", "B")
 
@@ -148,7 +148,7 @@ def assert_replays(server: Server, target: NamedTarget, scenario: Scenario, file
 
 
 def steps_of(events: Any) -> list[Any]:
-    """Who did what and what became of it; not what came back, in which the URI of a file differs."""
+    """Who did what with which action; replies are left out, as the URIs of files in them differ."""
     return [
         (event["actor"], event["kind"], event["action"], event["what"].split(" ")[0])
         for event in events

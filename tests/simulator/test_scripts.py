@@ -1,4 +1,4 @@
-"""Which scripts are provably clean: each claim is held against what the server does when the script runs."""
+"""Which scripts are provably clean: each claim is compared with what the server does when the script runs."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ DIRTY = {
 
 
 def touched_by(client: redis.Redis, script: str) -> set[bytes]:
-    """The keys that are there after the script ran on a server that held `declared` and `witness`."""
+    """The keys after the script has run on a server with the keys `declared` and `witness`."""
     client.mset({"declared": 0, "witness": 0})
     client.eval(script, 1, "declared", "other", "SET")
     return set(client.keys())

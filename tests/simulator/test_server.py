@@ -1,4 +1,4 @@
-"""The servers: the embedded one lives and dies as told, a foreign one is left as it was found."""
+"""The servers: the embedded one starts and ends as told, a foreign one is left unchanged."""
 
 from __future__ import annotations
 
@@ -229,9 +229,9 @@ def child_process(body: str) -> Iterator[tuple[subprocess.Popen[str], Path]]:
 
     def end() -> None:
         with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)  # its own children too
+            os.killpg(process.pid, signal.SIGKILL)  # with its own children
 
-    at_the_latest = threading.Timer(20.0, end)  # a broken one must fail, not hang
+    at_the_latest = threading.Timer(20.0, end)  # if it is broken the test must fail, not hang
     at_the_latest.start()
     with process:
         try:
@@ -253,7 +253,7 @@ def test_nothing_stays_when_the_parent_dies(number: signal.Signals, until: Until
         pid = read_pid(process)
         assert folder.is_dir()
         assert not is_gone(pid)
-        os.killpg(process.pid, number)  # as Ctrl-C does: to all of the group
+        os.killpg(process.pid, number)  # to the whole group, as Ctrl-C does
         process.wait(10)
         assert process.returncode != 0
         assert until(lambda: is_gone(pid))
@@ -267,7 +267,7 @@ def test_nothing_stays_when_the_parent_forgets_to_stop(until: Until, is_gone: Is
 
 
 def is_forgotten(folder: Path) -> bool:
-    """No folder, no guardian (it has the folder as an argument), no server (it works in the folder)."""
+    """Whether folder, guardian (which has the folder as argument) and server (which runs in it) are gone."""
     commands = subprocess.run(["ps", "-A", "-o", "args="], capture_output=True, text=True).stdout
     places = []
     for link in Path("/proc").glob("[0-9]*/cwd"):
@@ -282,7 +282,7 @@ def test_nothing_stays_when_the_parent_dies_while_it_starts(delay_ms: int, until
         threading.Event().wait(delay_ms / 1000)
         process.kill()
         process.wait(10)
-        # twice: a guardian between its fork and its first instruction is not to be seen yet
+        # twice, because a guardian cannot be seen between its fork and its first instruction
         for _ in range(2):
             assert until(lambda: is_forgotten(folder))
             threading.Event().wait(0.02)
@@ -298,7 +298,7 @@ def test_nothing_stays_when_the_parent_dies_between_kill_and_start(until: Until)
         assert until(lambda: not folder.exists())
 
 
-def test_nothing_stays_though_children_of_the_parent_live_on(until: Until, is_gone: IsGone) -> None:
+def test_nothing_stays_even_if_children_of_the_parent_live_on(until: Until, is_gone: IsGone) -> None:
     body = STARTED + (
         "\nimport subprocess"
         "\nfrom subprocess import DEVNULL"

@@ -103,7 +103,7 @@ def test_every_pod_has_a_column_and_redis_the_last() -> None:
     lost = next(line for line in lines if "request lost" in line)
     assert lost.index("SET k v (never arrived)") == head.index("Redis")
     asides = [line for line in lines if "──" in line]
-    assert len(asides) == 3  # time, and the two of the rest
+    assert len(asides) == 3  # one for time, and two for the rest phase
     assert "30 s; over: k" in asides[0]
 
 
@@ -116,7 +116,7 @@ def test_an_event_that_shows_nothing_takes_no_line() -> None:
 
 
 def why(kind: str, subject: str, *raw: Event) -> str:
-    """What the sentence says after what went wrong."""
+    """The reason in the sentence, which follows what went wrong."""
     told = sentence(readable(raw, Words("run:")), Judgement((Finding(kind, subject, "It is wrong"),)))
     assert told.startswith("It is wrong")
     assert told.endswith(".")

@@ -29,7 +29,7 @@ def files_of(folder: Path) -> dict[str, bytes]:
 
 
 def told(cells: Sequence[Cell]) -> list[Cell]:
-    """Without what differs from run to run."""
+    """The cells without what differs from run to run."""
     return [
         replace(cell, elapsed_s=0, counterexample=cell.counterexample and Path(cell.counterexample).name)
         for cell in cells
@@ -38,7 +38,7 @@ def told(cells: Sequence[Cell]) -> list[Cell]:
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Cell], dict[str, bytes]]:
-    """What one worker finds, and the files that it leaves."""
+    """The cells that one worker finds, and the files that it leaves."""
     folder = tmp_path_factory.mktemp("alone")
     with open_server(None) as server:
         return told(list(explore_here(JOBS, server, folder, lambda job, schedules: None))), files_of(folder)
@@ -67,7 +67,7 @@ def test_a_scheduler_that_is_not_there_is_a_wrong_address() -> None:
         pass
 
 
-def test_a_worker_that_dies_is_told_with_what_it_explored(tmp_path: Path) -> None:
+def test_a_worker_that_dies_is_reported_with_the_cell_that_it_explored(tmp_path: Path) -> None:
     def kill(executor: Any) -> None:
         for process in executor._processes.values():
             process.kill()

@@ -35,7 +35,7 @@ from podrace.simulator.world.steps import (
 
 
 class Script:
-    """A gate that says what a test told it to, then GO, and notes what passes."""
+    """A gate that answers with the given actions, then with GO, and records what passes."""
 
     virtual = False
     answer: Any = None
@@ -71,7 +71,7 @@ class Script:
         return 0.0
 
     def sleep(self, seconds: float) -> None:
-        """Time stands still."""
+        """Does nothing: time stands still."""
 
     def spawn(self, name: str, function: Callable[[], None]) -> None:
         function()
@@ -84,7 +84,7 @@ class Script:
 def client_of(
     request: pytest.FixtureRequest, server: EmbeddedServer, redis_client: redis.Redis
 ) -> Iterator[Callable[..., redis.Redis]]:
-    """A gated client; `redis_client` looks on and empties the server."""
+    """A gated client; `redis_client` inspects and empties the server."""
     clients = []
 
     def make(gate: Script, retries: int = 0) -> redis.Redis:
@@ -137,7 +137,7 @@ def test_with_a_retry_the_clients_own_second_try_is_a_step_too(client_of: Make, 
     assert len(gate.replies) == 2
 
 
-def test_a_retry_is_lost_as_well_where_both_are(client_of: Make, redis_client: redis.Redis) -> None:
+def test_a_retry_whose_reply_is_lost_too_breaks_the_call(client_of: Make, redis_client: redis.Redis) -> None:
     gate = Script(DROP_REPLY, DROP_REPLY)
     with pytest.raises(BrokenError):
         client_of(gate, retries=1).rpush("k", "v")
@@ -153,7 +153,7 @@ def test_a_transaction_is_one_step(client_of: Make) -> None:
 
 
 def test_a_pipeline_without_a_transaction_is_a_step_a_command(client_of: Make) -> None:
-    """Somebody else's command can come between two of them."""
+    """Another client's command can come between two of them."""
     gate = Script()
     pipe = client_of(gate).pipeline(transaction=False)
     assert pipe.set("a", 1).get("a").execute() == [True, b"1"]
@@ -216,7 +216,7 @@ def test_a_watched_key_that_changes_ends_the_transaction(client_of: Make, redis_
 
 
 def test_a_pod_that_dies_while_it_watches_takes_no_further_step(client_of: Make) -> None:
-    """redis-py wants to UNWATCH when the pipeline is cleared away: there is nobody left to do it."""
+    """redis-py sends UNWATCH when it resets the pipeline, but a dead pod must not."""
     gate = Script()
     client = client_of(gate)
 
@@ -261,7 +261,7 @@ def test_a_call_of_a_service_passes_the_gate(image: Path) -> None:
     assert len(files.files()) == 1
 
 
-def test_what_can_be_read_from_an_open_file_stands_in_the_step(image: Path) -> None:
+def test_the_step_of_an_upload_shows_the_readable_content_of_an_open_file(image: Path) -> None:
     gate, files = Script(), InProcessFiles()
     with image.open("rb") as opened:
         gated_files(files, gate).upload(file=opened, config={"mime_type": "image/png"})
@@ -303,7 +303,7 @@ def test_uploading_a_missing_file_raises_file_not_found(tmp_path: Path) -> None:
 
 
 def test_what_is_sent_is_a_copy_as_it_was_before_the_step() -> None:
-    """Its owner may change it while the step waits, and afterwards."""
+    """The caller may change the parts while the step waits, and afterwards."""
     parts = [{"type": "text", "text": "as it was"}]
     gate, memory = Script(), Memory()
     gate.before = lambda kind, args: parts[0].update(text="changed") or GO  # type: ignore[method-assign,func-returns-value]
@@ -379,7 +379,7 @@ def test_a_service_can_be_reached_by_name_and_as_an_attribute(env_of: Callable[.
         _ = env.gemini
 
 
-def test_a_connection_that_no_fault_broke_is_told(server: EmbeddedServer) -> None:
+def test_a_connection_that_breaks_without_a_fault_is_reported(server: EmbeddedServer) -> None:
     gate = Script()
     client = gated_client(connect("unix:///nowhere/redis.sock"), gate)
     with pytest.raises(BrokenError):

@@ -1,4 +1,4 @@
-"""The correct target with one thing wrong in each: what the checks must catch."""
+"""Variants of the correct target with one bug each, which the checks must catch."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ class PopBeforeDelivery(Correct):
         return claimed(self.script(POP, self.keys(user_id)))
 
     def ack(self, user_id: str, token: str, message_id: str) -> None:
-        """Popped already."""
+        """Does nothing: the message was popped already."""
 
 
 class AcceptInMemory(Correct):
-    """Promises what its own memory alone knows, until it absorbs."""
+    """Accepts a message that is only in its own memory until it absorbs."""
 
     def __init__(self, env: PodEnv) -> None:
         super().__init__(env)
@@ -71,7 +71,7 @@ class CleanUpBeforeSend(Correct):
 
 
 class PushWithoutId(Correct):
-    """Every application of a push is another message."""
+    """A push that is applied twice makes two messages."""
 
     def accept(self, user_id: str, message_id: str, parts: list[dict[str, Any]]) -> None:
         self.env.redis.rpush(self.keys(user_id)[0], json.dumps(parts))
@@ -87,14 +87,14 @@ class PushWithoutId(Correct):
 
 
 class SendWithoutId(Correct):
-    """The receiver cannot tell a batch that it has already from a new one."""
+    """Without a batch id the receiver cannot recognise a batch that it has already."""
 
     def deliver(self, user_id: str, message_id: str, parts: list[dict[str, Any]]) -> None:
         self.env.memory.send(user_id, parts)
 
 
 class UnlockWithoutOwnership(SendWithoutId):
-    """A lock that whoever is done with it frees."""
+    """Deletes the lock without checking who owns it."""
 
     def claim(self, user_id: str, token: str) -> Any:
         return claimed(self.script(READ, self.keys(user_id)))
@@ -112,14 +112,14 @@ class UnlockWithoutOwnership(SendWithoutId):
 
 
 class NoLease(Correct):
-    """A claim that outlives whoever made it."""
+    """A claim without a time to live, which stays when its pod dies."""
 
     def claim(self, user_id: str, token: str) -> Any:
         return claimed(self.script(CLAIM_FOR_EVER, self.keys(user_id), token))
 
 
 class AckByPosition(Correct):
-    """Whatever is first in the queue is what was delivered."""
+    """Acknowledges whatever is first in the queue."""
 
     def ack(self, user_id: str, token: str, message_id: str) -> None:
         keys = [*self.keys(user_id), self.seen(user_id, message_id)]
@@ -127,7 +127,7 @@ class AckByPosition(Correct):
 
 
 class SwallowedError(Correct):
-    """Accepts, whatever Redis says."""
+    """Accepts even if Redis has answered with an error."""
 
     def accept(self, user_id: str, message_id: str, parts: list[dict[str, Any]]) -> None:
         try:
@@ -137,7 +137,7 @@ class SwallowedError(Correct):
 
 
 class WrongUser(Correct):
-    """One queue for users whose names differ in nothing but their type."""
+    """One queue for users whose names differ only in their type."""
 
     def add_message(self, user_id: Any, text: str, images: Sequence[Path | Placeholder], message_id: str) -> Any:
         return super().add_message(str(user_id), text, images, message_id)
@@ -163,7 +163,7 @@ class SkipsFailedImages(Correct):
 
 
 class PoisonStops(Correct):
-    """What the memory agent refuses is tried again, for ever, before all else."""
+    """Tries a message that the memory agent refuses again for ever, before all others."""
 
     def deliver(self, user_id: str, message_id: str, parts: list[dict[str, Any]]) -> None:
         self.env.memory.send(user_id, parts, batch_id=f"{user_id}/{message_id}")
@@ -191,27 +191,27 @@ class ForgetsStatus(Correct):
 
 
 class StatusGoesBack(ForgetsStatus):
-    """A status that is no longer there is taken for one that is not there yet."""
+    """Treats a status that is gone as one that is not there yet."""
 
     otherwise = "pending"
 
 
 class NotInTheContract(Correct):
-    """A word for a status that nobody has agreed on."""
+    """Returns a status word that is not in the contract."""
 
     def upload_status(self, placeholder: Placeholder) -> dict[str, Any]:
         return super().upload_status(placeholder) | {"status": "done"}
 
 
 class CompletedWithoutAFile(Correct):
-    """Says completed, and not where the file is."""
+    """Says completed without saying where the file is."""
 
     def upload_status(self, placeholder: Placeholder) -> dict[str, Any]:
         return {"status": "completed", "result": None}
 
 
 class CompletedBeforeUploaded(Correct):
-    """Says completed at once, and uploads when it finds the time."""
+    """Says completed at once, and uploads later."""
 
     def upload(self, path: Path) -> Placeholder:
         name = f"files/{path.stem}"
@@ -221,7 +221,7 @@ class CompletedBeforeUploaded(Correct):
 
 
 class NamesEverything(Correct):
-    """Delivers nothing, and names all of it as missing."""
+    """Delivers no image, and names every one as missing."""
 
     def usable(self, part: dict[str, Any]) -> dict[str, Any]:
         if part["type"] != "uploaded":
@@ -230,7 +230,7 @@ class NamesEverything(Correct):
 
 
 class NamesTheMessage(Correct):
-    """Delivers no message, and names each as missing."""
+    """Delivers no message, and names every one as missing."""
 
     def deliver(self, user_id: str, message_id: str, parts: list[dict[str, Any]]) -> None:
         missing = {"type": "missing_message", "message_id": message_id, "reason": "not today"}
@@ -238,28 +238,28 @@ class NamesTheMessage(Correct):
 
 
 class SendsWhatIsNotReady(Correct):
-    """The file was uploaded: no need to look whether it is of any use."""
+    """Sends an uploaded file without checking that it is usable."""
 
     def usable(self, part: dict[str, Any]) -> dict[str, Any]:
         return {"type": "google_cloud_file_uri", "google_cloud_file_uri": part["uri"]} if "uri" in part else part
 
 
 class NewestFirst(Correct):
-    """A stack in the place of a queue."""
+    """Uses a stack instead of a queue."""
 
     def claim(self, user_id: str, token: str) -> Any:
         return claimed(self.script(CLAIM.replace("'ZRANGE'", "'ZREVRANGE'"), self.keys(user_id), token, LEASE_MS))
 
 
 class OneQueue(Correct):
-    """One queue for all: whoever absorbs gets what is next, whose it is or not."""
+    """One queue for all users: absorbing delivers the next message, even of another user."""
 
     def keys(self, user_id: str) -> list[str]:
         return super().keys("everybody")
 
 
 class TwoLocks(Correct):
-    """Takes two locks in one order to absorb, and in the other to tell a status."""
+    """Takes two locks in one order to absorb, and in the other order to return a status."""
 
     def __init__(self, env: PodEnv) -> None:
         super().__init__(env)
@@ -279,7 +279,7 @@ class TwoLocks(Correct):
 
 
 class Waits(Correct):
-    """Waits for a word that nobody says."""
+    """Waits for something that nobody ever writes."""
 
     def absorb(self, user_id: str) -> int:
         self.env.redis.blpop([f"{self.env.prefix}never"], timeout=0)
@@ -287,7 +287,7 @@ class Waits(Correct):
 
 
 class PollsAsleep(Correct):
-    """Looks again and again for what nobody writes, before it delivers."""
+    """Before it delivers, it polls for something that nobody ever writes."""
 
     def absorb(self, user_id: str) -> int:
         while not self.env.redis.get(f"{self.env.prefix}never"):
@@ -296,7 +296,7 @@ class PollsAsleep(Correct):
 
 
 class AcceptsInTwoSteps(Correct):
-    """The id is noted first, the message queued after: between the two, it counts as accepted."""
+    """Stores the id first and queues the message afterwards: in between it counts as accepted."""
 
     def accept(self, user_id: str, message_id: str, parts: list[dict[str, Any]]) -> None:
         seen = self.seen(user_id, message_id)

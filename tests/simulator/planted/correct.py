@@ -1,8 +1,8 @@
-"""The smallest target that keeps the promise: one Lua script a transition, images uploaded before accepting.
+"""The smallest correct target: one Lua script for each transition, images uploaded before accepting.
 
-A message is delivered under its own id as batch id, and leaves the queue by id. A claim is a lease that
-only its owner gives up. A message keeps the content of its images, so that whoever delivers it can upload again
-what is no longer there or belongs to another key. Whatever cannot be delivered is named as missing, with the reason.
+A message is delivered with its own id as batch id, and leaves the queue by id. A claim is a lease that
+only its owner gives up. A message keeps the content of its images, so that the pod that delivers it can upload a
+file again if it is gone or belongs to another key. What cannot be delivered is named as missing, with the reason.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class Correct:
         return {"status": "completed" if "uri" in result else "failed", "result": result}
 
     def wait_for_upload(self, placeholder: Placeholder) -> dict[str, Any]:
-        """Over before anybody has the placeholder."""
+        """Returns at once: the upload ends before anybody has the placeholder."""
         result: dict[str, Any] = placeholder["result"]
         return result
 
@@ -94,7 +94,7 @@ class Correct:
         return {"type": "uploaded", **result} if "uri" in result else result
 
     def usable(self, part: dict[str, Any]) -> dict[str, Any]:
-        """The part as the memory agent takes it: a file that is ready, and readable with this pod's key."""
+        """The part with a file that is ready and readable with this pod's key, so that the memory agent takes it."""
         if part["type"] != "uploaded":
             return part
         try:
@@ -111,7 +111,7 @@ class Correct:
     def file_of(self, part: dict[str, Any]) -> Any:
         try:
             return self.env.gemini.get(name=part["name"])
-        except Exception:  # gone, or another key's
+        except Exception:  # the file is gone, or belongs to another key
             content = io.BytesIO(base64.b64decode(part["content"]))
             return self.env.gemini.upload(file=content, config={"mime_type": "image/png"})
 
@@ -136,7 +136,7 @@ class Correct:
         self.script(ACK, [*self.keys(user_id), self.seen(user_id, message_id)], token, message_id, REMEMBER_MS)
 
     def keys(self, user_id: str) -> list[str]:
-        """The ids in their order, the messages by id, the claim."""
+        """The keys of the ordered ids, of the messages by id, and of the claim."""
         return [f"{self.env.prefix}{kind}:{user_id}" for kind in ("queue", "messages", "claim")]
 
     def seen(self, user_id: str, message_id: str) -> str:
@@ -147,7 +147,7 @@ class Correct:
 
 
 def claimed(found: Any) -> tuple[str, list[dict[str, Any]]] | None:
-    """The id and the parts that a script has found; what is damaged is named as missing."""
+    """The id and the parts that a script has found; a damaged message is named as missing."""
     if not found:
         return None
     message_id = found[0].decode()
@@ -174,14 +174,14 @@ def correct(env: PodEnv) -> Correct:
 
 
 class Registered(Correct):
-    """By EVALSHA, as redis-py's register_script does it."""
+    """Calls its scripts by EVALSHA, as redis-py's register_script does."""
 
     def script(self, text: str, keys: list[str], *args: Any) -> Any:
         return self.env.redis.register_script(text)(keys=keys, args=args)
 
 
 class Files(GeminiFiles):
-    """The real client, of which this target needs two things more."""
+    """The real client with the two other methods that this target needs."""
 
     def upload(self, *, file: Any, config: Any = None) -> Any:
         return self.files.upload(file=file, config=config)

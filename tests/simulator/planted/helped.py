@@ -1,4 +1,4 @@
-"""Services whose search shows another thing each to whoever helps with it."""
+"""Services for searches that are split over processes; each tests one thing that a helper process may meet."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ RACE = Scenario(
     workload=Workload(keeps=["*"]),
     faults=(Kill(),),
 )
-"""Two pods count something that they share, and something of their own."""
+"""Each of two pods increments a shared key and a key of its own."""
 
 
 class DependsOnItsProcess(Keys):
-    """As code does that goes through a set of texts: their hashes differ from process to process."""
+    """Behaves differently in a helper process, as code does that depends on the hashes of strings."""
 
     def increment(self, name: str) -> int:
         if multiprocessing.parent_process() is not None:
@@ -37,7 +37,7 @@ class OtherValuesInItsProcess(Keys):
 
 
 class SleepsInARace(Keys):
-    """Does what cannot be led, where the other has counted meanwhile."""
+    """Sleeps for real, which the harness cannot control, if the other pod has counted meanwhile."""
 
     def increment(self, name: str) -> int:
         before = int(self.env.redis.get(self.key(name)) or 0)
@@ -47,7 +47,7 @@ class SleepsInARace(Keys):
 
 
 class PrintsInARace(Keys):
-    """Prints where the other has counted meanwhile."""
+    """Prints if the other pod has counted meanwhile."""
 
     def increment(self, name: str) -> int:
         before = int(self.env.redis.get(self.key(name)) or 0)
@@ -57,7 +57,7 @@ class PrintsInARace(Keys):
 
 
 class Remembers(Keys):
-    """Keeps something in its module where the other has counted meanwhile."""
+    """Keeps state in its module if the other pod has counted meanwhile."""
 
     def increment(self, name: str) -> int:
         before = int(self.env.redis.get(self.key(name)) or 0)
@@ -71,7 +71,7 @@ remembered: Any = None
 
 
 class Scripts(Keys):
-    """Sends one script always, and another where the other has counted meanwhile."""
+    """Always sends one script, and a second one if the other pod has counted meanwhile."""
 
     def __init__(self, env: PodEnv) -> None:
         super().__init__(env)

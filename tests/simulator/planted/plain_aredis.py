@@ -114,7 +114,7 @@ async def published(url: str) -> Any:
 
 
 async def stops_listening(url: str) -> Any:
-    """As a service does that ends: its listener is cancelled, then its connection closed."""
+    """Stops as a service does: cancels its listener, then closes its connection."""
     client = aioredis.from_url(url, decode_responses=True)
     listener = client.pubsub()
     await listener.subscribe("news")

@@ -1,4 +1,4 @@
-"""Small programs over asyncio, each of which returns the same whatever the order in which its tasks go on."""
+"""Small programs over asyncio, each of which returns the same in whatever order its tasks run."""
 
 from __future__ import annotations
 
@@ -270,7 +270,7 @@ async def contexts() -> Any:
 
 
 async def blocks() -> Any:
-    """Sleeps as no coroutine should: nothing else of the loop goes on meanwhile."""
+    """Sleeps as no coroutine should: it blocks the whole loop meanwhile."""
     told: list[Any] = []
 
     async def beside() -> None:
@@ -286,7 +286,7 @@ async def blocks() -> Any:
 
 
 async def lost_tasks() -> Any:
-    """What nobody waits for goes on beside."""
+    """A task that nobody waits for runs on in the background."""
     told: list[str] = []
     kept = {asyncio.create_task(sleep(0, told.append(what))) for what in "abc"}
     for task in list(kept):
@@ -305,7 +305,7 @@ PROGRAMS = {
 
 
 def run_within() -> Any:
-    """Loops of one's own, begun by plain functions."""
+    """Plain functions start event loops of their own."""
 
     async def twice(number: int) -> int:
         await sleep(SHORT_S)

@@ -116,7 +116,7 @@ def published(url: str) -> Any:
 
 
 class Store(redis.Redis):
-    """A client with a method of one's own."""
+    """A subclass of the client with one more method."""
 
     def count(self, name: str) -> int:
         return int(self.incr(name))

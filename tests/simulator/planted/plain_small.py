@@ -1,4 +1,4 @@
-"""Small programs over time, dates and chance, which say of what they get only what is the same each time."""
+"""Small programs over time, dates and random numbers; each returns only what is the same in every run."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ THIS = sys.modules[__name__]
 
 @dataclass
 class Job:
-    """What it holds is made where the class was."""
+    """Its defaults come from functions that are bound when the class is made."""
 
     name: str = field(default_factory=lambda: str(uuid.uuid4()))
     made: float = field(default_factory=time.time)
@@ -77,7 +77,7 @@ def datetimes() -> Any:
 
 
 class Stamp(datetime):
-    """A subclass of one's own."""
+    """A subclass of a standard class."""
 
     def shown(self) -> str:
         return self.strftime("%Y/%m")
@@ -138,7 +138,7 @@ def this_machine() -> Any:
 
 
 def given_out() -> Any:
-    """Bound before it is called: a default, an alias, a partial."""
+    """Uses functions bound earlier: as a default, an alias, a partial."""
     import functools
     from random import randint as drawn
     from time import time as now
@@ -153,7 +153,7 @@ def given_out() -> Any:
 
 
 def this_module() -> Any:
-    """Asks for itself where modules are found, at import and later."""
+    """Looks itself up in sys.modules, at import and later."""
     later = sys.modules[__name__]
     later.KEPT.append(1)
     return later is THIS, len(KEPT), "json" in sys.modules, sys.modules.get("no such module"), sys.stdout is not None
@@ -169,7 +169,7 @@ PROGRAMS = {
 
 
 def drawn() -> Any:
-    """Everything that chance decides."""
+    """Values from every source of randomness."""
     return [str(uuid.uuid4()), random.random(), secrets.token_hex(4), os.urandom(4), random.Random().random()]
 
 

@@ -1,7 +1,7 @@
-"""Small programs over threads, each of which returns the same whatever the order in which its threads are run.
+"""Small programs over threads, each of which returns the same in whatever order its threads run.
 
-`pod` runs them as plain code. What waits for a time waits for milliseconds; no result depends on which of two times
-is over first.
+`pod` runs them as plain code. Timed waits last milliseconds; no result depends on which of two of them ends first.
+
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ import podrace
 
 SHORT_S = 0.002
 NEVER_S = 60.0
-"""Longer than any test: a wait that ends otherwise is never cut short by it."""
+"""Longer than any test, so that no wait ends by this timeout."""
 
 STARTED: list[str] = []
 GUARD = Lock()
 
 
 def raised(function: Callable[[], Any]) -> str:
-    """What calling it raises, in words."""
+    """The exception that the call raises, as text."""
     try:
         return f"returned {function()!r}"
     except Exception as error:

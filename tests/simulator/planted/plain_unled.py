@@ -1,4 +1,4 @@
-"""Plain code that does what cannot be led, each method in its own way."""
+"""Plain code that does what the harness cannot control, each method in its own way."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A pod that runs small programs: lists of commands, in which `<` stands for the reply before."""
+"""A pod that runs small programs: lists of commands, in which `<` stands for the reply to the command before."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Runner:
         self.run(program)
 
     def transaction(self, watched: str, written: str) -> str:
-        """Write one key where another has not changed meanwhile."""
+        """Write one key if another has not changed meanwhile."""
         with self.env.redis.pipeline() as pipe:
             pipe.watch(self.env.prefix + watched)
             pipe.get(self.env.prefix + watched)

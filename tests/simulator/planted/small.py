@@ -27,7 +27,7 @@ class Keys:
         return value
 
     def increment(self, name: str) -> int:
-        """In two steps, so that one can be lost."""
+        """Read and write in two steps, so that an increment can be lost."""
         value = int(self.env.redis.get(self.key(name)) or 0) + 1
         self.env.redis.set(self.key(name), value)
         return value
@@ -41,7 +41,7 @@ class Keys:
         return self.env.rng.random()
 
     def clocks(self) -> tuple[float, float]:
-        """The time as the runtime and as the server tell it."""
+        """The time of the runtime and of the server."""
         seconds, micros = self.env.redis.time()
         return self.env.runtime.now(), seconds + micros / 1_000_000
 
@@ -54,7 +54,7 @@ class Keys:
         return self.env.runtime.now() - began_s
 
     def beat(self) -> None:
-        """Start a heart that beats for ever."""
+        """Start a heartbeat that never ends."""
 
         def beats() -> None:
             while True:
@@ -83,7 +83,7 @@ class Keys:
                 return "other way"
 
     def own_error(self, name: str) -> None:
-        """Says in words of its own that a command has failed."""
+        """Raises its own error when a command has failed."""
         try:
             self.put(name, "1")
         except Exception:
@@ -93,7 +93,7 @@ class Keys:
         raise LookupError("not today")
 
     def fill(self) -> None:
-        """One key of each kind."""
+        """Write one key of each type."""
         pipe = self.env.redis.pipeline(transaction=True)
         pipe.set(self.key("text"), "one")
         pipe.rpush(self.key("list"), "b", "a")
@@ -103,7 +103,7 @@ class Keys:
 
 
 class Shared(Keys):
-    """Keeps what it knows where every pod of its process could see it."""
+    """Keeps its state where every pod of the same process could see it."""
 
     seen: list[str] = []  # noqa: RUF012 - on purpose
 

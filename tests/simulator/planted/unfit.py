@@ -20,7 +20,7 @@ class OwnRandomness(Correct):
 
 
 class OwnRandomnessAfterAFault(Correct):
-    """Random only where a fault has struck."""
+    """Uses randomness of its own, but only after a fault."""
 
     def accept(self, user_id: str, message_id: str, parts: list[dict[str, Any]]) -> None:
         try:
@@ -80,7 +80,7 @@ class Polls(Correct):
 
 
 class SwallowsAll(Correct):
-    """Polls, and nothing ends it: not even its pod's death."""
+    """Polls for ever: it swallows every error, even its pod's death."""
 
     def absorb(self, user_id: str) -> int:
         while True:
@@ -91,7 +91,7 @@ class SwallowsAll(Correct):
 
 
 class Sleeps(Correct):
-    """Looks away for a second before it absorbs, and then counts."""
+    """Sleeps for a second before it absorbs, and then counts."""
 
     def absorb(self, user_id: str) -> int:
         self.env.runtime.sleep(1)
@@ -100,7 +100,7 @@ class Sleeps(Correct):
 
 
 class SpinsAndSwallowsAll(Correct):
-    """Reaches no gate, and no error ends it."""
+    """Spins without ever reaching a gate, and swallows every error."""
 
     def absorb(self, user_id: str) -> int:
         while True:
@@ -112,7 +112,7 @@ class SpinsAndSwallowsAll(Correct):
 
 
 class SwallowsAWhile(Correct):
-    """Takes its pod's death for one more error of Redis, some times."""
+    """Treats its pod's death as an error of Redis, up to five times."""
 
     def absorb(self, user_id: str) -> int:
         for _ in range(5):
@@ -135,7 +135,7 @@ class RaisesEverywhere(Correct):
 
 
 class WrongArgument(Correct):
-    """Sends redis-py what it refuses."""
+    """Passes redis-py an argument that it refuses."""
 
     def accept(self, user_id: str, message_id: str, parts: list[dict[str, Any]]) -> None:
         self.env.redis.set(f"{self.env.prefix}x", parts)  # type: ignore[arg-type]
@@ -169,7 +169,7 @@ class LeavesASpawnedActor(Correct):
 
 
 class AsksTheServersClock(Correct):
-    """By a script: what that reads cannot be led."""
+    """Reads TIME in a script, where the harness cannot control it."""
 
     def absorb(self, user_id: str) -> int:
         self.env.redis.eval("return redis.call('TIME')", 0)
@@ -177,14 +177,14 @@ class AsksTheServersClock(Correct):
 
 
 class MainThreadAlone(Correct):
-    """Delivers from the main thread alone, where no request of a server's ever runs."""
+    """Delivers only from the main thread, on which no server runs its requests."""
 
     def absorb(self, user_id: str) -> int:
         return super().absorb(user_id) if threading.current_thread() is threading.main_thread() else 0
 
 
 class NoAbsorb:
-    """Has not what the scenario calls."""
+    """Lacks a method that the scenario calls."""
 
     def __init__(self, env: PodEnv) -> None:
         self.add_message = Correct(env).add_message
@@ -208,7 +208,7 @@ def leaving(env: PodEnv) -> NoReturn:
 
 
 class OddCommand(Correct):
-    """Sends commands whose keys stand in no table: fit to be judged."""
+    """Sends commands whose keys are in no table of ours: fit to be judged."""
 
     def accept(self, user_id: str, message_id: str, parts: list[dict[str, Any]]) -> None:
         self.env.redis.xgroup_create(f"{self.env.prefix}stream", "group", mkstream=True)

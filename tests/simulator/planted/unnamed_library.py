@@ -1,4 +1,4 @@
-"""A library that is not named in @podrace.own, and lies elsewhere: it has the real clock, threads and locks."""
+"""A library in another folder, not named in @podrace.own: it uses the real clock, threads and locks."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ def run_process() -> None:
 
 
 def start_native_thread() -> None:
-    """What an extension written in C does: Python hears nothing of it."""
+    """Starts a thread as a C extension does: Python does not know of it."""
     library = ctypes.CDLL(None)
     handle, pause = ctypes.c_ulong(), ctypes.cast(library.pause, ctypes.c_void_p)
     library.pthread_create(ctypes.byref(handle), None, pause, None)
 
 
 def hold(call: Any) -> Any:
-    """Holds a lock that nobody else sees while something else is called."""
+    """Holds a lock, unseen by the harness, while it calls a function."""
     with LOCK:
         return call()
 
