@@ -209,7 +209,7 @@ class DurableStore:
     def status(self, placeholder: Placeholder) -> Status:
         """One HGET; one GET more for an upload whose message was acknowledged."""
         value: Any = self.redis.hget(self.key(placeholder["user_id"], "uploads"), placeholder["upload_uuid"])
-        return _told(placeholder, value, self._done(placeholder) if value is None else None)
+        return _status_for_reader(placeholder, value, self._done(placeholder) if value is None else None)
 
     def statuses(self, placeholders: Sequence[Placeholder]) -> list[Status | DamagedError]:
         """The same for many: one round trip, and one more where some of their messages were acknowledged."""
@@ -229,7 +229,7 @@ class DurableStore:
         told: list[Status | DamagedError] = []
         for number, placeholder in enumerate(placeholders):
             try:
-                told.append(_told(placeholder, found[number], done.get(number)))
+                told.append(_status_for_reader(placeholder, found[number], done.get(number)))
             except DamagedError as error:
                 told.append(error)
         return told
@@ -344,8 +344,8 @@ def _statuses(pairs: list[bytes]) -> dict[str, Status]:
     return {name.decode(): _decoded(value) or damaged_status() for name, value in values}
 
 
-def _told(placeholder: Placeholder, current: bytes | None, done: bytes | None) -> Status:
-    """What is said of an upload, from its status, or from what became of its message where that was acknowledged."""
+def _status_for_reader(placeholder: Placeholder, current: bytes | None, done: bytes | None) -> Status:
+    """The status that a reader gets: the current one, or the recorded one once the message was acknowledged."""
     if current is None and (done is None or _decoded(done)):
         return _in_done(placeholder, done) or unknown()
     status = _decoded(current or b"")

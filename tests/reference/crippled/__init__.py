@@ -60,14 +60,14 @@ def _with_script(env: Any, name: str) -> DurablePod:
 
 
 class _Sends:
-    """The memory agent, told less than it should be."""
+    """Passes batches on to the memory agent without the parts that are switched off."""
 
     def __init__(self, memory: Any, *, batch_id: bool = True, fence: bool = True, usable_until: bool = True) -> None:
         self._memory = memory
-        self._told = batch_id, fence, usable_until
+        self._included = batch_id, fence, usable_until
 
     def send(self, user_id: str, parts: Sequence[Mapping[str, Any]], batch_id: str, fence: int) -> None:
-        says_batch, says_fence, says_until = self._told
+        says_batch, says_fence, says_until = self._included
         if not says_until:
             parts = [{name: value for name, value in part.items() if name != "usable_until"} for part in parts]
         self._memory.send(
