@@ -213,7 +213,7 @@ class _Running:
         driver.journal.note({"type": "rest", "stage": "over"})
         rest_s = time.monotonic() - self._began_s - busy_s
         driver.journal.flush()
-        return self._told(replace(recorded, waits=resting.waits), scenario, operations, busy_s, rest_s)
+        return self._conclude(replace(recorded, waits=resting.waits), scenario, operations, busy_s, rest_s)
 
     @contextmanager
     def _until_interrupted(self) -> Iterator[None]:
@@ -223,7 +223,7 @@ class _Running:
             self._interrupted = error.exit_code
 
     def _bustle(self) -> None:
-        """Clients and faults, until all is said or the time is over."""
+        """Run clients and faults until all messages are sent or the time is over."""
         plan = self._plan
         each, more = divmod(plan.messages, plan.users)
         counts = [each + (number < more) for number in range(plan.users)]
@@ -255,7 +255,10 @@ class _Running:
         self._watch(Standing(self._stage, now_s - self._began_s, driver.ended, len(driver.open), delivered, faults))
         driver.at(now_s + 0.2, self._tell)
 
-    def _told(self, recorded: Recorded, scenario: Scenario, operations: int, busy_s: float, rest_s: float) -> FreeRun:
+    def _conclude(
+        self, recorded: Recorded, scenario: Scenario, operations: int, busy_s: float, rest_s: float
+    ) -> FreeRun:
+        """Judge the run, and add what only its driver knows."""
         found = judged(recorded, scenario)
         notes = ["interrupted"] if self._interrupted else []
         if linear.overall(found.objects) == INCONCLUSIVE:

@@ -44,7 +44,7 @@ MOST_PASSES = 8
 """So often in a row time passes by itself without a call's begin or end; what is left then are endless loops."""
 
 MOST_PASSES_AFTER = 2
-"""So often after the last call: what a pod does in the background can be struck too. Heartbeats never end."""
+"""So often after the last call, so that what pods do in the background can be struck too; heartbeats never end."""
 
 
 class Play:
