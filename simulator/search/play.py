@@ -496,6 +496,11 @@ class Play:
         told = {"result": result.value} if result.type == "ok" else {"error": result.error}
         self.events.append({"type": result.type, "actor": call.actor, "call": number, **told})
 
+    def forget_call(self, actor: str) -> None:
+        """Leave the call of an actor open for ever: its pod is dead."""
+        self._passes = 0
+        self.lines.forget(actor)
+
     def fault(self, actor: str, what: str) -> None:
         self.events.append({"type": "fault", "actor": actor, "what": what})
 

@@ -53,7 +53,7 @@ def _kill(play: Play, pod: str, event: int, *, restarts: bool) -> None:
     play.fault(pod, "killed, and started again by its next call" if restarts else "killed")
     for actor, number in play.lines.under_way(pod):
         if not restarts:
-            play.lines.forget(actor)
+            play.forget_call(actor)
             continue
         call = play.lines.calls[number]
         timed = play.workload.is_timed(call.method)

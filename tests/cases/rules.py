@@ -607,6 +607,21 @@ class KilledLater(KilledEarly):
         super().take()
 
 
+class KilledTwice(KilledLater):
+    """Takes it only where another pod was killed, whose call was the last one and had waited for some time itself."""
+
+    def look(self) -> None:
+        for _ in range(2):
+            self.env.runtime.sleep(1.0)
+        self.redis.set(self.key("looked"), 1)
+
+    def _take_later(self) -> None:
+        for seconds in (5.0, 7.0):
+            self.env.runtime.sleep(seconds)
+        if not self.redis.exists(self.key("looked")):
+            KilledEarly.take(self)
+
+
 def job_is_somewhere(run: Run) -> Iterator[Finding]:
     if any(call.name == "put" and call.type == "ok" for call in run.calls) and not (
         "j1" in entries(run) or run.redis.get("jobs")
@@ -621,4 +636,12 @@ KILLED = Scenario(
     workload=Effects(),
     checks=[job_is_somewhere],
     keeps=["jobs"],
+)
+KILLED_TWICE = Scenario(
+    "another pod is killed first",
+    {**KILLED.lines, "B": [Call("look", "look", after=("take",))]},
+    [Kill()],
+    workload=Effects(),
+    checks=[job_is_somewhere],
+    keeps=["jobs", "looked"],
 )

@@ -146,6 +146,7 @@ RULES = (
     Row("rules", "ByName", "", "SCRIPTS"),
     Row("rules", "KilledEarly", "lost", "KILLED"),
     Row("rules", "KilledLater", "lost", "KILLED"),
+    Row("rules", "KilledTwice", "lost", "KILLED_TWICE", faults=2),
     Row("rules", "WrongZset", "misreported", "CORRUPT"),
     Row("rules", "WrongSet", "misreported", "CORRUPT"),
     Row("rules", "WrongStream", "misreported", "CORRUPT"),
