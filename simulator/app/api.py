@@ -33,7 +33,7 @@ def explore(
 
     `target` is a factory at the top of a module, or `module:factory`; `scenario` a Scenario, a name of the
     catalogue, or `module:NAME`. What is violated is written into `folder`; without one it is gone with the call.
-    A target that holds is run once on processes too, unless `on_processes` is false.
+    What is found is run once on processes too, unless `on_processes` is false.
 
     Raises UsageError for a wrong target or scenario, HarnessError where the harness itself fails.
     """

@@ -16,7 +16,7 @@ from podrace.simulator.errors import TargetError, users_errors_told
 from podrace.simulator.fleets.inline import STEP_WITHIN_S, in_pod
 from podrace.simulator.fleets.watchdog import watchdog
 from podrace.simulator.history.events import Event, Words, readable, shorten, write_history
-from podrace.simulator.judge.findings import HOLDS, INCONCLUSIVE, NOT_APPLICABLE, Judgement
+from podrace.simulator.judge.findings import HOLDS, INCONCLUSIVE, NOT_APPLICABLE, VIOLATED, Judgement
 from podrace.simulator.scenarios.model import Scenario
 from podrace.simulator.search.ahead import Ahead, Submit
 from podrace.simulator.search.explorer import Exploration, Explorer
@@ -94,7 +94,7 @@ def explore_cell(
 ) -> Cell:
     """Explore one cell; a counterexample is written as a file, a history and a timeline in text.
 
-    A target that cannot be judged makes the cell inconclusive, with the reason in its note. One that holds is run
+    A target that cannot be judged makes the cell inconclusive, with the reason in its note. What was found is run
     once on processes too (`on_processes`): where that ends otherwise, nobody knows, and the cell is inconclusive.
     `helpers` play a part of the schedules, where there are many.
     """
@@ -121,7 +121,7 @@ def explore_cell(
         note="; ".join(filter(None, [_note(found, bounds), *notes])),
         sentence=sentence,
     )
-    if found.verdict == HOLDS and on_processes:
+    if found.verdict in (HOLDS, VIOLATED) and on_processes:
         return _confirm(cell, server, target, scenario, seed=seed, parts=parts)
     return cell
 
@@ -133,15 +133,22 @@ def _printed(places: list[str]) -> list[str]:
 def _confirm(
     cell: Cell, server: Server, target: NamedTarget, scenario: Scenario, *, seed: int, parts: Mapping[str, str]
 ) -> Cell:
-    """Run the default schedule once on real processes: a target that holds in one process has to hold there too."""
+    """Run the counterexample once on real processes, or the default schedule of a target that holds.
+
+    What pods of one process share without knowing, such as what is kept by thread, can make either untrue.
+    """
+    saved = counterexample.load(Path(cell.counterexample)) if cell.counterexample else None
+    found = "it holds in one process" if saved is None else f"it is violated in one process ({cell.words})"
     try:
         with users_errors_told(), ProcessLab(server, target.path, scenario, seed=seed, parts=parts) as lab:
-            again = _play(lab, take_default, scenario.retries[0])
+            again = replay(lab, saved) if saved else _play(lab, take_default, scenario.retries[0])
     except TargetError as error:
-        why = f"it holds in one process, and on processes of its own: {error}"
-        return replace(cell, verdict=INCONCLUSIVE, words=INCONCLUSIVE, note=why)
-    if again.judgement.findings:
-        why = f"it holds in one process, but on processes of its own: {again.sentence}"
+        return replace(
+            cell, verdict=INCONCLUSIVE, words=INCONCLUSIVE, note=f"{found}, and on processes of its own: {error}"
+        )
+    words = again.judgement.words
+    if words != cell.words:
+        why = f"{found}, but on processes of its own: {again.sentence or words}"
         return replace(cell, verdict=INCONCLUSIVE, words=INCONCLUSIVE, note=why)
     return cell
 

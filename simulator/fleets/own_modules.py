@@ -73,6 +73,10 @@ class OwnModules:
         found: Target = getattr(view.load(module_name), attribute)
         return found
 
+    def is_own(self, name: str) -> bool:
+        """Whether a module is one of the target's own."""
+        return name in self._names
+
     def has_changed(self) -> bool:
         """Whether pods that shared the modules have changed what these hold. From then on they share them no longer."""
         if self.plain is not None:

@@ -124,7 +124,7 @@ WRONG = {
     "chance": (
         "import uuid\n" + doing("amount += uuid.uuid4().int % 1000_000"),
         "wallet:pod",
-        ("the target is not deterministic", "randomness must come from env.rng"),
+        ("the target draws at random, at wallet.py:10 in transfer", "use env.rng"),
     ),
     "own without parentheses": (
         WALLET.replace("def pod", "@podrace.own\ndef pod"),

@@ -365,7 +365,7 @@ MODULES = {
 """The text of mine.py, of which `pod` is the target, the exit code, and what the line says."""
 
 POD = """
-import os, random, socket, sys, time
+import datetime, os, random, socket, sys, time
 from podrace import Call, Scenario
 class Pod:
     def __init__(self, env):
@@ -391,8 +391,39 @@ BODIES = {
         3,
         "the target opens a connection of its own, at mine.py:8 in go: that cannot be led",
     ),
-    "is not deterministic": ("self.redis.set(self.key, random.random(), ex=5)", 3, "the target is not deterministic"),
-    "looks at another clock": ("self.redis.set(self.key, time.time_ns(), ex=5)", 3, "the target is not deterministic"),
+    "is not deterministic": (
+        "self.redis.set(self.key, str(datetime.datetime.now()), ex=5)",
+        3,
+        "the target is not deterministic",
+    ),
+    "draws at random, which changes nothing in these schedules": (
+        "return random.random() < 2",
+        3,
+        "the target draws at random, at mine.py:8 in go: that cannot be led; use env.rng",
+    ),
+    "reads another clock, which changes nothing in these schedules": (
+        "return time.time() > 0",
+        3,
+        "the target reads a clock that is not the run's, at mine.py:8 in go: that cannot be led; use env.runtime.now()",
+    ),
+    "sets a variable of the process": (
+        "os.environ['PODRACE_X'] = '1'",
+        3,
+        "the target changes what all pods of one process would share",
+    ),
+    "changes the server": ("self.redis.config_set('maxmemory', 0)", 3, "the target sends CONFIG SET, which changes"),
+    "closes others' connections": (
+        "self.redis.execute_command('CLIENT', 'KILL', 'TYPE', 'normal')",
+        3,
+        "the target sends CLIENT KILL, which changes the server itself",
+    ),
+    "lets nobody write": ("self.redis.client_pause(10**9)", 3, "the target sends CLIENT PAUSE, which changes"),
+    "stops the server": ("self.redis.shutdown()", 3, "the target sends SHUTDOWN, which changes the server itself"),
+    "changes the server in a script": (
+        "self.redis.eval(\"return redis.call('CONFIG', 'SET', 'maxmemory', '0')\", 0)",
+        3,
+        "the target sends CONFIG, which changes the server itself",
+    ),
     "never ends": ("while True: self.redis.ping()", 3, "did not finish within"),
     "sleeps for ever": ("while True: self.env.runtime.sleep(1)", 3, f"{NO_CALL}: none ever ended"),
     "waits for ever": ("self.redis.blpop(self.key, 0)", 1, "stuck"),

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from podrace import Call, Finding, Run, Scenario
 from podrace.simulator.app.campaign import NamedScenario, NamedTarget, explore_cell
 from podrace.simulator.app.names import PARTS
 from podrace.simulator.app.runs import Cell
@@ -123,6 +125,20 @@ def test_a_target_that_holds_only_inline_is_inconclusive(run_server: Server, tmp
     cell = explore(run_server, "planted.unfit:MainThreadAlone", "crash-before-send", tmp_path, on_processes=True)
     assert cell.verdict == "inconclusive"
     assert cell.note.startswith("it holds in one process, but on processes of its own: message m1 ")
+
+
+def test_a_target_that_is_violated_only_inline_is_inconclusive(run_server: Server, tmp_path: Path) -> None:
+    def greeted_by_name(run: Run) -> Iterator[Finding]:
+        for call in run.calls:
+            if call.type == "ok" and call.value != call.name:
+                yield Finding("misreported", call.name, f"{call.name} is greeted as {call.value}")
+
+    lines = {f"A.{name}": [Call(name, "greet", (name,))] for name in ("ann", "bob")}
+    named = NamedScenario("greeted", Scenario("greeted", lines, checks=[greeted_by_name]))
+    target = NamedTarget("planted.unfit:ByThread", "planted.unfit:ByThread")
+    cell = explore_cell(run_server, target, named, Bounds(), seed=7, folder=tmp_path, parts={})
+    assert cell.verdict == "inconclusive"
+    assert cell.note == "it is violated in one process (misreported), but on processes of its own: ok"
 
 
 def test_scripts_called_by_hash_behave_the_same_in_every_run(run_server: Server, tmp_path: Path) -> None:

@@ -1,19 +1,22 @@
 """What cannot be led is noticed where it happens, and ends the run with a message that names the place.
 
 Within a `watched` block functions that sleep, start threads or processes, or talk to the outside stand behind a check,
-wherever a module names them. (Python's audit hooks tell of most of it too, but cannot be taken away again, and cost a
-tenth of a search.)
+wherever a module names them; so do clocks and chance, which only a target's own modules may not use. (Python's audit
+hooks tell of most of it too, but cannot be taken away again, and cost a tenth of a search.)
 """
 
 from __future__ import annotations
 
 import _thread
 import os
+import random
+import secrets
 import socket
 import subprocess
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from typing import Any, TextIO
@@ -29,8 +32,14 @@ _CONNECTS = f"name the package that makes the client in @podrace.own where that 
 _SLEEPS = "sleeps", "use runtime.sleep, or name the module that sleeps in @podrace.own"
 _STARTS_THREAD = "starts a thread of its own", "use runtime.spawn, or name the module that starts it in @podrace.own"
 _STARTS_PROCESS = "starts a process", _OUTSIDE
+_CHANGES_PROCESS = "changes what all pods of one process would share", "keep it in the pod, or hand it in as an option"
 
-_NAMED_ANYWHERE: dict[int, tuple[Callable[..., Any], tuple[str, str]]] = {
+_READS_CLOCK = "reads a clock that is not the run's", "use env.runtime.now()"
+_BY_CHANCE = "draws at random", "use env.rng"
+
+Functions = dict[int, tuple[Callable[..., Any], tuple[str, str]]]
+"""By the function's id: the function, what it does, and what to do instead."""
+_REFUSED: Functions = {
     id(function): (function, what)
     for function, what in (
         (time.sleep, _SLEEPS),
@@ -39,7 +48,26 @@ _NAMED_ANYWHERE: dict[int, tuple[Callable[..., Any], tuple[str, str]]] = {
     )
     if function is not None
 }
+_REFUSED_IN_OWN: Functions = {
+    id(function): (function, what)
+    for functions, what in (
+        ((time.time, time.time_ns, time.monotonic, time.monotonic_ns), _READS_CLOCK),
+        ((uuid.uuid1, uuid.uuid4, os.urandom), _BY_CHANCE),
+        (
+            (getattr(secrets, name) for name in secrets.__all__ if name.startswith(("token", "rand", "choice"))),
+            _BY_CHANCE,
+        ),
+        (
+            (one for one in vars(random).values() if isinstance(getattr(one, "__self__", None), random.Random)),
+            _BY_CHANCE,
+        ),
+    )
+    for function in functions
+}
+"""Libraries read clocks and draw at random for ends of their own: refused is what a target's own modules do."""
+_NAMED_ANYWHERE = _REFUSED | _REFUSED_IN_OWN
 """Functions that modules import by name."""
+_OURS = __name__.partition(".world.")[0] + "."
 _ASKED_FOR_WHERE_THEY_STAND: tuple[tuple[Any, str, tuple[str, str]], ...] = (
     (socket.socket, "connect", ("opens a connection of its own", _CONNECTS)),
     (socket.socket, "connect_ex", ("opens a connection of its own", _CONNECTS)),
@@ -49,14 +77,17 @@ _ASKED_FOR_WHERE_THEY_STAND: tuple[tuple[Any, str, tuple[str, str]], ...] = (
     (os, "system", _STARTS_PROCESS),
     (os, "fork", _STARTS_PROCESS),
     (os, "posix_spawn", _STARTS_PROCESS),
+    (os, "putenv", _CHANGES_PROCESS),
+    (os, "unsetenv", _CHANGES_PROCESS),
+    (os, "chdir", _CHANGES_PROCESS),
 )
 _known: dict[str, tuple[Any, list[str]]] = {}
 """By name, a module with the names that it has for these functions."""
 
 
 @contextmanager
-def watched(refuse: Refuse) -> Iterator[None]:
-    """Meanwhile a pod that does what cannot be led is refused."""
+def watched(refuse: Refuse, is_own: Callable[[str], bool] | None = None) -> Iterator[None]:
+    """Meanwhile a pod that does what cannot be led is refused. `is_own` knows the target's own modules by name."""
     with ExitStack() as stack:
         for owner, name, what in _ASKED_FOR_WHERE_THEY_STAND:
             if hasattr(owner, name):
@@ -64,16 +95,20 @@ def watched(refuse: Refuse) -> Iterator[None]:
                 real = getattr(owner, name)
                 setattr(owner, name, _checked(real, what, refuse))
                 stack.callback(setattr, owner, name, real) if own else stack.callback(delattr, owner, name)
-        checked = {key: _checked(*found, refuse) for key, found in _NAMED_ANYWHERE.items()}
+        checked = {key: _checked(*found, refuse) for key, found in _REFUSED.items()}
+        checked |= {key: _checked(*found, refuse, is_own) for key, found in _REFUSED_IN_OWN.items()} if is_own else {}
         for names, name, real in list(_places()):
-            names[name] = checked[id(real)]
-            stack.callback(names.__setitem__, name, real)
+            if id(real) in checked:
+                names[name] = checked[id(real)]
+                stack.callback(names.__setitem__, name, real)
         yield
 
 
 def _places() -> Iterator[tuple[dict[str, Any], str, Any]]:
     """Where modules name the functions: their variables, the name, and the function."""
     for key, module in list(sys.modules.items()):
+        if key.startswith(_OURS):
+            continue
         if key not in _known or _known[key][0] is not module:
             held = list(getattr(module, "__dict__", {}).items())
             _known[key] = module, [name for name, value in held if id(value) in _NAMED_ANYWHERE]
@@ -83,10 +118,14 @@ def _places() -> Iterator[tuple[dict[str, Any], str, Any]]:
                 yield module.__dict__, name, found
 
 
-def _checked(real: Callable[..., Any], what: tuple[str, str], refuse: Refuse) -> Callable[..., Any]:
+def _checked(
+    real: Callable[..., Any], what: tuple[str, str], refuse: Refuse, is_own: Callable[[str], bool] | None = None
+) -> Callable[..., Any]:
+    """The function, refused to pods; with `is_own` only where such a module calls it."""
+
     def function(*args: Any, **options: Any) -> Any:
         frame = sys._getframe(1)
-        if not _is_the_harness(frame):
+        if is_own(frame.f_globals.get("__name__", "")) if is_own else not _is_the_harness(frame):
             try:
                 refuse(lambda: unled(what[0], place_of(frame), what[1]))
             except BaseException:

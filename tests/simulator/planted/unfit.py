@@ -183,6 +183,19 @@ class MainThreadAlone(Correct):
         return super().absorb(user_id) if threading.current_thread() is threading.main_thread() else 0
 
 
+class ByThread:
+    """Keeps by thread who calls: calls of pods in one process overwrite it, as they share a thread there."""
+
+    def __init__(self, env: PodEnv) -> None:
+        self._redis = env.redis
+        self._of_thread = threading.local()
+
+    def greet(self, name: str) -> str:
+        self._of_thread.name = name
+        self._redis.ping()
+        return str(self._of_thread.name)
+
+
 class NoAbsorb:
     """Lacks a method that the scenario calls."""
 
