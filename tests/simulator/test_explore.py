@@ -86,8 +86,8 @@ def test_a_search_that_is_interrupted_does_not_begin_again() -> None:
 
 
 UNFIT = (
-    ("OwnRandomness", "foreign-pod", "not deterministic"),
-    ("OwnRandomnessAfterAFault", "accept-unanswered", "not deterministic"),
+    ("OwnRandomness", "foreign-pod", "draws at random"),
+    ("AnotherWayAfterAFault", "accept-unanswered", "not deterministic"),
     ("WallClock", "foreign-pod", "not deterministic"),
     ("OwnThread", "foreign-pod", "a thread of its own"),
     ("OwnThreadJoined", "foreign-pod", "a thread of its own"),
