@@ -23,7 +23,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import count
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote
@@ -42,11 +42,6 @@ DAMAGED = "its record was damaged"
 
 class DamagedError(RuntimeError):
     """Nobody knows the status of an upload: its record was damaged. An `absorb` has it done again."""
-
-
-@lru_cache(maxsize=10_000)
-def _quoted(name: str) -> str:
-    return quote(name, safe="")
 
 
 @dataclass(frozen=True)
@@ -111,6 +106,7 @@ class DurableStore:
         self.holder = holder
         self._prefix = prefix
         self._numbers = count(1)
+        self._quoted = lru_cache(maxsize=10_000)(partial(quote, safe=""))
         self._runner = ScriptRunner(client, scripts, replicas=replicas, wait_ms=wait_ms)
         self._run = self._runner.run
         self._lease_ms = lease_ms
@@ -122,11 +118,11 @@ class DurableStore:
 
     def key(self, user_id: str, what: str, message_id: str | None = None) -> str:
         """Ids are percent-encoded: braces, stars, colons and newlines in them mean nothing."""
-        key = f"{self._prefix}durable:{{{_quoted(user_id)}}}:{what}"
-        return key if message_id is None else f"{key}:{_quoted(message_id)}"
+        key = f"{self._prefix}durable:{{{self._quoted(user_id)}}}:{what}"
+        return key if message_id is None else f"{key}:{self._quoted(message_id)}"
 
     def _keys(self, user_id: str, *what: str) -> list[str]:
-        base = f"{self._prefix}durable:{{{_quoted(user_id)}}}:"
+        base = f"{self._prefix}durable:{{{self._quoted(user_id)}}}:"
         return [base + name for name in what]
 
     # -- accepting
@@ -154,7 +150,7 @@ class DurableStore:
         self, message: NewMessage, known: Mapping[str, Status | None], keep_bytes: bool, max_kept_bytes: int
     ) -> Call:
         user, name = message.user_id, message.message_id
-        quoted = _quoted(name)
+        quoted = self._quoted(name)
         what = ["queue", "messages", f"done:{quoted}", "dead"]
         if message.new or message.again:
             what += ["uploads", f"lease:{quoted}"] + (["bytes", "state"] if keep_bytes else [])
@@ -180,7 +176,7 @@ class DurableStore:
 
     def take(self, user_id: str, upload_id: str, owner: str, attempt_id: str) -> Taken | None:
         """Begin a further attempt; None where another pod is at it, or nothing is left to do."""
-        keys = self._keys(user_id, f"lease:{_quoted(owner)}", "uploads", "bytes")
+        keys = self._keys(user_id, f"lease:{self._quoted(owner)}", "uploads", "bytes")
         reply = self._run("take", keys, [upload_id, self.holder, self._lease_ms, attempt_id])
         return Taken(reply[0], orjson.loads(reply[1])["filename"] or "", reply[2]) if reply[0] else None
 
@@ -260,7 +256,7 @@ class DurableStore:
 
     def ack(self, user_id: str, batch: Batch) -> bool:
         """Take the delivered batch out. False where its claim has become another's, who offers it again."""
-        done = [f"done:{_quoted(item.message_id)}" for item in batch.items]
+        done = [f"done:{self._quoted(item.message_id)}" for item in batch.items]
         keys = self._keys(user_id, "queue", "messages", "uploads", "bytes", "state", "claim", *done)
         args: list[Any] = [batch.fence, self._remember_ms]
         for item in batch.items:
@@ -288,7 +284,7 @@ class DurableStore:
         return sorted(unquote(key[len(before) : -len(after)]) for key in found)
 
     def requeue(self, user_id: str, message_id: str) -> int:
-        keys = self._keys(user_id, "queue", "messages", "dead", f"done:{_quoted(message_id)}")
+        keys = self._keys(user_id, "queue", "messages", "dead", f"done:{self._quoted(message_id)}")
         return int(self._run("requeue", keys, [message_id]))
 
 
