@@ -4,18 +4,24 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 LOCUST := $(BIN)/locust -f loadtests/locustfile.py --headless --spawn-rate 20 --only-summary --loglevel WARNING
-# Half of the tests' time is waiting, for processes and for real time to pass.
-TESTERS := $(shell $(PYTHON) -c 'import os; print(2 * (os.cpu_count() or 1))')
+# More than half of the tests' time is waiting, for processes and for real time to pass.
+TESTERS := $(shell $(PYTHON) -c 'import os; print(3 * (os.cpu_count() or 1))')
+PYTEST  := $(BIN)/python -m pytest --numprocesses $(TESTERS) --dist worksteal --durations=5
 SOURCES := $(wildcard podrace/*.py reference simulator loadtests reports tests)
 
-.PHONY: demo test test-slow soak nightly lint format bench load report pictures upgrade clean
+.PHONY: demo test tests coverage test-slow soak nightly lint style types format bench load report pictures upgrade clean
 
 demo: $(VENV)/.installed  ## the bug and its fix on real processes
 	$(BIN)/podrace reproduce
 
-test: $(VENV)/.installed-dev lint  ## all checks and tests, as CI runs them
-	$(BIN)/python -m pytest --numprocesses $(TESTERS) --dist worksteal -m 'not slow and not wide' --cov --cov-report=term --durations=5
-	$(BIN)/python -m pytest --numprocesses $(TESTERS) --dist worksteal -m 'wide and not slow' --durations=5
+test: style  ## all checks and tests, as CI runs them
+	@$(MAKE) --no-print-directory --jobs 2 types tests
+
+tests: $(VENV)/.installed-dev
+	$(PYTEST) -m 'not slow'
+
+coverage: $(VENV)/.installed-dev  ## how much of the code the tests run: at least 90 %. It doubles their CPU time
+	$(PYTEST) -m 'not slow and not wide' --cov --cov-report=term
 
 test-slow: $(VENV)/.installed-dev  ## absolute times: on a quiet machine
 	$(BIN)/python -m pytest -m slow
@@ -31,9 +37,13 @@ nightly: $(VENV)/.installed-dev  ## 5,000 random programs, all of `durable`, 700
 	PODRACE_PROGRAMS=5000 PODRACE_SCHEDULES=600 $(BIN)/python -m pytest tests/cases/test_programs.py
 	PODRACE_PREEMPTIONS=2 $(BIN)/python -m pytest tests/simulator/test_scenarios.py -k durable
 
-lint: $(VENV)/.installed-dev
+lint: style types
+
+style: $(VENV)/.installed-dev
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/ruff format --check --quiet $(SOURCES)
+
+types: $(VENV)/.installed-dev
 	$(BIN)/mypy
 
 format: $(VENV)/.installed-dev
