@@ -60,7 +60,8 @@ class Endings:
             return
         self._began_s = None
         number = what.exc_value.exit_code - 128
-        again = threading.Timer(0.02, signal.raise_signal, [number])
+        # To the main thread: where another takes it, the main one goes on waiting for whatever it waits for.
+        again = threading.Timer(0.02, signal.pthread_kill, [threading.main_thread().ident, number])
         again.daemon = True
         again.start()
 

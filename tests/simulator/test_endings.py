@@ -234,7 +234,7 @@ def test_an_interrupted_matrix_keeps_its_cells(podrace: Podrace, until: Until, s
 
 
 def test_an_interrupt_that_python_drops_is_sent_again(podrace: Podrace) -> None:
-    """An exception raised within a `__del__` is lost: Python prints it and goes on."""
+    """An exception raised within a `__del__` is lost: Python prints it and goes on, here with a long wait."""
     (podrace.folder / "dropping.py").write_text(
         """
 import signal, threading
@@ -245,7 +245,7 @@ class Dropped:
 try:
     with Endings():
         Dropped()
-        threading.Event().wait(30)
+        threading.Event().wait(600)
         print("nothing came")
 except Interrupted as error:
     print(error.exit_code)
