@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, event, given, settings
+from hypothesis import HealthCheck, event, given, seed, settings
 from hypothesis import strategies as st
 
 from podrace import (
@@ -208,28 +208,34 @@ def run_server(server: EmbeddedServer) -> Server:
     return Server(url=server.url, info=server.info(), prefix="cases:", embedded=server)
 
 
+SHARES = range(4)
+"""The programs are drawn in several tests, which can run at once, each with a seed of its own."""
 MANY = settings(
-    max_examples=PROGRAMS,
+    max_examples=PROGRAMS // len(SHARES),
     deadline=None,
-    derandomize=True,
     database=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.filter_too_much],
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )
 
 
-@MANY
-@given(program=programs())
-def test_the_reduction_leaves_out_no_outcome(run_server: Server, program: Program) -> None:
-    try:
-        assert not difference(run_server, program)
-    except TooLargeError:
-        event("too large")
+def compare(server: Server, drawn: st.SearchStrategy[Program], share: int) -> None:
+    @seed(share)
+    @MANY
+    @given(program=drawn)
+    def differ_nowhere(program: Program) -> None:
+        try:
+            assert not difference(server, program)
+        except TooLargeError:
+            event("too large")
+
+    differ_nowhere()
 
 
-@MANY
-@given(program=programs(PLAIN_CODE, PLAIN_TARGETS))
-def test_the_reduction_leaves_out_no_outcome_of_plain_code(run_server: Server, program: Program) -> None:
-    try:
-        assert not difference(run_server, program)
-    except TooLargeError:
-        event("too large")
+@pytest.mark.parametrize("share", SHARES)
+def test_the_reduction_leaves_out_no_outcome(run_server: Server, share: int) -> None:
+    compare(run_server, programs(), share)
+
+
+@pytest.mark.parametrize("share", SHARES)
+def test_the_reduction_leaves_out_no_outcome_of_plain_code(run_server: Server, share: int) -> None:
+    compare(run_server, programs(PLAIN_CODE, PLAIN_TARGETS), share)
