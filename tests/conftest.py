@@ -33,6 +33,26 @@ START_S = 1_736_899_200.25
 """The virtual clock's first reading: a fraction that a float holds exactly."""
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Let each worker of pytest-xdist begin with some of the long tests: who begins one last, is waited for.
+
+    With `--dist worksteal` a worker gets one part of the list, all of them about as long.
+    """
+    workers = getattr(config, "workerinput", {}).get("workercount", 0)
+    if not workers:
+        return
+    long = [item for item in items if item.get_closest_marker("long")]
+    others = [item for item in items if not item.get_closest_marker("long")]
+    parts = []
+    for number in range(workers):
+        first = long[number::workers]
+        size = (len(items) - sum(map(len, parts))) // (workers - number) - len(first)
+        parts.append(first + others[:size])
+        del others[:size]
+    items[:] = [item for part in parts for item in part] + others
+
+
 class VirtualRuntime:
     """A pod's runtime on a virtual clock; actors are greenlets, so that every run is the same.
 

@@ -32,7 +32,7 @@ from podrace.simulator.search.lab import InlineLab
 from podrace.simulator.servers.connection import Server
 from podrace.simulator.servers.embedded import EmbeddedServer
 
-pytestmark = pytest.mark.wide
+pytestmark = [pytest.mark.wide, pytest.mark.long]
 
 PROGRAMS = int(os.environ.get("PODRACE_PROGRAMS", "200"))
 MOST_SCHEDULES = int(os.environ.get("PODRACE_SCHEDULES", "60"))

@@ -183,6 +183,7 @@ def test_a_call_that_never_returns_once_all_has_healed_is_stuck(
 # --- many pods, all faults ---
 
 
+@pytest.mark.long
 @pytest.mark.wide
 @pytest.mark.parametrize("seed", [1, 2, 3])
 @pytest.mark.parametrize("target", ["local", "shared", DURABLE])
@@ -199,6 +200,7 @@ def test_ten_seconds_of_all_faults(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert len(found.struck) == len(SURVIVABLE)
 
 
+@pytest.mark.long
 @pytest.mark.wide
 @pytest.mark.parametrize("one", DIRECTED, ids=lambda one: one.name)
 def test_a_failure_mode_of_whole_fleets_is_as_expected_of_durable(tmp_path: Path, one: Directed) -> None:
@@ -211,6 +213,7 @@ def test_a_failure_mode_of_whole_fleets_is_as_expected_of_durable(tmp_path: Path
 SHARED_LOSES = "restart failover eviction server-full gemini-files-expire source-file-gone gemini-fails".split()  # noqa: SIM905
 
 
+@pytest.mark.long
 @pytest.mark.wide
 @pytest.mark.parametrize("name", SHARED_LOSES)
 def test_a_failure_mode_of_whole_fleets_is_lost_by_shared(

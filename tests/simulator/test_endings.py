@@ -242,6 +242,7 @@ from podrace.simulator.app.endings import Endings, Interrupted
 class Dropped:
     def __del__(self):
         signal.raise_signal(signal.SIGINT)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # it may be ignored, as in a job of a shell
 try:
     with Endings():
         Dropped()
