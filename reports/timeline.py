@@ -85,10 +85,14 @@ def timeline(
     name: str = "lane",
     alone: bool = False,
     layout: Layout = WIDE,
+    actor: str = "Pod",
 ) -> Markup:
-    """The SVG. `name` is unique in the page; `alone`: with its style, title and sentence in the picture."""
+    """The SVG. `name` is unique in the page; `alone`: with its style, title and sentence in the picture.
+
+    `actor`: what those are who act.
+    """
     rows = rows_of(history, sentence)
-    lanes, line_of = lanes_of(rows, layout)
+    lanes, line_of = lanes_of(rows, layout, actor)
     right = max([layout.number_px, *(lane.x + lane.width for lane in lanes)])
     who_x = layout.number_px if layout.beneath else right + 24
     text_x = layout.number_px + 6 if layout.beneath else who_x + WHO_PX
@@ -117,17 +121,18 @@ def timeline(
     )
 
 
-def lanes_of(rows: Sequence[Row], layout: Layout) -> tuple[list[Lane], Lines]:
-    """The lanes from left to right: pods, Redis, services; and whose line is where."""
+def lanes_of(rows: Sequence[Row], layout: Layout, actor: str = "Pod") -> tuple[list[Lane], Lines]:
+    """The lanes from left to right: pods, Redis, services, as far as there are any; and whose line is where."""
     groups: dict[str, list[str]] = {}
     for one in rows:
         if one.pod:
             known = groups.setdefault(one.pod, ["main"])
             known.extend({_group(one.actor)} - set(known))
     shown, others = _first(sorted(groups), MOST_PODS)
-    services, more = _first(sorted({one.to for one in rows if one.to} - {REDIS}), MOST_SERVICES)
-    wanted = [([pod], f"Pod {pod}", groups[pod][:MOST_LINES], float(LINE_PX)) for pod in shown]
-    places = [([place], place[:1].upper() + place[1:]) for place in (REDIS, *services)]
+    reached = {one.to for one in rows if one.to}
+    services, more = _first(sorted(reached - {REDIS}), MOST_SERVICES)
+    wanted = [([pod], f"{actor} {pod}", groups[pod][:MOST_LINES], float(LINE_PX)) for pod in shown]
+    places = [([place], place[:1].upper() + place[1:]) for place in (*sorted(reached & {REDIS}), *services)]
     shared = [(names, f"{len(names)} more") for names in (others, more)]
     wanted += [(names, label, [""], float(PLACE_PX)) for names, label in (shared[0], *places, shared[1]) if names]
     whole = sum(each_px * len(lines) + GAP_PX for _, _, lines, each_px in wanted)
@@ -138,7 +143,7 @@ def lanes_of(rows: Sequence[Row], layout: Layout) -> tuple[list[Lane], Lines]:
     for names, label, labels, px in wanted:
         each_px = round(px * scale)
         most = max(1, int(each_px * len(labels) / 7.6))
-        fits = label if len(label) <= most else shorten(label.removeprefix("Pod "), most)
+        fits = label if len(label) <= most else shorten(label.removeprefix(f"{actor} "), most)
         full = shorten(", ".join(names), 400) if len(names) > 1 else label if fits != label else ""
         subs = [shorten(text, int(each_px / 5.5)) if len(labels) > 1 else "" for text in labels]
         lines = [(x + each_px * (number + 0.5), text) for number, text in enumerate(subs)]

@@ -45,11 +45,11 @@ def test_a_lane_a_pod_one_for_redis_and_one_for_each_service_that_is_named(histo
 
 def test_a_users_own_services_have_lanes_and_what_is_too_many_shares_one() -> None:
     services = [step(n, kind="service", service=f"s{n}", redis="", says="pay") for n in range(9)]
-    assert lanes(drawn(services)) == ["A", "redis", "s0", "s1", "s2", "s3", "s4", "more"]
+    assert lanes(drawn(services)) == ["A", "s0", "s1", "s2", "s3", "s4", "more"]
 
 
 def test_a_service_without_a_name_has_a_lane_all_the_same() -> None:
-    assert lanes(drawn([step(0, kind="service", redis="", what="upload image-1")])) == ["A", "redis", "service"]
+    assert lanes(drawn([step(0, kind="service", redis="", what="upload image-1")])) == ["A", "service"]
 
 
 def test_a_pods_workers_have_lines_of_their_own(history: list[dict[str, Any]]) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from itertools import combinations, permutations
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 from click.testing import CliRunner
@@ -243,7 +244,10 @@ def run_check(path: Path, *options: str) -> Any:
 
 
 @pytest.mark.parametrize(("value", "code", "word"), [(1, 0, "holds: 2 keys"), (3, 1, "violated: 2 keys")])
-def test_a_file_is_judged_and_its_exit_code_says_how(tmp_path: Path, value: int, code: int, word: str) -> None:
+def test_a_file_is_judged_and_its_exit_code_says_how(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: int, code: int, word: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
     path = tmp_path / "history.jsonl"
     other = lines_of([Operation(5, "write", 4, 0, 1)], key="y")
     path.write_bytes(b"".join([*lines_of([Operation(0, "write", 1, 0, 1), Operation(1, "read", value, 2, 3)]), *other]))
@@ -255,6 +259,34 @@ def test_a_file_is_judged_and_its_exit_code_says_how(tmp_path: Path, value: int,
     if code == 1:
         assert "process 1  read 3" in result.output
         assert "write 4" not in result.output
+
+
+def test_a_violation_is_drawn_and_where_that_cannot_be_it_is_told_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "history.jsonl"
+    shows = [Operation("a.1", "write", 1, 0, 2), Operation("<b>", "read", 1, 1, 3), Operation("c", "read", None, 4, 5)]
+    path.write_bytes(b"".join(lines_of(shows)))
+
+    told = json.loads(run_check(path, "--model", "register", "--json").stdout)
+
+    (key,) = told["keys"]
+    picture = Path(key["picture"])
+    assert picture.parts[0] == "runs"
+    root = ElementTree.fromstring(picture.read_text(encoding="utf-8"))
+    heads = [one.text for one in root.iter() if one.get("class") == "head"]
+    assert heads == [one["process"] for one in key["shows"]]
+    assert "key x: violated: no order explains these" in "".join(root.itertext())
+    assert "→ null" in "".join(root.itertext())
+
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere/runs").write_text("no folder")
+    result = run_check(path, "--model", "register")
+    assert result.exit_code == 1
+    assert "process c" in result.stdout
+    assert "podrace: no picture: run folder runs/" in result.stderr
 
 
 def test_an_inconclusive_file_exits_3(tmp_path: Path) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from podrace.simulator.errors import UsageError
+from podrace.simulator.errors import PodraceError, UsageError
+from podrace.simulator.history.events import Event
 
 if TYPE_CHECKING:
     from podrace.simulator.judge.linear import KeyVerdict, Operation
@@ -22,7 +23,7 @@ WIDTH = 60
 def check_history(file: Path, model: str, *, states: int, as_json: bool) -> int:
     """Print whether the history is linearizable, and the fewest operations that show it is not. Returns the exit code.
 
-    Raises UsageError, with the line, for a file that holds no such history.
+    These are drawn too. Raises UsageError, with the line, for a file that holds no such history.
     """
     from podrace.simulator.judge import linear
     from podrace.simulator.judge.operations import read_operations
@@ -39,15 +40,50 @@ def check_history(file: Path, model: str, *, states: int, as_json: bool) -> int:
         raise UsageError(f"history {file}: expected operations, found none: of nothing nothing is known")
     verdicts = linear.check(histories, meant, states_a_key=states)
     overall = linear.overall(verdicts)
+    drawn = _draw([one for one in verdicts if one.shows][:SHOWN_KEYS], f"{file.name}: {model}, a lane a process")
     if as_json:
-        click.echo(json.dumps(_document(model, overall, verdicts), indent=2, ensure_ascii=False))
+        click.echo(json.dumps(_document(model, overall, verdicts, drawn), indent=2, ensure_ascii=False))
     else:
         for one in [one for one in verdicts if one.verdict != "holds"][:SHOWN_KEYS]:
-            click.echo(as_text(one) + "\n")
+            picture = f"\npicture: {drawn[one.key]}" if one.key in drawn else ""
+            click.echo(f"{as_text(one)}{picture}\n")
         counts = [f"{sum(one.verdict == word for one in verdicts)} {word}" for word in EXIT_CODES]
         total = sum(one.operations for one in verdicts)
         click.echo(f"{overall}: {len(verdicts)} keys, {total} operations: {', '.join(counts)}")
     return EXIT_CODES[overall]
+
+
+def _draw(violated: Sequence[KeyVerdict], title: str) -> Mapping[Hashable, Path]:
+    """Draw what shows each violation, in a run folder: the files by key. That it cannot be written is said, no more."""
+    if not violated:
+        return {}
+    from podrace.reports.timeline import timeline
+    from podrace.simulator.app.runs import run_folder
+
+    drawn = {}
+    try:
+        with run_folder(None, "check") as folder:
+            for number, one in enumerate(violated, 1):
+                said = f"{_headline(one).removesuffix(':')}."
+                picture = timeline(as_events(one.shows), title=title, sentence=said, alone=True, actor="Process")
+                drawn[one.key] = folder / f"violation-{number}.svg"
+                drawn[one.key].write_text(picture, encoding="utf-8")
+    except (PodraceError, OSError) as error:
+        click.echo(f"podrace: no picture: {error}", err=True)
+        return {}
+    return drawn
+
+
+def as_events(shows: Sequence[Operation]) -> list[Event]:
+    """Operations as the events of a history that can be drawn: numbered by their places in real time."""
+    events: list[Event] = []
+    for number, one in enumerate(shows):
+        told = {"actor": _shown(one.process).replace(".", "·"), "call": number, "redis": "", "marks": ""}
+        begins, ends = ("read", _shown(one.value)) if one.f == "read" else (operation_in_words(one), "done")
+        events.append(told | {"n": one.began, "type": "invoke", "says": begins})
+        if one.ended is not None:
+            events.append(told | {"n": one.ended, "type": "ok", "says": f"→ {ends}"})
+    return sorted(events, key=lambda event: event["n"])
 
 
 def as_text(one: KeyVerdict) -> str:
@@ -56,8 +92,11 @@ def as_text(one: KeyVerdict) -> str:
         return f"key {_shown(one.key)}: inconclusive: {one.states} states looked at; more with --states"
     if not one.shows:
         return f"key {_shown(one.key)}: {one.verdict}"
-    drawn = "\n".join(bars(one.shows))
-    return f"key {_shown(one.key)}: violated: no order explains these {len(one.shows)} of its operations:\n{drawn}"
+    return "\n".join([_headline(one), *bars(one.shows)])
+
+
+def _headline(one: KeyVerdict) -> str:
+    return f"key {_shown(one.key)}: violated: no order explains these {len(one.shows)} of its operations:"
 
 
 def bars(shows: Sequence[Operation]) -> list[str]:
@@ -88,7 +127,9 @@ def _shown(value: Any) -> str:
     return "null" if value is None else str(value)
 
 
-def _document(model: str, overall: str, verdicts: Sequence[KeyVerdict]) -> dict[str, Any]:
+def _document(
+    model: str, overall: str, verdicts: Sequence[KeyVerdict], drawn: Mapping[Hashable, Path]
+) -> dict[str, Any]:
     keys = [
         {
             "key": one.key,
@@ -96,6 +137,7 @@ def _document(model: str, overall: str, verdicts: Sequence[KeyVerdict]) -> dict[
             "operations": one.operations,
             "states": one.states,
             "shows": [shown._asdict() for shown in one.shows],
+            "picture": str(drawn[one.key]) if one.key in drawn else "",
         }
         for one in verdicts
         if one.verdict != "holds"
