@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from podrace.simulator.app import counterexample, timeline
+from podrace.simulator.app.collector import quiet_collector
 from podrace.simulator.app.runs import Cell, stem_of
 from podrace.simulator.errors import TargetError, users_errors_told
 from podrace.simulator.fleets.inline import STEP_WITHIN_S, in_pod
@@ -284,7 +284,7 @@ def _note(found: Exploration, bounds: Bounds) -> str:
 @contextmanager
 def opened(server: Server, target: NamedTarget, scenario: Scenario, *, seed: int) -> Iterator[InlineLab]:
     """A lab on which schedules are played as fast as can be."""
-    with InlineLab(server, target.path, scenario, seed=seed) as lab, _quiet_collector():
+    with InlineLab(server, target.path, scenario, seed=seed) as lab, quiet_collector():
         yield lab
 
 
@@ -297,16 +297,3 @@ def led(moves: Callable[[], object], bounds: Bounds) -> Iterator[list[str]]:
     within_s = max(LEAST_WITHIN_S, min(STEP_WITHIN_S, bounds.budget_s))
     with watchdog(moves, within_s=within_s), without_prints(in_pod) as places:
         yield places
-
-
-@contextmanager
-def _quiet_collector() -> Iterator[None]:
-    """Keeps the cycle collector from walking what was there before, and from running many times in each schedule."""
-    thresholds = gc.get_threshold()
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 100)
-    try:
-        yield
-    finally:
-        gc.set_threshold(*thresholds)
-        gc.unfreeze()

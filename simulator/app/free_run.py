@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from podrace.simulator.app.collector import quiet_collector
 from podrace.simulator.app.judging import Recorded, judged
 from podrace.simulator.app.resting import Resting
 from podrace.simulator.app.show import OUTPUT
@@ -37,6 +38,8 @@ HISTORY = "events.jsonl"
 GONE = -2
 """When a key ends that has ended since it was asked for."""
 SOCKET_TIMEOUT_S = 1.0
+LANES = 96
+"""Of all pods together: each is an open file."""
 POD_OPTIONS: Mapping[str, Any] = {"absorb_limit": 1, "lease_s": LEASE_S, "upload_timeout_s": 10.0, "durability": "warn"}
 
 
@@ -162,6 +165,7 @@ def _specs(
             services=dict.fromkeys(services, ""),
             seed=plan.seed,
             free=True,
+            lanes=LANES // plan.pods,
             output=str(folder.resolve() / OUTPUT),
             options={**POD_OPTIONS, **plan.options},
         )
@@ -195,7 +199,7 @@ class _Running:
     def run(self, recorded: Recorded) -> FreeRun:
         """Let clients and faults at it, let it come to rest, and judge it."""
         driver, plan = self._driver, self._plan
-        with self._until_interrupted():
+        with self._until_interrupted(), quiet_collector():
             self._bustle()
         busy_s, operations = time.monotonic() - self._began_s, sum(driver.ended.values())
         driver.dismiss()

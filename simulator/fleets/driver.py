@@ -8,7 +8,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
-from typing import Any
+from typing import Any, NamedTuple
 
 from podrace.simulator.fleets.free import Asked, Client, FreeFleet, Notes
 from podrace.simulator.fleets.pipes import as_error_sent
@@ -41,8 +41,10 @@ class Spoilt:
     late_s: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class Open:
+NOT_SPOILT = Spoilt()
+
+
+class Open(NamedTuple):
     """A call that has not ended, since when by the monotonic clock."""
 
     client: Client
@@ -124,8 +126,8 @@ class Driver:
         """Send what is to be sent, hear what has come, do what is due; wait for that a second at most."""
         self.journal.flush()
         sending, self._to_send = self._to_send, []
-        for pod, *message in sending:
-            self.fleet.send(pod, *message)
+        for call in sending:
+            self.fleet.begin_call(*call)
         now_s = time.monotonic()
         due_s = min(until_s, now_s + 1.0, *(one[0][0] for one in (self._due, self._patience) if one))
         self.fleet.pump(due_s - now_s)
@@ -204,17 +206,22 @@ class Driver:
         if wanted.told and isinstance(wanted.told[0], str):
             self.first.setdefault((method, wanted.told[0]), wanted)
         event = {"type": "invoke", "actor": pod, "call": number, "name": wanted.name, "method": method}
-        self.journal.note(event | {"args": wanted.told})
+        event["args"] = wanted.told
+        self.journal.note(event)
         self.open[number] = Open(client, wanted, pod, now_s)
         self._patience.append((now_s + self._patience_s, number))
-        self._to_send.append((pod, "call", number, pod, method, wanted.args))
+        self._to_send.append((pod, number, method, wanted.args))
 
     def _end(self, number: int, result: Result) -> None:
         one = self.open.pop(number, None)
         if one is None:
             return  # its client has given up long ago
         event: Event = {"type": result.type, "actor": one.pod, "call": number}
-        self.journal.note(event | ({"result": result.value} if result.type == "ok" else {"error": result.error}))
+        if result.type == "ok":
+            event["result"] = result.value
+        else:
+            event["error"] = result.error
+        self.journal.note(event)
         self.ended[one.asked.method, result.type] += 1
         self._advance(one.client, result)
 
@@ -248,12 +255,9 @@ class Driver:
         self, pod: str, number: int, service: str, method: str, args: tuple[Any, ...], named: Mapping[str, Any]
     ) -> None:
         """Call a service for a pod, and answer it."""
-        spoilt = self.spoil(service, method) or Spoilt()
-        event: Event = {"type": "step", "actor": pod, "kind": "service", "service": service, "method": method}
-        event |= {"of": args[0] if args and isinstance(args[0], str) else None}
+        spoilt = self.spoil(service, method) or NOT_SPOILT
         shown = tuple(map(as_shown, args)), {name: as_shown(value) for name, value in named.items()}
-        event |= {"says": self._says(service, method, *shown), "action": "go"}
-        error, value = spoilt.error, None
+        says, action, error, value = self._says(service, method, *shown), "go", spoilt.error, None
         if spoilt.late_s == float("inf"):
             error = ConnectionError(f"{service} closed the connection")
         elif error is None or spoilt.is_done:
@@ -262,14 +266,26 @@ class Driver:
             except Exception as raised:
                 error = raised
             else:
-                event["action"] = "go" if error is None else "drop-reply"
-        event |= {"failed": error is not None, "reply": shorten(plain_reply(value if error is None else error), 120)}
-        self.journal.note(event)
+                action = "go" if error is None else "drop-reply"
+        self.journal.note(
+            {
+                "type": "step",
+                "actor": pod,
+                "kind": "service",
+                "service": service,
+                "method": method,
+                "of": args[0] if args and isinstance(args[0], str) else None,
+                "says": says,
+                "action": action,
+                "failed": error is not None,
+                "reply": shorten(plain_reply(value if error is None else error), 120),
+            }
+        )
         incarnation = self.fleet.incarnation(pod)
 
         def reply() -> None:
             if self.fleet.incarnation(pod) == incarnation:
-                self.fleet.send(pod, "reply", number, error is None, value if error is None else as_error_sent(error))
+                self.fleet.answer(pod, number, error is None, value if error is None else as_error_sent(error))
 
         late_s = spoilt.late_s + self._takes_s.get(service, 0.0)
         if late_s == float("inf"):

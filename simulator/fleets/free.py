@@ -9,21 +9,18 @@ from __future__ import annotations
 
 import os
 import selectors
-import struct
 import time
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import orjson
 
-from podrace.simulator.fleets.pipes import packed, unpacked
+from podrace.simulator.fleets.pipes import READ_BYTES, framed, packed, taken, unpacked
 from podrace.simulator.fleets.processes import Fleet, Handle, PodSpec
 from podrace.simulator.history.events import Event, plain
 from podrace.simulator.history.outcome import Result
-
-READ_BYTES = 1 << 18
 
 
 class Notes(Protocol):
@@ -69,8 +66,7 @@ def pod_name(index: int) -> str:
     return name
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
+class Asked(NamedTuple):
     """What a client wants a pod to do. `told` are the arguments as the history has them, `pod` None for any."""
 
     name: str
@@ -84,15 +80,36 @@ Client = Generator[Asked | float, Result, None]
 """A client of the fleet: it asks, and is sent how that ended; or it waits for so many seconds."""
 
 
+@dataclass(eq=False, slots=True)
+class _Channel:
+    """One connection to a pod: what is still to be written to it, and what has come of its next message.
+
+    `number` is 0 for the pod's pipe, from 1 for its lanes.
+    """
+
+    pod: str
+    number: int
+    file: int
+    quick: bool
+    is_open: bool = True
+    out: bytearray = field(default_factory=bytearray)
+    received: bytearray = field(default_factory=bytearray)
+
+
 class FreeFleet(Fleet):
-    """A fleet whose pipes are read and written without waiting. `on_message` gets (pod, kind, *rest)."""
+    """A fleet whose pipes are read and written without waiting. `on_message` gets (pod, kind, *rest).
+
+    A call takes a lane of the pod's, as long as it lasts, where one is free, else the pod's pipe.
+    """
 
     def __init__(self, specs: Sequence[PodSpec], *, on_message: Callable[..., None]) -> None:
         super().__init__(specs, on_event=lambda event: None)
         self._on_message = on_message
         self._selector = selectors.DefaultSelector()
-        self._out: dict[str, bytearray] = {}
-        self._in: dict[str, bytearray] = {}
+        self._channels: dict[str, list[_Channel]] = {}
+        """By pod that runs: its pipe, then its lanes."""
+        self._idle: dict[str, list[_Channel]] = {}
+        """Of these the lanes that have no call."""
         self._paused: set[str] = set()
 
     def __enter__(self) -> FreeFleet:
@@ -102,72 +119,89 @@ class FreeFleet(Fleet):
         return self
 
     def _watch(self, pod: str) -> None:
-        connection = self._pods[pod].connection
-        os.set_blocking(connection.fileno(), False)
-        self._out[pod], self._in[pod] = bytearray(), bytearray()
-        self._selector.register(connection, selectors.EVENT_READ, pod)
+        handle = self._pods[pod]
+        connections = enumerate((handle.connection, *handle.lanes))
+        channels = [_Channel(pod, number, one.fileno(), handle.spec.free) for number, one in connections]
+        for channel in channels:
+            os.set_blocking(channel.file, False)
+            self._selector.register(channel.file, selectors.EVENT_READ, channel)
+        self._channels[pod], self._idle[pod] = channels, channels[1:]
 
     def send(self, pod: str, *message: Any) -> None:
-        data = packed(message, quick=self._pods[pod].spec.free)
-        out = self._out[pod]
-        was_empty = not out
-        out += struct.pack("!i", len(data))  # as multiprocess frames a message
-        out += data
-        if was_empty:
-            self._write(pod)
+        self._send(self._channels[pod][0], message)
 
-    def _write(self, pod: str) -> None:
-        out, connection = self._out[pod], self._pods[pod].connection
+    def begin_call(self, pod: str, number: int, method: str, args: tuple[Any, ...]) -> None:
+        """Have a method of the pod's called, which says `result` with that number once it has ended."""
+        idle = self._idle[pod]
+        self._send(idle.pop() if idle else self._channels[pod][0], ("call", number, pod, method, args))
+
+    def answer(self, pod: str, number: int, worked: bool, value: Any) -> None:
+        """Answer what a pod has asked a service: by the question's number, or the lane's, which is negative."""
+        self._send(self._channels[pod][max(0, -number)], ("reply", number, worked, value))
+
+    def _send(self, channel: _Channel, message: tuple[Any, ...]) -> None:
+        data = framed(packed(message, quick=channel.quick))
+        if channel.out:
+            channel.out += data
+        elif channel.is_open:
+            channel.out += self._write(channel, data)
+            if channel.out:
+                self._selector.modify(channel.file, selectors.EVENT_READ | selectors.EVENT_WRITE, channel)
+
+    def _write(self, channel: _Channel, data: bytes | bytearray) -> bytes | bytearray:
+        """Write what the pod takes. Returns the rest."""
         try:
-            del out[: os.write(connection.fileno(), out)]
+            return data[os.write(channel.file, data) :]
         except BlockingIOError:
-            pass
+            return data
         except OSError as error:
-            raise self._died(self._pods[pod]) from error
-        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if out else 0)
-        if self._selector.get_key(connection).events != events:
-            self._selector.modify(connection, events, pod)
+            self._end(channel, error)
+            return b""
+
+    def _end(self, channel: _Channel, error: OSError | None) -> None:
+        """A connection has ended. Raises HarnessError for a pod's pipe; a lane may end before that says why."""
+        if not channel.number:
+            raise self._died(self._pods[channel.pod]) from error
+        self._selector.unregister(channel.file)
+        channel.is_open = False
 
     def pump(self, timeout_s: float) -> None:
         """Take what has come from the pods, and wait at most so long for the first of it."""
         for key, ready in self._selector.select(max(0.0, timeout_s)):
-            if key.data in self._out and ready & selectors.EVENT_WRITE:
-                self._write(key.data)
-            if key.data in self._in and ready & selectors.EVENT_READ:
-                self._read(key.data)
+            channel = key.data
+            if channel.is_open and ready & selectors.EVENT_WRITE:
+                channel.out = bytearray(self._write(channel, channel.out))
+                if channel.is_open and not channel.out:
+                    self._selector.modify(channel.file, selectors.EVENT_READ, channel)
+            if channel.is_open and ready & selectors.EVENT_READ:
+                self._read(channel)
 
-    def _read(self, pod: str) -> None:
-        handle, into = self._pods[pod], self._in[pod]
+    def _read(self, channel: _Channel) -> None:
         try:
-            data = os.read(handle.connection.fileno(), READ_BYTES)
+            data = os.read(channel.file, READ_BYTES)
         except BlockingIOError:
             return
         except OSError:
             data = b""
         if not data:
-            raise self._died(handle)
-        into += data
-        place = 0
-        while len(into) >= place + 4:
-            (size,) = struct.unpack_from("!i", into, place)
-            if len(into) < place + 4 + size:
-                break
-            message = unpacked(bytes(into[place + 4 : place + 4 + size]), quick=handle.spec.free)
-            place += 4 + size
-            self._take(handle, message)
-            if self._in.get(pod) is not into:  # it was killed for what it said
-                return
-        del into[:place]
+            self._end(channel, None)
+            return
+        channel.received += data
+        while channel.is_open and (one := taken(channel.received)) is not None:  # it may be killed for what it said
+            message = unpacked(one, quick=channel.quick)
+            if channel.number and message[0] == "result":
+                self._idle[channel.pod].append(channel)
+            self._on_message(channel.pod, *message)
 
     def _take(self, handle: Handle, message: tuple[Any, ...]) -> None:
-        if handle.spec.name not in self._in:  # it is not watched yet
+        if handle.spec.name not in self._channels:  # it is not watched yet
             super()._take(handle, message)
         else:
             self._on_message(handle.spec.name, *message)
 
     def incarnation(self, pod: str) -> int:
         """Which start of the pod is running, 0 where it is not."""
-        return self._pods[pod].spec.incarnation if pod in self._in else 0
+        return self._pods[pod].spec.incarnation if pod in self._channels else 0
 
     def spec(self, pod: str) -> PodSpec:
         return self._pods[pod].spec
@@ -193,17 +227,20 @@ class FreeFleet(Fleet):
     def kill(self, pod: str) -> None:
         """SIGKILL. What it had said and nobody had read yet is lost with it."""
         handle = self._pods[pod]
-        self._selector.unregister(handle.connection)
-        del self._out[pod], self._in[pod]
+        for channel in self._channels.pop(pod):
+            if channel.is_open:
+                self._selector.unregister(channel.file)
+                channel.is_open = False
         self._paused.discard(pod)
         handle.alive = False
         handle.process.kill()
         handle.process.join()
-        handle.connection.close()
+        for connection in (handle.connection, *handle.lanes):
+            connection.close()
 
     def close(self) -> None:
-        for pod in [*self._in]:
-            if self._out[pod] or pod in self._paused:
+        for pod, channels in [*self._channels.items()]:
+            if channels[0].out or pod in self._paused:
                 self.kill(pod)  # it would not hear that it should end
         self._selector.close()
         super().close()

@@ -54,17 +54,21 @@ class RecordingGate:
         while True:
             actor, function = jobs.get()
             threading.current_thread().name = self._current.actor = actor
-            try:
-                function()
-            except PodraceError as error:
-                self._pipe.send("broken", error)
-            except Exception as error:
-                if not self._spec.free:
-                    raise  # a thread of the pod's own ends as it would in production
-                self._pipe.send("died", actor, plain_reply(error))
-            except BaseException as error:
-                self._pipe.send("broken", left(actor, error))
+            self.run_here(actor, function)
             self._idle.append(jobs)
+
+    def run_here(self, actor: str, function: Callable[[], None]) -> None:
+        """Run it in this thread."""
+        try:
+            function()
+        except PodraceError as error:
+            self._pipe.send("broken", error)
+        except Exception as error:
+            if not self._spec.free:
+                raise  # a thread of the pod's own ends as it would in production
+            self._pipe.send("died", actor, plain_reply(error))
+        except BaseException as error:
+            self._pipe.send("broken", left(actor, error))
 
     def take(self, kind: str, *rest: Any) -> None:
         """A message of the parent's: how wrong the clock is from now on."""

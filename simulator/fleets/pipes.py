@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import pickle
+import struct
 import threading
 from itertools import count
 from typing import Any, NamedTuple
@@ -28,6 +29,28 @@ def unpacked(data: bytes, *, quick: bool) -> tuple[Any, ...]:
     from multiprocess.reduction import ForkingPickler
 
     return ForkingPickler.loads(data)  # type: ignore[no-any-return]
+
+
+_SIZE = struct.Struct("!i")
+READ_BYTES = 1 << 14
+"""A buffer of more than 128 KB would be mapped and unmapped for every read."""
+
+
+def framed(data: bytes) -> bytes:
+    """A message's bytes as multiprocess sends them."""
+    return _SIZE.pack(len(data)) + data
+
+
+def taken(received: bytearray) -> bytes | None:
+    """The next message's bytes, taken out of what has come; None while some of them are missing."""
+    if len(received) < _SIZE.size:
+        return None
+    end = _SIZE.size + _SIZE.unpack_from(received)[0]
+    if len(received) < end:
+        return None
+    data = bytes(received[_SIZE.size : end])
+    del received[:end]
+    return data
 
 
 class SentFile(io.BytesIO):
@@ -66,28 +89,44 @@ def as_error_came(sent: SentError) -> BaseException:
     return error
 
 
+def answered_with(worked: bool, value: Any) -> Any:
+    """What a service returned; what it raised is raised."""
+    if not worked:
+        raise as_error_came(value)
+    return value
+
+
 class Pipe:
     """The connection to the parent, safe to send on from every thread."""
 
     def __init__(self, connection: Any, *, quick: bool) -> None:
-        self._connection = connection
+        self._connection = connection  # which closes its file with itself
+        self._file = connection.fileno()
         self._quick = quick
+        self._received = bytearray()
         self._lock = threading.Lock()
         self._numbers = count(1)
         self._replies: dict[int, tuple[threading.Event, list[Any]]] = {}
 
     def send(self, *message: Any) -> None:
+        data = framed(packed(message, quick=self._quick))
         with self._lock:
             try:
-                self._connection.send_bytes(packed(message, quick=self._quick))
+                while data:
+                    data = data[os.write(self._file, data) :]
             except OSError:
                 os._exit(1)  # the parent is gone
 
     def receive(self) -> tuple[Any, ...]:
-        try:
-            return unpacked(self._connection.recv_bytes(), quick=self._quick)
-        except (EOFError, OSError):
-            os._exit(1)
+        while (data := taken(self._received)) is None:
+            try:
+                came = os.read(self._file, READ_BYTES)
+            except OSError:
+                came = b""
+            if not came:
+                os._exit(1)
+            self._received += came
+        return unpacked(data, quick=self._quick)
 
     def ask(self, *question: Any) -> Any:
         """Ask the parent to call a service, and wait for what that returns, or raises."""
@@ -95,12 +134,26 @@ class Pipe:
         answered, reply = self._replies[number] = threading.Event(), []
         self.send("service", number, *question)
         answered.wait()
-        worked, value = reply
-        if not worked:
-            raise as_error_came(value)
-        return value
+        return answered_with(*reply)
 
     def answer(self, number: int, worked: bool, value: Any) -> None:
         answered, reply = self._replies.pop(number)
         reply += [worked, value]
         answered.set()
+
+
+class Lane(Pipe):
+    """A connection that one thread has for itself: it takes a call, asks meanwhile, says how it ended.
+
+    So no other thread has to be woken for it. `number` names the lane, in place of what it asks: that is one thing
+    at a time.
+    """
+
+    def __init__(self, connection: Any, number: int) -> None:
+        super().__init__(connection, quick=True)
+        self._number = number
+
+    def ask(self, *question: Any) -> Any:
+        self.send("service", self._number, *question)
+        _, _, worked, value = self.receive()
+        return answered_with(worked, value)

@@ -29,7 +29,7 @@ class PodSpec:
     `services`: by name, the class of a client that the pod makes from its `settings`, as `module:name`; one without
     is called over the pipe. A `gated` pod takes no step before it is let go; one that `cancels` may have its calls
     cancelled. Of a `free` one no step is told, and its connections may break; what it prints goes into the file
-    `output`. `import_source`: see world.client.
+    `output`. `import_source`: see world.client. `lanes`: how many calls are made on connections of their own.
     """
 
     name: str
@@ -47,6 +47,7 @@ class PodSpec:
     cancels: bool = False
     free: bool = False
     output: str = ""
+    lanes: int = 0
     epoch_s: float = 0.0
     options: Mapping[str, Any] = field(default_factory=dict)
 
@@ -58,6 +59,7 @@ class Handle:
     spec: PodSpec
     process: Any
     connection: Any
+    lanes: Sequence[Any] = ()
     alive: bool = True
     results: dict[int, Result] = field(default_factory=dict)
     inbox: deque[tuple[Any, ...]] = field(default_factory=deque)
@@ -123,12 +125,13 @@ class Fleet:
 
         warm_up([spec.target, *filter(None, spec.services.values())])
         forkserver = multiprocess.get_context("forkserver")
-        ours, theirs = forkserver.Pipe()
+        ours, theirs = zip(*(forkserver.Pipe() for _ in range(1 + spec.lanes)), strict=True)
         process = forkserver.Process(target=_pod_main, args=(theirs, spec), name=f"pod-{spec.name}", daemon=True)
         with _without_main(), without_interrupts():  # started and known to us, or neither
             process.start()
-            self._pods[spec.name] = Handle(spec, process, ours)
-        theirs.close()
+            self._pods[spec.name] = Handle(spec, process, ours[0], ours[1:])
+        for connection in theirs:
+            connection.close()
 
     def call(self, pod: str, method: str, *args: Any) -> Result:
         """Call a method of a pod and wait for how it ends."""
@@ -198,7 +201,8 @@ class Fleet:
                 with suppress(PodraceError):  # of a pod that could not be made: another's is on its way already
                     self._drain(handle)
             handle.alive = False
-            handle.connection.close()
+            for connection in (handle.connection, *handle.lanes):
+                connection.close()
             handle.process.close()
         self._pods.clear()
 
@@ -235,10 +239,10 @@ class Fleet:
         )
 
 
-def _pod_main(connection: Any, spec: PodSpec) -> None:
+def _pod_main(connections: Sequence[Any], spec: PodSpec) -> None:
     from podrace.simulator.fleets.pod import main  # in the child: the parent needs none of what a pod imports
 
-    main(connection, spec)
+    main(connections, spec)
 
 
 @contextmanager

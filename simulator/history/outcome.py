@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from podrace.simulator.errors import PodraceError
 from podrace.simulator.history.events import shorten
 
 
-@dataclass(frozen=True)
-class Result:
+class Result(NamedTuple):
     """How a call ended: `type` is `ok`, `fail` (definitely not done) or `info` (nobody can know)."""
 
     type: str

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 ALICE = "alice"
 LIFE_S = 48 * 3600.0
 """How long Gemini keeps a file."""
+URI = "google_cloud_file_uri"
 POISON = "poison"
 """A text that holds this word makes the memory agent refuse the batch, every time."""
 
@@ -107,7 +108,7 @@ class Memory:
             if any(part.get("usable_until", self._now() + 1) <= self._now() for part in parts):
                 raise ValueError("the memory agent cannot read a file of this batch any more")
             self._ids.add((str(user_id), batch_id))
-            for uri in (str(part.get("google_cloud_file_uri")) for part in parts):
+            for uri in (str(part[URI]) for part in parts if URI in part):
                 if not self.is_usable(uri, pod):
                     self.unusable.add((len(self._batches), uri))
             self._batches.append((batch_id, user_id, [dict(part) for part in parts]))
@@ -179,10 +180,10 @@ class Uploads(Workload):
 
     def _is_usable(self, store: FileStore, uri: str, pod: str) -> bool:
         """Whether a file is there, ready, and may be read with the pod's key."""
-        from podrace.simulator.servers.files_api.store import owner_of
-
         if uri not in store.marks:
             return True  # a finding of its own
+        from podrace.simulator.servers.files_api.store import owner_of
+
         record = store.find(uri.partition("/v1beta/")[2])
         key = self.keys.get(pod)
         wanted = owner_of(key) if key else record.owner if record and not self._has_key(record.owner) else ""

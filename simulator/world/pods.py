@@ -25,6 +25,7 @@ def make_env(
     incarnation: int,
     options: Mapping[str, Any],
     failures: Mapping[str, str] | None = None,
+    gates_services: bool = True,
 ) -> PodEnv:
     """`client` must come from `gated_client`. A pod that is started again under its name draws other numbers.
 
@@ -36,7 +37,7 @@ def make_env(
         redis=client,
         prefix=prefix,
         services={
-            key: GatedService(key, inner, gate, *([made[key]] if key in made else []))
+            key: GatedService(key, inner, gate, *([made[key]] if key in made else [])) if gates_services else inner
             for key, inner in services.items()
         },
         runtime=gate,
