@@ -132,9 +132,9 @@ DIRECTED = (
     Directed(
         name="rolling-deploy",
         row=33,
-        what="pods of `local` are replaced, one after the other, by pods of the target while messages flow",
+        what="pods of `local` are replaced, one after the other, by pods of the target while messages flow; these are "
+        "judged by what they have promised themselves",
         then="local",
-        violates=frozenset({"local", "shared", "durable"}),
     ),
 )
 
@@ -207,4 +207,4 @@ def run_directed(one: Directed, target: NamedTarget, folder: Path, *, seed: int)
             raise
         refusal = f"it refuses to start on such a server: {str(error).partition('NotDurableError: ')[2]}"
         return replace(cell, verdict=NOT_APPLICABLE, words="–", note=refusal), None
-    return kept.judged_cell(cell, found), found
+    return kept.judged_cell(cell, found.since or found), found

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from podrace.simulator.app.collector import quiet_collector
-from podrace.simulator.app.judging import Recorded, judged
+from podrace.simulator.app.judging import Judged, Recorded, judged, since_replaced
 from podrace.simulator.app.resting import Resting
 from podrace.simulator.app.show import OUTPUT
 from podrace.simulator.app.smallest import events_that_show
@@ -25,7 +25,7 @@ from podrace.simulator.fleets.processes import PodSpec
 from podrace.simulator.history.events import Event
 from podrace.simulator.interrupts import Interrupted
 from podrace.simulator.judge import linear
-from podrace.simulator.judge.findings import HOLDS, INCONCLUSIVE, VIOLATED, Finding
+from podrace.simulator.judge.findings import HOLDS, INCONCLUSIVE, KINDS, VIOLATED, Finding
 from podrace.simulator.judge.run import Left
 from podrace.simulator.scenarios.model import Scenario, Workload
 from podrace.simulator.servers.connection import Server, connect
@@ -78,11 +78,15 @@ class FreeRun:
     """The exit code of the signal that ended the run, if one did."""
     shown: Sequence[Event] = ()
     """The few events that show the first finding."""
+    since: FreeRun | None = None
+    """Where pods were replaced, the run by what those have promised that came later; its counts tell the rest."""
 
     @property
     def words(self) -> str:
-        """The kinds of what was found, worst first."""
-        return ", ".join(dict.fromkeys(finding.kind for finding in self.findings)) or "ok"
+        """The kinds of what was found, worst first, then those of what pods before these had promised."""
+        own = ", ".join(dict.fromkeys(finding.kind for finding in self.findings)) or "ok"
+        old = ", ".join(kind for kind in KINDS if f"old_{kind}" in self.counts)
+        return f"{own}; old pods: {old}" if old else own
 
 
 @dataclass(frozen=True)
@@ -263,7 +267,27 @@ class _Running:
         self, recorded: Recorded, scenario: Scenario, operations: int, busy_s: float, rest_s: float
     ) -> FreeRun:
         """Judge the run, and add what only its driver knows."""
-        found = judged(recorded, scenario)
+        whole = self._told(recorded, scenario, judged(recorded, scenario), operations, busy_s, rest_s)
+        if not self._plan.then:
+            return whole
+        later = since_replaced(recorded, self._pods)
+        found = judged(later, scenario, whole.findings)
+        since = self._told(later, scenario, found, operations, busy_s, rest_s)
+        before = Counter(one.kind for one in whole.findings) - Counter(one.kind for one in found.findings)
+        told = ", ".join(f"{kind} {count}" for kind, count in before.items())
+        note = f"of what the pods before had promised: {told}" if told else ""
+        counts = {**since.counts, **{f"old_{kind}": count for kind, count in before.items()}}
+        return replace(whole, since=replace(since, counts=counts, note="; ".join(filter(None, [since.note, note]))))
+
+    def _told(
+        self,
+        recorded: Recorded,
+        scenario: Scenario,
+        found: Judged,
+        operations: int,
+        busy_s: float,
+        rest_s: float,
+    ) -> FreeRun:
         notes = ["interrupted"] if self._interrupted else []
         if linear.overall(found.objects) == INCONCLUSIVE:
             notes.append("the statuses of some uploads take more states to judge than there is budget for")

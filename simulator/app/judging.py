@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO, Any
@@ -47,6 +47,8 @@ class Recorded:
     """A run that is over: its history in a file, what the services hold, and what is left on the server.
 
     `waits`: for each call that can never return, who waits for what. `work`: where the run's temporary files are.
+    `promises_from`: by pod, where in the history it begins to promise anything; what it answered before nobody may
+    rely on.
     """
 
     path: Path
@@ -57,6 +59,7 @@ class Recorded:
     rested_s: float = 0.0
     waits: Mapping[str, str] = field(default_factory=dict)
     work: Path = field(default_factory=Path)
+    promises_from: Mapping[str, float] = field(default_factory=dict)
 
     def runs(self) -> Iterator[FiledRun]:
         """The run as checks see it, in shares of some owners each. A place is the number of a line."""
@@ -115,6 +118,8 @@ class Recorded:
                 calls[event["call"]] = CallRecord(once(event["name"]), actor, method, args, place)
             elif kind in ("ok", "fail", "info"):
                 one = calls[event["call"]]
+                if kind == "ok" and one.began < self.promises_from.get(one.actor, 0):
+                    kind, event = "info", {"call": event["call"]}
                 ended = {"type": once(kind), "value": event.get("result"), "error": event.get("error") or ""}
                 calls[event["call"]] = CallRecord(one.name, one.actor, one.method, one.args, one.began, place, **ended)
             elif kind == "step":
@@ -133,8 +138,8 @@ class Judged:
     is_judgeable: bool
 
 
-def judged(recorded: Recorded, scenario: Scenario) -> Judged:
-    """Judge a run, share by share, then what is left of the whole."""
+def judged(recorded: Recorded, scenario: Scenario, before: Sequence[Finding] = ()) -> Judged:
+    """Judge a run, share by share, then what is left of the whole. `before` is what was found in it already."""
     workload = recorded.workload
     found: list[Finding] = []
     objects: list[linear.KeyVerdict] = []
@@ -149,8 +154,18 @@ def judged(recorded: Recorded, scenario: Scenario) -> Judged:
         objects += verdicts
         counts.update(workload.counted(run))
         is_judgeable |= workload.is_judgeable(run)
-    found += scenario.left_behind(recorded.whole(), found)
+    found += scenario.left_behind(recorded.whole(), [*before, *found])
     return Judged(by_severity(found), objects, counts, is_judgeable)
+
+
+def since_replaced(recorded: Recorded, pods: Sequence[str]) -> Recorded:
+    """The run of a fleet whose pods were replaced, in which only those that came later promise anything."""
+    places: dict[str, float] = dict.fromkeys(pods, float("inf"))
+    with recorded.path.open("rb") as lines:
+        for place, event in enumerate(map(orjson.loads, lines)):
+            if event["type"] == "fault" and (event["fault"], event["stage"]) == ("deploy", "is over"):
+                places[event["actor"]] = place
+    return replace(recorded, promises_from=places)
 
 
 def _without_order(one: linear.KeyVerdict) -> Finding:

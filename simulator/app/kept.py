@@ -55,6 +55,7 @@ def _details(found: FreeRun) -> dict[str, Any]:
         "operations": found.operations,
         "busy_s": round(found.busy_s, 3),
         "rest_s": round(found.rest_s, 3),
+        "of_later_pods": dict(found.since.counts) if found.since else {},
         "findings": [{"kind": one.kind, "subject": one.subject, "sentence": one.sentence} for one in found.findings],
         "objects": [
             {"key": one.key, "verdict": one.verdict, "shows": [shown._asdict() for shown in one.shows]}

@@ -204,7 +204,7 @@ def _run(one: directed.Directed, job: Job, folder: Path) -> Cell:
         if found is not None:
             if found.interrupted is not None:
                 raise Interrupted(found.interrupted - 128)
-            kept.write_shown(folder, cell, found)
+            kept.write_shown(folder, cell, found.since or found)
         if (work / show.OUTPUT).exists():
             with (folder / show.OUTPUT).open("ab") as file:
                 file.write((work / show.OUTPUT).read_bytes())

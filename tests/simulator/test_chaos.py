@@ -7,6 +7,7 @@ import signal
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from xml.etree import ElementTree
 
@@ -29,12 +30,19 @@ Podrace = Any
 DURABLE = "durable"
 
 
-def run(tmp_path: Path, target: str, *faults: str, persistence: str = "always", **plan: Any) -> FreeRun:
+def run(
+    tmp_path: Path, target: str, *faults: str, persistence: str = "always", operations: int = 0, **plan: Any
+) -> FreeRun:
+    """`operations`: on a machine on which fewer are done in the time, there is twice the time for them, three times."""
     plan = {"pods": 4, "users": 20, "messages": 200, "duration_s": 2.0, "seed": 1, **plan}
-    (tmp_path / "work").mkdir()
-    with open_server(None, PERSISTENCE[persistence]) as server:
-        wanted = Plan(target=TARGETS[target], faults=named(faults), **plan)
-        return run_free(wanted, FREE_UPLOADS, server, tmp_path, tmp_path / "work", lambda standing: None)
+    for _ in range(4):
+        with open_server(None, PERSISTENCE[persistence]) as server, TemporaryDirectory(dir=tmp_path) as work:
+            wanted = Plan(target=TARGETS[target], faults=named(faults), **plan)
+            found = run_free(wanted, FREE_UPLOADS, server, tmp_path, Path(work), lambda standing: None)
+        if found.operations >= operations:
+            break
+        plan["duration_s"] *= 2
+    return found
 
 
 def events(folder: Path) -> list[dict[str, Any]]:
@@ -115,7 +123,7 @@ def test_each_fault_causes_the_errors_that_clients_should_get(tmp_path: Path, fa
 
 
 def test_without_faults_nothing_is_lost_and_no_call_is_open(tmp_path: Path) -> None:
-    found = run(tmp_path, "shared", "noop")
+    found = run(tmp_path, "shared", "noop", operations=200)
     assert (found.verdict, found.findings) == ("holds", ())
     assert found.counts["accepted"] == found.counts["delivered"] > 100
     told = events(tmp_path)
@@ -124,7 +132,7 @@ def test_without_faults_nothing_is_lost_and_no_call_is_open(tmp_path: Path) -> N
 
 
 def test_local_loses_images_without_any_fault(tmp_path: Path) -> None:
-    found = run(tmp_path, "local")
+    found = run(tmp_path, "local", operations=200)
     assert found.verdict == "violated"
     assert found.counts["lost"] > 5
     assert any(one.verdict == "violated" for one in found.objects)
@@ -190,13 +198,15 @@ def test_a_call_that_never_returns_once_all_has_healed_is_stuck(
 def test_ten_seconds_of_all_faults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str, seed: int) -> None:
     if target != DURABLE:  # these lose messages, and there is no need to wait longer for their locks
         monkeypatch.setattr(resting, "STILL_S", 2.0)
-    found = run(tmp_path, target, "all", pods=8, users=50, messages=1500, duration_s=10.0, seed=seed)
+    size = {"pods": 8, "users": 50, "messages": 1500, "duration_s": 10.0, "operations": 1200}
+    found = run(tmp_path, target, "all", seed=seed, **size)
     if target == DURABLE:
         assert (found.verdict, [one.sentence for one in found.findings]) == ("holds", [])
         assert found.counts["accepted"] == found.counts["delivered"] > 200
     else:
         assert found.verdict == "violated"
-        assert found.counts["lost"] > 3
+        assert found.counts["lost"] > 0
+        assert found.counts["lost"] + found.counts.get("stuck", 0) > 20  # which of both, the machine's load decides
     assert len(found.struck) == len(SURVIVABLE)
 
 
@@ -242,6 +252,21 @@ def test_while_pods_are_replaced_the_old_ones_go_on_losing(tmp_path: Path, monke
     last_deployed_s = max(fault["until_s"] for fault in drawn["faults"])
     after = [one["lost"] for one in drawn["bins"] if one["at_s"] > last_deployed_s + 0.1]
     assert len(set(after)) <= 1, "something was lost after the last old pod had gone"
+
+
+@pytest.mark.parametrize(("target", "loses"), [(DURABLE, False), ("local", True)])
+def test_pods_that_come_later_are_judged_by_what_they_have_promised_themselves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str, loses: bool
+) -> None:
+    monkeypatch.setattr(resting, "STILL_S", 2.0)
+    found = run(tmp_path, "local", then=TARGETS[target], messages=400, duration_s=4.0, operations=300)
+    assert found.verdict == "violated"
+    assert found.since is not None
+    assert 0 < found.since.counts["accepted"] < found.counts["accepted"]
+    assert found.since.counts["old_lost"] > 0
+    assert found.since.counts.get("lost", 0) + found.since.counts["old_lost"] == found.counts["lost"]
+    assert ("lost" in found.since.counts) == loses
+    assert found.since.words.startswith("lost" if loses else "ok; old pods: lost")
 
 
 # --- the command ---

@@ -132,7 +132,7 @@ def _run_directed(target_name: str, names: list[str], seed: int, run: Run) -> No
             cells.append(cell)
             if found is not None:
                 kept.write_all(folder / one.name, target.name, found)
-                kept.write_shown(folder, cell, found)
+                kept.write_shown(folder, cell, found.since or found)
                 code = found.interrupted
             bar.advance(1)
             if code is not None:
@@ -161,6 +161,8 @@ def _summary(target: str, found: FreeRun) -> list[str]:
     lines = [f"{target}  {found.verdict}: {', '.join(f'{word} {count}' for word, count in counts.items())}"]
     if found.note:
         lines.append(f"{target}  {found.note}")
+    if found.since:
+        lines.append(f"{target}  what the pods that came later have promised: {found.since.words}")
     rate = found.operations / found.busy_s if found.busy_s else 0.0
     lines.append(
         f"{found.operations} operations in {found.busy_s:.1f} s ({rate:.0f}/s), at rest after {found.rest_s:.1f} s more"
