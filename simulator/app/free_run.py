@@ -143,6 +143,7 @@ def run_free(
         strikes = draw([*plan.faults.values()], names, seed=plan.seed, duration_s=plan.duration_s)
         journal.epoch_s = time.monotonic()
         running = _Running(plan, workload, services, driver, Chaos(world, strikes), watch)
+        stack.enter_context(quiet_collector())
         recorded = Recorded(path=folder / HISTORY, workload=workload, services=services, left=_left(server), work=work)
         return running.run(recorded)
 
@@ -203,7 +204,7 @@ class _Running:
     def run(self, recorded: Recorded) -> FreeRun:
         """Let clients and faults at it, let it come to rest, and judge it."""
         driver, plan = self._driver, self._plan
-        with self._until_interrupted(), quiet_collector():
+        with self._until_interrupted():
             self._bustle()
         busy_s, operations = time.monotonic() - self._began_s, sum(driver.ended.values())
         driver.dismiss()

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from operator import itemgetter
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO, Any
@@ -27,6 +28,7 @@ SHARE_BYTES = 1 << 20
 MOST_SHARES = 64
 """Each is an open file."""
 _SERVED, _TOLD = ("actor", "service", "method", "of"), ("says", "failed", "action", "reply")
+_STEP = itemgetter(*_SERVED, *_TOLD)
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,7 @@ class Recorded:
                 ended = {"type": once(kind), "value": event.get("result"), "error": event.get("error") or ""}
                 calls[event["call"]] = CallRecord(one.name, one.actor, one.method, one.args, one.began, place, **ended)
             elif kind == "step":
-                steps.append((place, *(once(event[name]) for name in (*_SERVED, *_TOLD))))
+                steps.append((place, *map(once, _STEP(event))))
         known = [*calls.values()]
         return FiledRun((), known, services, self.struck, self.rested_s, {}, self.left, served=steps)
 

@@ -52,6 +52,8 @@ class FreeUploads(Uploads):
         return path
 
     def argument_told(self, told: Any) -> Any:
+        if type(told) is str:
+            return told
         if isinstance(told, list):
             return [self.argument_told(one) for one in told]
         if isinstance(told, dict) and told.keys() == {"name"}:
