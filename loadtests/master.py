@@ -21,7 +21,7 @@ from podrace.loadtests.arguments import check_form
 from podrace.loadtests.fleet import DRAIN_S, UPLOAD_TIMEOUT_S
 from podrace.loadtests.health import GeneratorHealth
 from podrace.loadtests.latency import Latencies, merged_counts
-from podrace.loadtests.servers import check_files_api, child, leftovers, run_id, serve, with_our_option
+from podrace.loadtests.servers import check_files_api, child, files_api_lost, leftovers, run_id, serve, with_our_option
 from podrace.loadtests.session import DONE, FAILED, RATE, STOP, VERSION, Worker
 from podrace.loadtests.targets import STORE, UPLOAD, Plan, find_target
 from podrace.simulator.app.runs import run_folder
@@ -263,6 +263,8 @@ class Master(Worker):
         missing = self._expected - self._done - {failure.get("id") for failure in self._failures}
         keeps = getattr(find_target(self.plan.target).factory, "keeps", ())
         left, lost = leftovers(self.server, self._run_id, keeps)
+        if UPLOAD in self.scenarios:
+            lost = lost or files_api_lost(self.files_url)
         asked, running = self._asked, sum(report["users"] for report in reports)
         broken = [worker for worker, report in self._reports.items() if report["broken"]]
         failures = [*self._failures, *({"line": f"{name}: an exception of its own; see its log"} for name in broken)]

@@ -73,7 +73,7 @@ def table_rows(master: Any) -> list[dict[str, Any]]:
             if kind == "lost" or counted.get(kind):
                 rows.append({"name": f"({kind}) {scenario}", "count": counted.get(kind, 0)})
     breaches = master.breaches(running=not master.cells) if master.folder else []
-    said += [f"(2 limit exceeded) {breach.text}" + f" {breach.excuse}".rstrip() for breach in breaches]
+    said += [f"(2 limit exceeded) {breach}" for breach in breaches]
     said += [f"(3 {line}".replace(":", ")", 1) for line in master.generator.document(master.duration_s())["says"]]
     said += [f"(4 run folder) {master.folder}"] if master.folder else []
     rows += [{"name": text} for text in said]

@@ -22,16 +22,21 @@ from podrace.simulator.servers.connection import Server, connect, delete_prefix,
 from podrace.simulator.servers.embedded import EmbeddedServer, ServerInfo
 
 
-def check_files_api(url: str) -> None:
-    """Raise UsageError if nobody answers at the URL."""
+def files_api_lost(url: str) -> str:
+    """Why nobody answers at the URL; empty if somebody does."""
     try:
         with urllib.request.urlopen(url, timeout=2.0):
-            pass
+            return ""
     except urllib.error.HTTPError:
-        pass  # it answers
+        return ""  # it answers
     except (OSError, ValueError) as error:
-        reason = getattr(error, "reason", error)
-        raise UsageError(f"files API {url}: expected one that answers: {reason}; see --files-url") from error
+        return f"the Files API does not answer ({getattr(error, 'reason', error)})"
+
+
+def check_files_api(url: str) -> None:
+    """Raise UsageError if nobody answers at the URL."""
+    if reason := files_api_lost(url):
+        raise UsageError(f"--files-url {url}: {reason}")
 
 
 @contextmanager

@@ -38,6 +38,9 @@ class Breach:
     text: str
     excuse: str = ""
 
+    def __str__(self) -> str:
+        return f"{self.text}; inconclusive: {self.excuse}" if self.excuse else self.text
+
 
 Explain = Callable[[float, float], str]
 """Given by how many µs a latency exceeds its limit, and at which percentile: the generator's excuse, or ''."""

@@ -191,14 +191,17 @@ class UploadLife(FleetUser):
                 image.unlink(missing_ok=True)
 
     def await_upload(self, pod: Any, number: int, placeholder: Any) -> None:
-        """Ask for the status until it is no longer pending, or its time is over."""
-        with gevent.Timeout(UPLOAD_TIMEOUT_S + 1, False):
-            while True:
-                answer = self.measure("upload status", pod.upload_status, placeholder)
-                self.fleet.journal.read(number, answer)
-                if not isinstance(answer, dict) or answer.get("status") != PENDING:
-                    break
-                gevent.sleep(POLL_S)
+        """Ask for the status until it is no longer pending, for as long as an upload may take, and a second more.
+
+        Counted in questions: time in which this process stood still is none that the pod had.
+        """
+        for _ in range(int((UPLOAD_TIMEOUT_S + 1) / POLL_S)):
+            answer = self.measure("upload status", pod.upload_status, placeholder)
+            self.fleet.journal.read(number, answer)
+            if not isinstance(answer, dict) or answer.get("status") != PENDING:
+                return
+            gevent.sleep(POLL_S)
+        self.expect("upload status", f"{PENDING} for more than {UPLOAD_TIMEOUT_S:g} s", "an end")
 
 
 class Absorber(FleetUser):

@@ -132,7 +132,7 @@ def write_files(outcome: Outcome, cells: Sequence[Cell]) -> None:
     document["cpu"] = cpu_model()
     document["versions"] |= {name: version(name) for name in LIBRARIES}
     document["generator"] = outcome.health
-    document["slo"] = {"breaches": [f"{breach.text}{_excused(breach)}" for breach in outcome.breaches]}
+    document["slo"] = {"breaches": list(map(str, outcome.breaches))}
     document["failures"] = [failure["line"] for failure in outcome.failures]
     document["died"] = dict(outcome.died)
     if outcome.search is not None:
@@ -173,7 +173,7 @@ def lines(outcome: Outcome, cells: Sequence[Cell]) -> list[str]:
         best = next((s for s in outcome.search.steps[::-1] if s["rate"] == outcome.search.best_per_s), None)
         held = f"--rate {best['rate']:g}, {best['tasks_per_s']:g} tasks a second," if best else "no rate was seen to"
         rows.append("; ".join(filter(None, (f"search: {held} stay within the limit", outcome.search.stopped))))
-    rows += [f"limit exceeded: {breach.text}{_excused(breach)}" for breach in outcome.breaches]
+    rows += [f"limit exceeded: {breach}" for breach in outcome.breaches]
     rows += ["aborted: a limit was exceeded"] if outcome.aborted else []
     rows.append(f"run: {outcome.folder}")
     return rows
@@ -191,7 +191,3 @@ def table(latencies: Latencies, duration_s: float) -> list[str]:
                 values = [summary["count"], rate, *list(summary.values())[1:]]
                 rows.append(f"{label:28}" + "".join(f"{'–' if value is None else value:>10}" for value in values))
     return rows
-
-
-def _excused(breach: Breach) -> str:
-    return f"; inconclusive: {breach.excuse}" if breach.excuse else ""

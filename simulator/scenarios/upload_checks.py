@@ -80,7 +80,7 @@ class Facts:
 def check(run: Run) -> Iterator[Finding]:
     """All that the workload promises, over one finished run."""
     yield from check_deliveries(run)
-    yield from _status_findings(run)
+    yield from _status_findings(run, facts_of(run))
 
 
 def check_deliveries(run: Run) -> Iterator[Finding]:
@@ -280,7 +280,7 @@ def _order_findings(facts: Facts) -> Iterator[Finding]:
             latest = max(latest, message.began)
 
 
-def _status_findings(run: Run) -> Iterator[Finding]:
+def _status_findings(run: Run, facts: Facts) -> Iterator[Finding]:
     """What is said of an upload is compared with what was done, and with what was said before."""
     uploads: dict[str, int] = {}
     for place, event in run.steps("service", "gemini"):
@@ -307,6 +307,9 @@ def _status_findings(run: Run) -> Iterator[Finding]:
             continue
         if status == "completed" and uploads.get(image, call.ended + 1) > call.ended:
             yield Finding("misreported", image, f"{call.actor} was told that {image} is uploaded, before it was")
+        if status == "failed" and not facts.excuse and image not in facts.refusals:
+            text = f"{call.actor} was told that the upload of {image} has failed, though nothing went wrong"
+            yield Finding("misreported", image, text)
         before = told.setdefault(image, [])
         for earlier, who in before:
             if who.before(call) and _RANK[status] < _RANK[earlier]:

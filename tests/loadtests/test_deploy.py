@@ -21,6 +21,8 @@ from lightkube.models.apps_v1 import Deployment
 from lightkube.models.core_v1 import Service
 from msgspec import ValidationError
 
+from podrace.simulator.servers.embedded import server_binary
+
 DEPLOY = Path(__file__).parent.parent.parent / "loadtests/deploy"
 ROOT = DEPLOY.parent.parent
 ENTRYPOINT = re.compile(r"ENTRYPOINT (\[.*\])")
@@ -170,20 +172,27 @@ def test_each_containers_command_runs(
     locust: Start,
     tmp_path: Path,
     free_port: Callable[[], str],
-    tcp_server: Callable[..., Any],
     processes: ExitStack,
     commands: Callable[[], dict[str, list[str]]],
 ) -> None:
-    """Redis' by the embedded server; every other as it stands there, but on loopback and on free ports."""
-    found, port, files_port = commands(), free_port(), free_port()
+    """As it stands there, but on loopback and on free ports; Redis' by the embedded server's program."""
+    found, port, files_port, redis_port = commands(), free_port(), free_port(), free_port()
     assert set(found) == {"redis", "files-api", "master", "worker"}
-    redis_url = processes.enter_context(tcp_server()).tcp_url
+    program, *rest = found["redis"]
+    assert program == "redis-server"
+    redis = processes.enter_context(
+        subprocess.Popen([server_binary(), *rest, "--bind", "127.0.0.1", "--port", redis_port], cwd=tmp_path,
+                         stdout=subprocess.PIPE, text=True)
+    )  # fmt: skip
+    processes.callback(redis.terminate)
+    assert redis.stdout is not None
+    assert any("Ready to accept connections" in line for line in redis.stdout)
 
     def here(command: list[str]) -> list[str]:
         text = (
             "\n".join(command).replace("0.0.0.0", "127.0.0.1").replace("=*", "=127.0.0.1").replace("8080", files_port)
         )
-        text = re.sub(r"redis://[\w-]+:6379", redis_url, text)
+        text = re.sub(r"redis://[\w-]+:6379", f"redis://127.0.0.1:{redis_port}", text)
         return re.sub(r"(://|--master-host=)(?:load-)?(?:files-api|master)", r"\g<1>127.0.0.1", text).split("\n")
 
     program, *rest = here(found["files-api"])

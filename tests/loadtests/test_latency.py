@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import random
+import re
 from pathlib import Path
 from typing import Any
 
@@ -124,13 +125,20 @@ def test_the_percentile_text_is_as_hdrhistogram_has_it() -> None:
         histogram.record_value(int(rng.lognormvariate(6, 1.5)))
     theirs = io.BytesIO()
     histogram.output_percentile_distribution(theirs, 1.0)
-    head, _, *lines, last, end = percentile_text(histogram).splitlines()
+    head, _, *lines, last, moments, end, _ = percentile_text(histogram).splitlines()
     assert head.split() == theirs.getvalue().decode().splitlines()[0].split()
     rows = [[float(word) for word in line.split()] for line in lines]
     assert [row[0] for row in rows] == [histogram.get_value_at_percentile(row[1] * 100) for row in rows]
     assert [row[3] for row in rows] == pytest.approx([1 / (1 - row[1]) for row in rows], rel=0.01)
     assert last.split()[1:] == ["1.000000000000", "500"]
-    assert f"Total count    = {500:12d}" in end
+    # as hdr-plot reads them, which ends with an error where one of them is missing
+    found = re.match(r"#\[Mean(?:\s+)=(?:\s+)([0-9.]+),(?:\s+)StdDeviation(?:\s+)=(?:\s+)([0-9.]+)", moments)
+    assert found
+    assert float(found[1]) == pytest.approx(histogram.get_mean_value(), rel=0.001)
+    assert float(found[2]) == pytest.approx(histogram.get_stddev(), rel=0.001)
+    found = re.match(r"#\[Max(?:\s+)=(?:\s+)([0-9.]+),(?:\s+)Total count(?:\s+)=(?:\s+)([0-9.]+)", end)
+    assert found
+    assert found.groups() == (f"{histogram.get_max_value():.3f}", "500")
 
 
 def test_an_endless_wait_is_cut_to_the_highest_value() -> None:

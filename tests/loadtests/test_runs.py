@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from podrace.simulator.servers.connection import connect
@@ -31,10 +32,13 @@ def cells(folder: Path, name: str = "run") -> dict[str, dict[str, Any]]:
     return {cell["scenario"]: cell for cell in json.loads((folder / name / "result.json").read_text())["cells"]}
 
 
-def until_measured(folder: Path, process: subprocess.Popen[str]) -> None:
-    """Until the logs hold an operation of each kind of user."""
+OF_EACH_USER = ("GET_status", "absorb", "upload_status")
+
+
+def until_measured(folder: Path, process: subprocess.Popen[str], *names: str) -> None:
+    """Until the logs hold these operations, by default one of each kind of user."""
     said = ""
-    while process.poll() is None and not all(name in said for name in ("GET_status", "absorb", "upload_status")):
+    while process.poll() is None and not all(name in said for name in names or OF_EACH_USER):
         threading.Event().wait(0.05)
         said = "".join(log.read_text() for log in folder.glob("*.hlog"))
 
@@ -437,6 +441,17 @@ def test_a_server_that_dies_is_named_and_the_run_ends_in_order(
     assert "failed: GET status: ConnectionError" in out
     assert "failed: GET status: after p50" in out
     assert "unknown: the server is gone" in out
+    assert {cell["verdict"] for cell in cells(tmp_path).values()} == {"inconclusive"}
+
+
+def test_a_files_api_that_dies_is_no_loss_of_the_targets(locust: Start, tmp_path: Path) -> None:
+    process = locust(*HEADLESS, "--run-time", "4s", "UploadLife")
+    until_measured(tmp_path / "run", process, "upload_status")
+    (files_api,) = [child for child in psutil.Process(process.pid).children() if "files_api" in str(child.cmdline())]
+    files_api.kill()
+    code, out, err = finish(process)
+    assert code == 3, out + err
+    assert "unknown: the Files API does not answer (" in out
     assert {cell["verdict"] for cell in cells(tmp_path).values()} == {"inconclusive"}
 
 

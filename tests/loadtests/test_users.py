@@ -20,7 +20,7 @@ from podrace.loadtests.fleet import Fleet
 from podrace.loadtests.health import Health
 from podrace.loadtests.redis_user import OperationFailedError
 from podrace.loadtests.targets import QUEUE, STORE, TARGETS, UPLOAD, LoadTarget, Plan
-from podrace.loadtests.users import Absorber, FleetUser, StoreReader, StoreWriter, UploadLife
+from podrace.loadtests.users import TOGETHER, Absorber, FleetUser, StoreReader, StoreWriter, UploadLife
 from podrace.reference import targets
 from podrace.simulator.servers.embedded import EmbeddedServer
 
@@ -115,6 +115,17 @@ def test_a_pod_that_answers_nonsense_is_misreported_and_ends_no_user(make_user: 
     with pytest.raises(OperationFailedError) if method == "add_message" else nullcontext():
         user.live()
     assert run(user, 0)["misreported"] >= 1
+
+
+@pytest.mark.parametrize("status", ["pending", "failed"])
+def test_a_pod_that_never_says_that_an_upload_is_over_well_is_misreported(
+    make_user: Make, monkeypatch: pytest.MonkeyPatch, status: str
+) -> None:
+    monkeypatch.setattr("podrace.loadtests.users.UPLOAD_TIMEOUT_S", -0.9)
+    user = make_user(TARGETS["shared"], UploadLife)
+    for pod in user.fleet.pods:
+        pod.upload_status = lambda _: {"status": status, "result": None}
+    assert run(user, 1) == {"misreported": TOGETHER}
 
 
 @pytest.mark.parametrize("factory", [targets.shared, targets.durable])

@@ -463,6 +463,7 @@ def test_a_status_asked_before_the_promise_may_be_unknown(story: Story, answered
     ("earlier", "later"), [("completed", "pending"), ("completed", "failed"), ("failed", "pending")]
 )
 def test_a_status_that_goes_back_is_misreported(promised: Story, earlier: str, later: str) -> None:
+    promised.struck = 1
     promised.upload()
     promised.ask(earlier, actor="A")
     promised.ask(later)
@@ -471,9 +472,18 @@ def test_a_status_that_goes_back_is_misreported(promised: Story, earlier: str, l
 
 @pytest.mark.parametrize(("earlier", "later"), [("pending", "failed"), ("failed", "completed"), ("pending", "pending")])
 def test_a_status_may_go_forward(promised: Story, earlier: str, later: str) -> None:
+    promised.struck = 1
     promised.upload()
     promised.ask(earlier, actor="A")
     promised.ask(later)
+    assert promised.found() == []
+
+
+def test_failed_needs_a_reason(promised: Story) -> None:
+    promised.upload()
+    promised.ask("failed")
+    assert promised.found() == [("misreported", "image-1")]
+    promised.upload(action=FAIL, failed=True)
     assert promised.found() == []
 
 
