@@ -14,7 +14,7 @@ from podrace.loadtests.targets import TARGETS, find_target
 from podrace.simulator.errors import UsageError
 from podrace.simulator.fleets import guarded
 
-LEAST = {"pods": 2, "image_size": 1, "rate": 0, "slo_p99_us": 1, "files_latency_ms": 0}
+LEAST = {"pods": 2, "image_size": 1, "rate": 0, "slo_p99_us": 1}
 ON_PAGE = ("target", "pods", "rate", "image_size")
 """Our options on the page; all others are settled before it comes up."""
 
@@ -33,7 +33,6 @@ def add_arguments(parser: Any) -> None:
     group.add_argument("--slo-p99-us", type=float, default=5000.0, help="what a search's p99 must stay within, in µs")
     group.add_argument("--slo", default="", help="file of limits; default: loadtests/slo.toml, for what is run")
     group.add_argument("--files-url", default="", help="a running Files API; without it one is started")
-    group.add_argument("--files-latency-ms", type=float, default=0.0, help="what an upload takes, in the one started")
     group.add_argument("--run-folder", default="", help="default: runs/<time>-load")
     group.add_argument("--seed", type=int, default=0, help="of ids and image contents")
     for action in group._group_actions:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import gevent
+import psutil
 
 from podrace.loadtests.latency import HIGHEST_US, SUMMARY, new_histogram, percentiles_us
 
@@ -38,7 +39,7 @@ class Health:
         self._pauses_us: list[int] = []
         self._pause_began_s = 0.0
         self._probe: Any = None
-        self._marks = (0.0, 0.0, 0.0, (0, 0))
+        self._marks = (0.0,) * 5
 
     def start(self) -> None:
         """Keep the collector from walking what is alive now again and again, and begin to measure."""
@@ -57,22 +58,23 @@ class Health:
             gc.callbacks.remove(self._on_collection)
 
     def take(self) -> Interval:
-        wall_s, cpu_s, waited_s, ticks = time.perf_counter(), time.process_time(), _waited_s(), _stolen_ticks()
-        lags_us, pauses_us = Counter(self.lags_us), self._pauses_us
-        stolen, total = ticks[0] - self._marks[3][0], ticks[1] - self._marks[3][1]
+        machine = psutil.cpu_times()
+        marks = (time.perf_counter(), time.process_time(), _waited_s(), getattr(machine, "steal", 0.0), sum(machine))
+        wall_s, cpu_s, waited_s, stolen_s, total_s = (
+            now - before for now, before in zip(marks, self._marks, strict=True)
+        )
         interval = {
-            "lags_us": [*map(list, lags_us.items())],
-            "pauses_us": pauses_us,
-            "wall_s": wall_s - self._marks[0],
-            "cpu_s": cpu_s - self._marks[1],
-            "waited_s": waited_s - self._marks[2],
-            "stolen": stolen / total if total else 0.0,
+            "lags_us": [*map(list, Counter(self.lags_us).items())],
+            "pauses_us": self._pauses_us,
+            "wall_s": wall_s,
+            "cpu_s": cpu_s,
+            "waited_s": waited_s,
+            "stolen": stolen_s / total_s if total_s else 0.0,
             "begun": self.begun,
             "missed": self.missed,
         }
-        self.lags_us, self._pauses_us = [], []
+        self.lags_us, self._pauses_us, self._marks = [], [], marks
         self.begun = self.missed = 0
-        self._marks = (wall_s, cpu_s, waited_s, ticks)
         return interval
 
     def _on_collection(self, phase: str, info: Any) -> None:
@@ -179,12 +181,3 @@ def _waited_s() -> float:
         return int(Path("/proc/self/schedstat").read_text().split()[1]) / 1e9
     except (OSError, ValueError, IndexError):
         return 0.0
-
-
-def _stolen_ticks() -> tuple[int, int]:
-    """Stolen and all ticks of the machine so far; zeros where no /proc tells them."""
-    try:
-        fields = [int(word) for word in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
-    except (OSError, ValueError):
-        return 0, 0
-    return (fields[7], sum(fields)) if len(fields) == 8 else (0, 0)

@@ -21,7 +21,7 @@ from podrace.loadtests.arguments import check_form
 from podrace.loadtests.fleet import DRAIN_S, UPLOAD_TIMEOUT_S
 from podrace.loadtests.health import GeneratorHealth
 from podrace.loadtests.latency import Latencies, merged_counts
-from podrace.loadtests.servers import check_files_api, child, files_api_lost, leftovers, run_id, serve, with_our_option
+from podrace.loadtests.servers import check_files_api, child, run_id, serve, with_our_option
 from podrace.loadtests.session import DONE, FAILED, RATE, STOP, VERSION, Worker
 from podrace.loadtests.targets import STORE, UPLOAD, Plan, find_target
 from podrace.simulator.app.runs import run_folder
@@ -48,18 +48,18 @@ class Master(Worker):
         self.search: shapes.RateSearch | None = None
         self.folder: Path | None = None
         self.cells: list[Any] = []
-        self._reports: dict[str, dict[str, Any]] = {}
-        self._failures: list[dict[str, Any]] = []
-        self._done: set[str] = set()
-        self._expected: set[str] = set()
+        self.reports: dict[str, dict[str, Any]] = {}
+        self.failures: list[dict[str, Any]] = []
+        self.done: set[str] = set()
+        self.expected: set[str] = set()
         self._stale: set[str] = set()
         self._stack, self._server_stack = ExitStack(), ExitStack()
         self._run: ExitStack | None = None
         self._window_began_s = self._began_s = 0.0
-        self._warm = self._aborted = False
-        self._asked = 0
+        self.warm = self.aborted = False
+        self.asked = 0
         self._ended_s = 0.0
-        self._run_id = ""
+        self.run_id = ""
 
     def start(self) -> None:
         """Check all that was asked for and open what is needed. Raises PodraceError before any load starts."""
@@ -73,9 +73,7 @@ class Master(Worker):
         self.open_server(options.host or None)
         self.files_url = options.files_url
         if UPLOAD in self.scenarios:
-            self.files_url = self.files_url or self._stack.enter_context(
-                child("podrace.simulator.servers.files_api", "--latency-ms", str(options.files_latency_ms))
-            )
+            self.files_url = self.files_url or self._stack.enter_context(child("podrace.simulator.servers.files_api"))
             check_files_api(self.files_url)
         with run_folder(Path(options.run_folder or "runs"), "load"):
             pass  # a folder that cannot be written is an error now, not when the users are about to start
@@ -105,9 +103,8 @@ class Master(Worker):
     def check_form(self, form: Any) -> None:
         """Check the page's form before Locust takes it. Raises UsageError for a wrong field."""
         check_form(form, vars(self.options))
-        stores = find_target(form.get("target", self.options.target)).store
-        if STORE in self.scenarios and stores is None:
-            raise UsageError(f"--target {form['target']}: has no store for the users StoreReader and StoreWriter")
+        if STORE in self.scenarios:
+            self._check_store(form.get("target", self.options.target))
         host = form.get("host", self.environment.host).strip()
         if host != self.environment.host:
             if self._run is not None:
@@ -118,7 +115,7 @@ class Master(Worker):
                 raise UsageError(with_our_option(error)) from None
 
     def counts(self) -> dict[str, Any]:
-        return dict(merged_counts(report.get("counts", {}) for report in self._reports.values()))
+        return dict(merged_counts(report.get("counts", {}) for report in self.reports.values()))
 
     def duration_s(self) -> float:
         return (self._ended_s or time.monotonic()) - self.latencies.began_s
@@ -127,6 +124,9 @@ class Master(Worker):
         """The classes of users that this run was asked for."""
         asked = {name for name, count in self.runner.target_user_classes_count.items() if count}
         return [user for user in self.environment.user_classes if not asked or user.__name__ in asked]
+
+    def asked_scenarios(self) -> set[str]:
+        return {user.scenario for user in self.asked_users() if getattr(user, "scenario", "")}
 
     def breaches(self, *, running: bool = False) -> list[slo.Breach]:
         """The limits that are exceeded, of the operations of the users that were asked for."""
@@ -148,7 +148,7 @@ class Master(Worker):
         What workers have measured and not yet reported comes with the next report of each, and is forgotten then.
         """
         if self.has_workers:
-            self._stale = set(self._reports)
+            self._stale = set(self.reports)
         elif self._run is not None:
             self._flush()
         self.latencies.reset()
@@ -156,23 +156,26 @@ class Master(Worker):
 
     def tell_failure(self, failure: dict[str, Any]) -> None:
         """A part of the run has failed, so the whole run has: end it."""
-        self._failures.append(failure)
+        self.failures.append(failure)
         if self.has_workers:
             gevent.spawn(self._end_run)
         elif failure["traceback"] and self.folder:
             (self.folder / "traceback.txt").write_text(failure["traceback"], encoding="utf-8")
 
+    def _check_store(self, target: str) -> None:
+        if find_target(target).store is None:
+            raise UsageError(f"--target {target}: has no store; name users other than StoreReader and StoreWriter")
+
     def _choose_users(self) -> None:
         """A target of the user's own has no store: users of a store are left out, or refused if they were named."""
-        options = self.options
-        if STORE in self.scenarios and find_target(options.target).store is None:
-            if options.user_classes:
-                raise UsageError(
-                    f"--target {options.target}: has no store; name users other than StoreReader and -Writer"
-                )
-            self.environment.user_classes = [
-                user for user in self.environment.user_classes if getattr(user, "scenario", "") != STORE
-            ]
+        users = self.environment.user_classes
+        try:
+            if STORE in self.scenarios:
+                self._check_store(self.options.target)
+        except UsageError:
+            if self.options.user_classes:
+                raise
+            self.environment.user_classes = [user for user in users if getattr(user, "scenario", "") != STORE]
 
     def _choose_shape(self) -> None:
         options = self.options
@@ -212,11 +215,11 @@ class Master(Worker):
         self.folder = self._run.enter_context(run_folder(path, "load"))
         self.latencies = Latencies(self.folder)
         self.generator = self._window = GeneratorHealth()
-        for forgotten in (self._reports, self._failures, self._done, self._expected, self._stale, self.cells):
+        for forgotten in (self.reports, self.failures, self.done, self.expected, self._stale, self.cells):
             forgotten.clear()
-        self._warm = self._aborted = False
+        self.warm = self.aborted = False
         self._ended_s = 0.0
-        self._run_id = run_id(self.server)
+        self.run_id = run_id(self.server)
         self.plan = Plan(
             token=os.urandom(8).hex(),
             target=options.target,
@@ -237,7 +240,7 @@ class Master(Worker):
 
     def _on_test_stopping(self) -> None:
         self._ended_s = time.monotonic()
-        self._asked = 0 if self.runner.state == runners.STATE_SPAWNING else self.runner.target_user_count
+        self.asked = 0 if self.runner.state == runners.STATE_SPAWNING else self.runner.target_user_count
         if self.has_workers:
             self._await_workers()
         else:
@@ -254,54 +257,14 @@ class Master(Worker):
             print(f"error: {error}", file=sys.stderr, flush=True)
 
     def _conclude(self) -> int:
-        assert self.plan is not None
-        assert self.folder is not None
         if not self.has_workers:
             self.drain()
             self._flush()
-        duration_s, reports = self.duration_s(), self._reports.values()
-        missing = self._expected - self._done - {failure.get("id") for failure in self._failures}
-        keeps = getattr(find_target(self.plan.target).factory, "keeps", ())
-        left, lost = leftovers(self.server, self._run_id, keeps)
-        if UPLOAD in self.scenarios:
-            lost = lost or files_api_lost(self.files_url)
-        asked, running = self._asked, sum(report["users"] for report in reports)
-        broken = [worker for worker, report in self._reports.items() if report["broken"]]
-        failures = [*self._failures, *({"line": f"{name}: an exception of its own; see its log"} for name in broken)]
-        if self.runner.exceptions:
-            first = next(iter(self.runner.exceptions.values()))
-            line = f"the users themselves: {len(self.runner.exceptions)} kinds of exceptions, such as {first['msg']!r}"
-            failures.append({"line": line, "traceback": first["traceback"]})
-        doubts = [
-            *(report.get("doubts", "") for report in reports),
-            "the run ended within its warm-up" if self.slo.warm_up_s and not self._warm else "",
-            f"workers that did not hand in their counts: {len(missing)}" if missing else "",
-            f"users: {asked} were asked for, {running} were running at the end" if running < asked else "",
-        ]
+        found = verdict.Verdict(self)
         self.latencies.close()
-        outcome = verdict.Outcome(
-            plan=self.plan,
-            options=self.options,
-            folder=self.folder,
-            server=self.server.info,
-            latencies=self.latencies,
-            health=self.generator.document(duration_s),
-            counts=self.counts(),
-            sentences={name: text for report in reports for name, text in report.get("sentences", {}).items()},
-            scenarios={user.scenario for user in self.asked_users() if getattr(user, "scenario", "")},
-            died=merged_counts({"died": report.get("died", {})} for report in reports)["died"],
-            leaked=0 if missing or failures else left,  # a worker that died left keys that it still needed
-            lost_server=lost,
-            doubts=[text for text in dict.fromkeys(doubts) if text],
-            failures=failures,
-            breaches=self.breaches(running=bool(failures or lost or missing or self._aborted)),
-            aborted=self._aborted,
-            duration_s=duration_s,
-            users=running,
-            search=self.search,
-        )
-        self.cells[:] = verdict.make_cells(outcome)
-        return verdict.conclude(outcome, self.cells)
+        self.cells[:] = found.cells
+        found.tell()
+        return found.exit_code
 
     def _on_quitting(self) -> None:
         """Runs before Locust settles the exit code, however the run ends."""
@@ -314,7 +277,7 @@ class Master(Worker):
 
     def _at_exit(self) -> None:
         """If a user's task has ended the whole process, as sys.exit() does under gevent, it must not look green."""
-        ended_early = self._run is not None and not self._failures
+        ended_early = self._run is not None and not self.failures
         try:
             self._stack.close()
             if ended_early and self.fleet is not None:
@@ -336,30 +299,30 @@ class Master(Worker):
         if self._run is None or self.plan is None:
             return
         if report is None or report.get("version") != VERSION:
-            if client_id in {failure.get("id") for failure in self._failures}:
+            if client_id in {failure.get("id") for failure in self.failures}:
                 return
             had = f"podrace {report.get('version', 'of old')}" if report else "no podrace"
             line = f"worker {client_id} runs {had}, this master podrace {VERSION}: install the same"
             self.tell_failure({"line": line, "code": verdict.FAILED, "id": client_id})
         elif report["token"] == self.plan.token:  # else it belongs to an earlier run
-            self._expected.add(client_id)
+            self.expected.add(client_id)
             self._add(f"worker-{self.runner.get_worker_index(client_id)}", report)
 
     def _on_done(self, message: Any) -> None:
         self._on_worker_report(message.node_id, {"podrace": message.data})
-        self._done.add(message.node_id)
+        self.done.add(message.node_id)
 
     def _await_workers(self) -> None:
         """Before Locust stops the workers: let each finish, drain and report. A dead one is not waited for."""
         clients = self.runner.clients
-        failed = {failure.get("id") for failure in self._failures}
-        self._expected = (self._expected | {client.id for client in clients.all}) - failed
-        for client in self._expected & set(clients):
+        failed = {failure.get("id") for failure in self.failures}
+        self.expected = (self.expected | {client.id for client in clients.all}) - failed
+        for client in self.expected & set(clients):
             self.runner.send_message(STOP, client_id=client)
         deadline_s = time.monotonic() + STOP_TIMEOUT_S + DRAIN_S + 5
         while time.monotonic() < deadline_s:
             alive = {client.id for client in clients.all if client.state != runners.STATE_MISSING}
-            if not (self._expected - self._done) & alive:
+            if not (self.expected - self.done) & alive:
                 return
             gevent.sleep(0.05)
 
@@ -380,13 +343,13 @@ class Master(Worker):
         health = report.pop("health")
         for generator in {id(one): one for one in (self.generator, self._window) if not stale}.values():
             generator.add(worker, health)
-        self._reports[worker] = report
-        if not self._warm and time.monotonic() - self._began_s >= self.slo.warm_up_s:
-            self._warm = True
+        self.reports[worker] = report
+        if not self.warm and time.monotonic() - self._began_s >= self.slo.warm_up_s:
+            self.warm = True
             if self.slo.warm_up_s:
                 self.reset()
                 self._stale.discard(worker)
-        if self.slo.abort and self._warm and not self._aborted:
-            self._aborted = any(not breach.excuse for breach in self.breaches(running=True))
-            if self._aborted:
+        if self.slo.abort and self.warm and not self.aborted:
+            self.aborted = any(not breach.excuse for breach in self.breaches(running=True))
+            if self.aborted:
                 gevent.spawn(self._end_run)

@@ -18,7 +18,7 @@ COLUMNS = {
     "p99_9_us": "p99.9 (µs)",
     "max_us": "Max (µs)",
 }
-NOT_ON_PAGE = ("slo", "slo_p99_us", "shape", "files_url", "files_latency_ms", "run_folder", "seed", "podrace_plan")
+NOT_ON_PAGE = ("slo", "slo_p99_us", "shape", "files_url", "run_folder", "seed", "podrace_plan")
 LABELS = {"raw": "", "corrected": ", from the intended start", "failed": ", failed"}
 
 

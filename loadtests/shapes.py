@@ -7,8 +7,7 @@ the locustfile's names. `spike` and `RateSearch` are pure; the shapes put them u
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from locust import LoadTestShape
 
@@ -26,8 +25,7 @@ def spike(users: int, duration_s: float, at_s: float) -> int | None:
     return users if 1 <= at_s / duration_s * 3 < 2 else max(1, users // 10)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Window:
+class Window(NamedTuple):
     """What one step measured. `generator`: why the generator was the limit; empty if it was not."""
 
     p99_us: float | None
@@ -57,16 +55,14 @@ class RateSearch:
     def next(self, window: Window) -> float | None:
         """The next rate; None when the answer is within a tenth, or cannot be known."""
         holds = window.p99_us is not None and window.p99_us <= self._limit_us and not window.generator
-        step = {"rate": self.rate_per_s, "tasks_per_s": window.tasks_per_s, "p99_us": window.p99_us, "holds": holds}
-        self.steps.append(step | ({"generator": window.generator} if window.generator else {}))
+        self.steps.append({"rate": self.rate_per_s, **window._asdict(), "holds": holds})
         if window.generator:
             self.stopped = window.generator
             return None
         if not holds and not self._again:
             self._again = True
             return self.rate_per_s
-        confirmed = self._again
-        self._again = False
+        confirmed, self._again = self._again, False
         if holds:
             if confirmed and self.rate_per_s == self.best_per_s:
                 return None

@@ -5,30 +5,43 @@ from __future__ import annotations
 import math
 import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import BaseModel, Field, ValidationError
 
 from podrace.loadtests.latency import SUMMARY, Latencies
 from podrace.simulator.errors import UsageError
 
 OURS = Path(__file__).with_name("slo.toml")
-AT_MOST = (*SUMMARY, "max_us", "error_rate")
 AT_LEAST = ("rate_per_s", "samples")
-SCALARS = ("error_rate", "lost", "duplicated", "warm_up_s")
-SHARE_MAX = {"error_rate": 1.0}
+Number = Annotated[float | None, Field(ge=0, le=1e12)]
+Share = Annotated[float | None, Field(ge=0, le=1)]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Slo:
-    """Limits; None is none. `operations`: by operation, each a value by one of AT_MOST and AT_LEAST."""
+class Limits(BaseModel, extra="forbid", strict=True, frozen=True):
+    """Of one operation: AT_LEAST, all others at most; None is none."""
 
-    error_rate: float | None = None
-    lost: float | None = None
-    duplicated: float | None = None
-    warm_up_s: float = 0.0
+    p50_us: Number = None
+    p90_us: Number = None
+    p99_us: Number = None
+    p99_9_us: Number = None
+    max_us: Number = None
+    error_rate: Share = None
+    rate_per_s: Number = None
+    samples: Number = None
+
+
+class Slo(BaseModel, extra="forbid", strict=True, frozen=True):
+    """The limits of a run."""
+
+    error_rate: Share = None
+    lost: Number = None
+    duplicated: Number = None
+    warm_up_s: Annotated[float, Field(ge=0, le=1e12)] = 0.0
     abort: bool = False
-    operations: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    operations: dict[str, Limits] = {}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,39 +60,22 @@ Explain = Callable[[float, float], str]
 
 
 def load_slo(path: str) -> Slo:
-    """Read the file, ours where `path` is empty.
-
-    Raises UsageError where it cannot be read or has an unknown name or a value out of its range in it.
-    """
+    """Read the file, ours where `path` is empty. Raises UsageError for what it cannot be, in one line."""
     file = Path(path or OURS)
     try:
-        content = tomllib.loads(file.read_text(encoding="utf-8"))
+        return Slo(**tomllib.loads(file.read_text(encoding="utf-8")))
+    except ValidationError as error:
+        first = error.errors()[0]
+        said = "unknown limit" if first["type"] == "extra_forbidden" else f"{first['msg']}, got {first['input']!r}"
+        raise UsageError(f"limits {file}: {': '.join(map(str, first['loc']))}: {said}") from error
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UsageError(f"limits {file}: expected a TOML file: {reason}") from error
-    operations, abort = content.pop("operations", {}), content.pop("abort", False)
-    if not isinstance(operations, dict) or not all(isinstance(limits, dict) for limits in operations.values()):
-        raise UsageError(f'limits {file}: operations: expected tables, such as [operations."GET status"]')
-    if not isinstance(abort, bool):
-        raise UsageError(f"limits {file}: abort: expected true or false, got {abort!r}")
-    _check(file, "", content, SCALARS)
-    for name, limits in operations.items():
-        _check(file, f"{name}: ", limits, (*AT_MOST, *AT_LEAST))
-    return Slo(operations=operations, abort=abort, **content)
 
 
 def only(slo: Slo, limited: set[str]) -> Slo:
     """The limits of these operations only."""
-    return replace(slo, operations={name: limits for name, limits in slo.operations.items() if name in limited})
-
-
-def _check(file: Path, where: str, limits: Mapping[str, Any], known: tuple[str, ...]) -> None:
-    for name, value in limits.items():
-        if name not in known:
-            raise UsageError(f"limits {file}: {where}unknown limit {name!r}; expected {', '.join(known)}")
-        most = SHARE_MAX.get(name, 1e12)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= most:
-            raise UsageError(f"limits {file}: {where}{name}: expected a number from 0 to {most:g}, got {value!r}")
+    return slo.model_copy(update={"operations": {k: v for k, v in slo.operations.items() if k in limited}})
 
 
 def breaches(
@@ -106,7 +102,7 @@ def breaches(
                 found.append(Breach(text=f"{kind} in {scenario}: {counted[kind]} > {limit:g}"))
     for name, limits in slo.operations.items():
         if name in latencies.names:
-            found += _operation(name, limits, latencies, duration_s, explain, running)
+            found += _operation(name, limits.model_dump(exclude_none=True), latencies, duration_s, explain, running)
         elif not running:
             found.append(Breach(text=f"{name}: has a limit and never ran"))
     return found

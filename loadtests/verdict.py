@@ -1,26 +1,26 @@
-"""The end of a run: its cells, its files, the table that is printed, and the exit code."""
+"""The end of a run: what is known, its cells, its files, the table that is printed, and the exit code."""
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from locust.argument_parser import get_parser
 
 from podrace.loadtests.arguments import as_command
-from podrace.loadtests.latency import Latencies
-from podrace.loadtests.shapes import RateSearch
-from podrace.loadtests.slo import Breach
-from podrace.loadtests.targets import UPLOAD, Plan, find_target
+from podrace.loadtests.latency import Latencies, merged_counts
+from podrace.loadtests.servers import files_api_lost, leftovers
+from podrace.loadtests.targets import UPLOAD, find_target
 from podrace.simulator.app.runs import Cell, result_document, write_json
 from podrace.simulator.judge.findings import HOLDS, INCONCLUSIVE, KINDS, VIOLATED
 from podrace.simulator.servers.connection import redact
-from podrace.simulator.servers.embedded import ServerInfo
+
+if TYPE_CHECKING:
+    from podrace.loadtests.master import Master
 
 FAILED, BROKEN, UNKNOWN, AS_EXPECTED = 4, 1, 3, 0
 PRECEDENCE = (
@@ -34,115 +34,156 @@ LIMITS = "limits"
 LIBRARIES = ("locust", "gevent", "hdrhistogram", "hiredis")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """All that is known at the end of a run. `doubts`: why something is not known."""
+class Verdict:
+    """What is known at the end of the master's run, before its latencies are closed."""
 
-    plan: Plan
-    options: Any
-    folder: Path
-    server: ServerInfo
-    latencies: Latencies
-    health: Mapping[str, Any]
-    counts: Mapping[str, Mapping[str, int]]
-    sentences: Mapping[str, str]
-    scenarios: Iterable[str]
-    died: Mapping[str, int]
-    leaked: int
-    lost_server: str
-    doubts: Sequence[str]
-    failures: Sequence[Mapping[str, Any]]
-    breaches: Sequence[Breach]
-    aborted: bool
-    duration_s: float
-    users: int
-    search: RateSearch | None
+    def __init__(self, master: Master) -> None:
+        assert master.plan is not None
+        self.master, self.plan, self.search = master, master.plan, master.search
+        self.duration_s = master.duration_s()
+        self.health = master.generator.document(self.duration_s)
+        self.failures = [*master.failures, *_failures_of_users(master)]
+        self.target = find_target(self.plan.target)
+        reports = master.reports.values()
+        missing = master.expected - master.done - {failure.get("id") for failure in master.failures}
+        keys_left, self.lost = leftovers(master.server, master.run_id, getattr(self.target.factory, "keeps", ()))
+        if UPLOAD in master.scenarios:
+            self.lost = self.lost or files_api_lost(master.files_url)
+        self.leaked = 0 if missing or self.failures else keys_left  # a worker that died left keys that it still needed
+        self.users = sum(report["users"] for report in reports)
+        doubts = (
+            self.lost,
+            *(report.get("doubts", "") for report in reports),
+            "the run ended within its warm-up" if master.slo.warm_up_s and not master.warm else "",
+            f"workers that did not hand in their counts: {len(missing)}" if missing else "",
+            f"users: {master.asked} were asked for, {self.users} were running at the end"
+            if self.users < master.asked
+            else "",
+        )
+        self.doubts = [text for text in dict.fromkeys(doubts) if text]
+        cut_short = bool(self.failures or self.lost or missing or master.aborted)
+        self.breaches = master.breaches(running=cut_short)
+        self.sentences = {name: text for report in reports for name, text in report.get("sentences", {}).items()}
+        self.died = merged_counts({"died": report.get("died", {})} for report in reports)["died"]
+        self.cells = [*map(self._of_scenario, sorted(master.asked_scenarios())), self._of_limits()]
 
     @property
-    def unknown(self) -> list[str]:
-        return [text for text in (self.lost_server, *self.doubts) if text]
+    def exit_code(self) -> int:
+        """The first of PRECEDENCE that applies."""
+        codes = {failure.get("code", FAILED) for failure in self.failures} | {AS_EXPECTED}
+        unexpected = [cell.verdict for cell in self.cells if cell.verdict != cell.expected]
+        codes |= {UNKNOWN if verdict == INCONCLUSIVE else BROKEN for verdict in unexpected}
+        return next(code for code, _ in PRECEDENCE if code in codes)
 
+    def tell(self) -> None:
+        """Write the run's files, print its table."""
+        self._write_files()
+        try:
+            print("\n".join(self._lines()), flush=True)
+        except BrokenPipeError:  # the reader has gone; that changes no verdict
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        for line in dict.fromkeys(failure["line"] for failure in self.failures):
+            print(f"error: {line}", file=sys.stderr, flush=True)
 
-def conclude(outcome: Outcome, cells: Sequence[Cell]) -> int:
-    """Write the run's files, print its table. Returns the exit code."""
-    write_files(outcome, cells)
-    try:
-        print("\n".join(lines(outcome, cells)), flush=True)
-    except BrokenPipeError:  # the reader has gone; that changes no verdict
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    for line in dict.fromkeys(failure["line"] for failure in outcome.failures):
-        print(f"error: {line}", file=sys.stderr, flush=True)
-    return exit_code(outcome, cells)
-
-
-def exit_code(outcome: Outcome, cells: Sequence[Cell]) -> int:
-    """The first of PRECEDENCE that applies."""
-    codes = {failure.get("code", FAILED) for failure in outcome.failures} | {AS_EXPECTED}
-    unexpected = [cell.verdict for cell in cells if cell.verdict != cell.expected]
-    codes |= {UNKNOWN if verdict == INCONCLUSIVE else BROKEN for verdict in unexpected}
-    return next(code for code, _ in PRECEDENCE if code in codes)
-
-
-def make_cells(outcome: Outcome) -> list[Cell]:
-    """One cell for each scenario whose users ran, and one for the limits."""
-    nothing = {"accepted": 0, "delivered": 0, **dict.fromkeys(KINDS, 0)}
-    found = []
-    for scenario in sorted(outcome.scenarios):
-        counts = {**nothing, **outcome.counts.get(scenario, {})}
+    def _of_scenario(self, scenario: str) -> Cell:
+        counts = {"accepted": 0, "delivered": 0, **dict.fromkeys(KINDS, 0), **self.master.counts().get(scenario, {})}
         if scenario == UPLOAD:
-            counts["leaked"] += outcome.leaked
-        words = ", ".join(kind for kind in KINDS if counts[kind])
-        doubts = outcome.unknown if counts["accepted"] else [*outcome.unknown, "nothing was accepted"]
-        found.append(_cell(outcome, scenario, counts, words, doubts))
-    certain = [breach.text for breach in outcome.breaches if not breach.excuse]
-    doubts = [*outcome.unknown, *(f"{breach.text}: {breach.excuse}" for breach in outcome.breaches if breach.excuse)]
-    if outcome.search is not None and outcome.search.stopped:
-        doubts.append(outcome.search.stopped)
-    elif outcome.search is not None and not outcome.search.best_per_s:
-        certain.append("search: no rate stayed within --slo-p99-us")
-    return [*found, _cell(outcome, LIMITS, nothing, "; ".join(certain), doubts)]
+            counts["leaked"] += self.leaked
+        doubts = self.doubts if counts["accepted"] else [*self.doubts, "nothing was accepted"]
+        return self._cell(scenario, counts, ", ".join(kind for kind in KINDS if counts[kind]), doubts)
+
+    def _of_limits(self) -> Cell:
+        certain = [breach.text for breach in self.breaches if not breach.excuse]
+        doubts = [*self.doubts, *(f"{breach.text}: {breach.excuse}" for breach in self.breaches if breach.excuse)]
+        if self.search is not None and self.search.stopped:
+            doubts.append(self.search.stopped)
+        elif self.search is not None and not self.search.best_per_s:
+            certain.append("search: no rate stayed within --slo-p99-us")
+        nothing = {"accepted": 0, "delivered": 0, **dict.fromkeys(KINDS, 0)}
+        return self._cell(LIMITS, nothing, "; ".join(certain), doubts)
+
+    def _cell(self, scenario: str, counts: Mapping[str, int], words: str, doubts: Sequence[str]) -> Cell:
+        """`words` is what is wrong for certain, unless a server was lost."""
+        options = self.master.options
+        return Cell(
+            target=self.plan.target if self.master.asked_scenarios() else Path(options.locustfile).stem,
+            scenario=scenario,
+            fleet="locust",
+            verdict=VIOLATED if words and not self.lost else INCONCLUSIVE if doubts else HOLDS,
+            expected=self.target.expected(scenario),
+            counts=counts,
+            elapsed_s=round(self.duration_s, 3),
+            words=words,
+            note="; ".join(doubts),
+            sentence=self.sentences.get(scenario, ""),
+        )
+
+    def _write_files(self) -> None:
+        """result.json, latency.json, and where something failed traceback.txt; the logs have been written all along."""
+        master, folder, parser = self.master, self.master.folder, get_parser()
+        assert folder is not None
+        options = {name: value for name, value in vars(master.options).items() if name != "podrace_plan"}
+        options |= {"headless": True, "host": redact(options["host"]) if options["host"] else None}
+        command = as_command(options, parser)
+        document = result_document(
+            command, seed=self.plan.seed, run=folder, server=master.server.info, cells=self.cells
+        )
+        names = {action.dest for action in parser._actions}
+        document["versions"] |= {name: version(name) for name in LIBRARIES}
+        document |= {
+            "options": {name: value for name, value in options.items() if name in names},
+            "ran": {"users": self.users, "rate": self.plan.rate_per_s, "aborted": master.aborted},
+            "cpu": cpu_model(),
+            "generator": self.health,
+            "slo": {"breaches": list(map(str, self.breaches))},
+            "failures": [failure["line"] for failure in self.failures],
+            "died": dict(self.died),
+        }
+        if self.search is not None:
+            search = self.search
+            document["search"] = {"rate": search.best_per_s, "stopped": search.stopped, "steps": search.steps}
+        write_json(folder / "result.json", document)
+        write_json(folder / "latency.json", master.latencies.document(duration_s=self.duration_s))
+        tracebacks = [failure["traceback"] for failure in self.failures if failure.get("traceback")]
+        if tracebacks:
+            (folder / "traceback.txt").write_text("\n".join(tracebacks), encoding="utf-8")
+
+    def _lines(self) -> list[str]:
+        """The summary: latencies, failures by name, the generator, verdicts, breaches, the folder."""
+        latencies = self.master.latencies
+        rows = table(latencies, self.duration_s)
+        for name, errors in sorted(latencies.errors.items()):
+            slow = latencies.summary(name, "failed")
+            rows += [f"failed: {name}: {error}: {count}" for error, count in errors.most_common()]
+            rows.append(f"failed: {name}: after p50 {slow['p50_us']}, at most {slow['max_us']} µs")
+        rows += [f"died in a pod: {name}: {count}" for name, count in self.died.items()]
+        rows += self.health["says"]
+        for cell in self.cells:
+            counts = ", ".join(f"{kind} {count}" for kind, count in cell.counts.items() if count)
+            said = f": {cell.sentence}" if cell.sentence else ""
+            rows.append(
+                f"{cell.target} {cell.scenario}: {cell.verdict}, expected {cell.expected} ({counts or '-'}){said}"
+            )
+        rows += [f"unknown: {text}" for text in self.doubts]
+        if self.search is not None:
+            best = next((s for s in self.search.steps[::-1] if s["rate"] == self.search.best_per_s), None)
+            held = (
+                f"--rate {best['rate']:g}, {best['tasks_per_s']:g} tasks a second," if best else "no rate was seen to"
+            )
+            rows.append("; ".join(filter(None, (f"search: {held} stay within the limit", self.search.stopped))))
+        rows += [f"limit exceeded: {breach}" for breach in self.breaches]
+        rows += ["aborted: a limit was exceeded"] if self.master.aborted else []
+        return [*rows, f"run: {self.master.folder}"]
 
 
-def _cell(outcome: Outcome, scenario: str, counts: Mapping[str, int], words: str, doubts: Sequence[str]) -> Cell:
-    """`words` is what is wrong for certain, unless the server was lost."""
-    certain = words and not outcome.lost_server
-    return Cell(
-        target=outcome.plan.target if outcome.scenarios else Path(outcome.options.locustfile).stem,
-        scenario=scenario,
-        fleet="locust",
-        verdict=VIOLATED if certain else INCONCLUSIVE if doubts else HOLDS,
-        expected=find_target(outcome.plan.target).expected(scenario),
-        counts=counts,
-        elapsed_s=round(outcome.duration_s, 3),
-        words=words,
-        note="; ".join(doubts),
-        sentence=outcome.sentences.get(scenario, ""),
-    )
-
-
-def write_files(outcome: Outcome, cells: Sequence[Cell]) -> None:
-    """result.json, latency.json, and where something failed traceback.txt; the logs have been written all along."""
-    parser, options = get_parser(), dict(vars(outcome.options))
-    options |= {"headless": True, "host": redact(options["host"]) if options["host"] else None}
-    command = as_command(options, parser)
-    document = result_document(command, seed=outcome.plan.seed, run=outcome.folder, server=outcome.server, cells=cells)
-    names = {action.dest for action in parser._actions}
-    document["options"] = {name: value for name, value in options.items() if name in names}
-    document["ran"] = {"users": outcome.users, "rate": outcome.plan.rate_per_s, "aborted": outcome.aborted}
-    document["cpu"] = cpu_model()
-    document["versions"] |= {name: version(name) for name in LIBRARIES}
-    document["generator"] = outcome.health
-    document["slo"] = {"breaches": list(map(str, outcome.breaches))}
-    document["failures"] = [failure["line"] for failure in outcome.failures]
-    document["died"] = dict(outcome.died)
-    if outcome.search is not None:
-        search = outcome.search
-        document["search"] = {"rate": search.best_per_s, "stopped": search.stopped, "steps": search.steps}
-    write_json(outcome.folder / "result.json", document)
-    write_json(outcome.folder / "latency.json", outcome.latencies.document(duration_s=outcome.duration_s))
-    tracebacks = [failure["traceback"] for failure in outcome.failures if failure.get("traceback")]
-    if tracebacks:
-        (outcome.folder / "traceback.txt").write_text("\n".join(tracebacks), encoding="utf-8")
+def _failures_of_users(master: Master) -> list[dict[str, Any]]:
+    """What nobody caught, in a worker or in a user's task."""
+    failures = [{"line": f"{name}: an exception of its own; see its log"}
+                for name, report in master.reports.items() if report["broken"]]  # fmt: skip
+    if exceptions := [*master.runner.exceptions.values()]:
+        line = f"the users themselves: {len(exceptions)} kinds of exceptions, such as {exceptions[0]['msg']!r}"
+        failures.append({"line": line, "traceback": exceptions[0]["traceback"]})
+    return failures
 
 
 def cpu_model() -> str:
@@ -153,30 +194,6 @@ def cpu_model() -> str:
         return ""
     names = [line.partition(":")[2].strip() for line in text.splitlines() if line.startswith("model name")]
     return f"{len(os.sched_getaffinity(0))} of {len(names)} x {names[0]}" if names else ""
-
-
-def lines(outcome: Outcome, cells: Sequence[Cell]) -> list[str]:
-    """The summary: latencies, failures by name, the generator, verdicts, breaches, the folder."""
-    rows = table(outcome.latencies, outcome.duration_s)
-    for name, errors in sorted(outcome.latencies.errors.items()):
-        slow = outcome.latencies.summary(name, "failed")
-        rows += [f"failed: {name}: {error}: {count}" for error, count in errors.most_common()]
-        rows.append(f"failed: {name}: after p50 {slow['p50_us']}, at most {slow['max_us']} µs")
-    rows += [f"died in a pod: {name}: {count}" for name, count in outcome.died.items()]
-    rows += outcome.health["says"]
-    for cell in cells:
-        counts = ", ".join(f"{kind} {count}" for kind, count in cell.counts.items() if count)
-        said = f": {cell.sentence}" if cell.sentence else ""
-        rows.append(f"{cell.target} {cell.scenario}: {cell.verdict}, expected {cell.expected} ({counts or '-'}){said}")
-    rows += [f"unknown: {text}" for text in outcome.unknown]
-    if outcome.search is not None:
-        best = next((s for s in outcome.search.steps[::-1] if s["rate"] == outcome.search.best_per_s), None)
-        held = f"--rate {best['rate']:g}, {best['tasks_per_s']:g} tasks a second," if best else "no rate was seen to"
-        rows.append("; ".join(filter(None, (f"search: {held} stay within the limit", outcome.search.stopped))))
-    rows += [f"limit exceeded: {breach}" for breach in outcome.breaches]
-    rows += ["aborted: a limit was exceeded"] if outcome.aborted else []
-    rows.append(f"run: {outcome.folder}")
-    return rows
 
 
 def table(latencies: Latencies, duration_s: float) -> list[str]:
