@@ -158,7 +158,7 @@ class Fleet:
                     for user_id in users:
                         self.pods[next(self._turns)].absorb(user_id)
                     gevent.sleep(0.02)
-            held = self._held() if self.journal.waiting() else set()
+            held = self._texts_in_redis() if self.journal.waiting() else set()
         except (Exception, SystemExit, KeyboardInterrupt) as error:
             if isinstance(error, Interrupted):
                 raise
@@ -175,7 +175,7 @@ class Fleet:
             client.close()
         self._folder.cleanup()
 
-    def _held(self) -> set[str]:
+    def _texts_in_redis(self) -> set[str]:
         """The texts of our messages that still stand in any key of this run."""
         probe = Probe(connect(self.plan.redis_url, max_connections=1), own=False)
         with closing(probe):

@@ -49,7 +49,7 @@ class RateSearch:
         self.steps: list[dict[str, Any]] = []
         self._failed_per_s: float | None = None
         self._least_per_s = start_per_s / 8
-        self._held: list[float] = []
+        self._kept_up: list[float] = []
         self._again = False
 
     def next(self, window: Window) -> float | None:
@@ -66,12 +66,12 @@ class RateSearch:
         if holds:
             if confirmed and self.rate_per_s == self.best_per_s:
                 return None
-            self._held.append(self.rate_per_s)
+            self._kept_up.append(self.rate_per_s)
             self.best_per_s = self.rate_per_s
         else:
             self._failed_per_s = self.rate_per_s
-            self._held = [rate for rate in self._held if rate < self.rate_per_s]
-            self.best_per_s = max(self._held, default=0.0)
+            self._kept_up = [rate for rate in self._kept_up if rate < self.rate_per_s]
+            self.best_per_s = max(self._kept_up, default=0.0)
         return self._choose()
 
     def _choose(self) -> float | None:

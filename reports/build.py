@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -42,7 +43,8 @@ def build(paths: Sequence[Path], *, out: Path, format: str = "html") -> Report: 
             raise FileExistsError(errno.EEXIST, "it holds something else than a report of podrace", str(path))
     for path, content in files.items():
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(content, encoding="utf-8")
+        with open(path, "w", encoding="utf-8", opener=_open_at_once) as file:
+            file.write(content)
     return report
 
 
@@ -51,6 +53,13 @@ def read_and_draw(paths: Sequence[Path], *, format: str) -> tuple[Report, str | 
     report = read_results(paths)
     matrix.name_anchors(report.cells)
     return report, FORMATS[format](report)
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Open a file for writing; a pipe that nobody reads is an error, where one would wait for ever."""
+    descriptor = os.open(path, flags | os.O_NONBLOCK, 0o666)
+    os.set_blocking(descriptor, True)
+    return descriptor
 
 
 def _may_be_replaced(path: Path) -> bool:

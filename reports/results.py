@@ -222,10 +222,19 @@ def _cell(item: Mapping[str, Any]) -> Cell:
     for name in ("fleet", "words", "note", "sentence", "what"):
         setattr(cell, name, str(item.get(name) or ""))
     cell.words = cell.words or {"holds": "ok", NOT_APPLICABLE: "–"}.get(cell.verdict, cell.verdict)
-    cell.counts, cell.schedules = dict(item.get("counts") or {}), dict(item.get("schedules") or {})
+    cell.counts = {str(name): _count(value) for name, value in dict(item.get("counts") or {}).items()}
+    cell.schedules = dict(item.get("schedules") or {})
+    for name in ("run", "pruned"):
+        _count(cell.schedules.get(name, 0))
     cell.elapsed_s = finite(item.get("elapsed_s") or 0)
     cell.row = int(item["row"]) if item.get("row") else None
     return cell
+
+
+def _count(value: object) -> int:
+    if not isinstance(value, int) or value < 0:
+        raise ValueError(f"expected a whole number from 0 up, got {value!r}")
+    return value
 
 
 def _stem(cell: Cell) -> str:

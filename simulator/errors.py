@@ -40,6 +40,15 @@ class TargetError(PodraceError):
     exit_code = 3
 
 
+def error_in_words(error: BaseException) -> str:
+    """The kind of an error, and its text where it has one; a user's own may fail to make it."""
+    try:
+        text = str(error)
+    except Exception as failed:
+        text = f"its text cannot be made, which raised {type(failed).__name__}"
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
 @contextmanager
 def users_errors_told() -> Iterator[None]:
     """Turns what the user's own scenario, workload or check raises in this process into a TargetError with the place.
@@ -54,8 +63,7 @@ def users_errors_told() -> Iterator[None]:
         place = _users_place(error.__traceback__)
         if place is None:
             raise
-        said = f": {error}" if str(error) else ""
-        raise TargetError(f"the scenario's own code raised {type(error).__name__}{said}, at {place}") from error
+        raise TargetError(f"the scenario's own code raised {error_in_words(error)}, at {place}") from error
 
 
 def _users_place(trace: TracebackType | None) -> str | None:

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 import redis
 
-from podrace.simulator.errors import TargetError, UsageError, place_of
+from podrace.simulator.errors import TargetError, UsageError, error_in_words, place_of
 from podrace.simulator.interrupts import Interrupted, ctrl_c_told_apart
 
 
@@ -96,7 +96,7 @@ def make_pod(target: Target, env: PodEnv) -> Any:
     except TargetError:
         raise
     except Exception as error:
-        raised = f"{type(error).__name__}: {error}{_raised_at(error)}"
+        raised = error_in_words(error) + _raised_at(error)
         raise TargetError(f"the target's factory raised {raised}; expected it to return a pod") from error
     if inspect.iscoroutine(pod):
         pod.close()  # nobody awaits it, and Python would say so
@@ -149,11 +149,10 @@ def load_object(path: str, *, what: str) -> Any:
     try:
         with ctrl_c_told_apart():
             module = importlib.import_module(module_name)
-    except Interrupted:
+    except (Interrupted, UsageError):
         raise
     except BaseException as error:
-        raised = f"it raised {type(error).__name__}" + (f": {error}" if str(error) else "")
-        reason = str(error) if isinstance(error, ImportError) else raised
+        reason = str(error) if isinstance(error, ImportError) else f"it raised {error_in_words(error)}"
         raise UsageError(f"{what} {path!r}: cannot import {module_name}: {reason}") from error
     try:
         return getattr(module, attribute)

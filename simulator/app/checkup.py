@@ -110,11 +110,14 @@ def check_target(server: Server, path: str, scenario: Scenario, *, seed: int) ->
             finally:
                 with suppress(Restart):  # the target's modules hold what changes: explorations give each pod its own
                     lab.finish(play)
+        with users_errors_told():  # what a call returned may fail to say what it is
+            wrong = [*_wrong_answers(run), *_wrong_parts(run)] if scenario.workload.name == UPLOADS.name else []
+            returned = [
+                f"{call.method} returned {shorten(repr(call.value), 100)}" for call in run.calls if call.type == "ok"
+            ]
     except TargetError as error:
         return Checkup([*lacks, str(error)])
-    wrong = [*_wrong_answers(run), *_wrong_parts(run)] if scenario.workload.name == UPLOADS.name else []
     raised = [f"{call.method} raised {call.error}" for call in run.calls if call.error]
-    returned = [f"{call.method} returned {shorten(repr(call.value), 100)}" for call in run.calls if call.type == "ok"]
     return Checkup([*lacks, *dict.fromkeys([*wrong, *raised])], tuple(dict.fromkeys(returned)))
 
 

@@ -23,6 +23,10 @@ from podrace.simulator.interrupts import Interrupted
 COMMANDS = (reproduce, run, explore, matrix, replay, report, bench_compare, scenarios, dead_letters, check, init)
 
 
+MOST_CHARS = 2000
+"""Of the line that says why a command ends: names may be of any length."""
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="podrace")
 def cli() -> None:
@@ -73,11 +77,17 @@ def _tell_unexpected(error: BaseException) -> int:
     return _tell(ours, ours.exit_code)
 
 
-def _tell(what: object, code: int) -> int:
-    """Print one line on standard error: why the command ends, and the error's notes, such as keys that are left."""
-    line = "; ".join([str(what), *getattr(what, "__notes__", [])])
+def _tell(reason: object, code: int) -> int:
+    """Print one line on standard error: why the command ends, and the error's notes, such as keys that are left.
+
+    Characters that would move the terminal's cursor or ring its bell stand there by their numbers.
+    """
+    from podrace.simulator.history.events import shorten
+
+    line = " ".join("; ".join([str(reason), *getattr(reason, "__notes__", [])]).split())
+    shown = "".join(one if one.isprintable() else ascii(one)[1:-1] for one in shorten(line, MOST_CHARS))
     with suppress(HarnessError):  # if nothing can be written there, the exit code still says it
-        click.echo(f"podrace: {' '.join(line.split())}", err=True)
+        click.echo(f"podrace: {shown}", err=True)
     return code
 
 

@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError
 from pydantic.dataclasses import dataclass
 
 from podrace.simulator.errors import UsageError
@@ -23,6 +23,15 @@ MOST_BYTES = 4 * 1024 * 1024
 """A counterexample is never larger than this."""
 MOST_RETRIES = 100
 """No scenario lets a client send a command again more often than this."""
+
+
+def _written(text: str) -> str:
+    """The text, if UTF-8 has it. Raises ValueError for half of a surrogate pair, which JSON can hold."""
+    text.encode()
+    return text
+
+
+_Written = Annotated[str, AfterValidator(_written)]
 
 
 @dataclass(frozen=True, config=ConfigDict(strict=False, extra="forbid"))
@@ -38,7 +47,7 @@ class SavedSchedule:
     faults: NonNegativeInt
     preemptions: NonNegativeInt
     sentence: str
-    decisions: tuple[tuple[str, str, str], ...]
+    decisions: tuple[tuple[_Written, _Written, str], ...]
     version: Literal[2] = VERSION
 
     @property

@@ -54,12 +54,12 @@ class Endings:
         inline = sys.modules.get("podrace.simulator.fleets.inline")
         getattr(inline, "raise_in_harness", _raise)(error)  # while that module is being imported, it has none yet
 
-    def _dropped(self, what: Any) -> None:
-        if not isinstance(what.exc_value, Interrupted):
-            self._hook(what)
+    def _dropped(self, unraisable: Any) -> None:
+        if not isinstance(unraisable.exc_value, Interrupted):
+            self._hook(unraisable)
             return
         self._began_s = None
-        number = what.exc_value.exit_code - 128
+        number = unraisable.exc_value.exit_code - 128
         # To the main thread: where another takes it, the main one goes on waiting for whatever it waits for.
         again = threading.Timer(0.02, signal.pthread_kill, [threading.main_thread().ident, number])
         again.daemon = True

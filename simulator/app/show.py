@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import shlex
 import sys
 import tempfile
@@ -12,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -100,13 +101,12 @@ def cell(cell: Cell) -> None:
 class Bar:
     """A progress bar on standard error, shown if that is a terminal and the work takes more than a second."""
 
-    def __init__(self, what: str, total: int | None) -> None:
-        from rich.console import Console
+    def __init__(self, title: str, total: int | None) -> None:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-        console = Console(stderr=True, markup=False, emoji=False)
+        console = _console(stderr=True)
         columns = (
-            TextColumn(what),
+            TextColumn(title),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
@@ -118,9 +118,9 @@ class Bar:
         self._about = ""
         self._waiting = 0
 
-    def about(self, what: str) -> None:
+    def about(self, name: str) -> None:
         """Name what is being done."""
-        self._about = what
+        self._about = name
 
     def advance(self, steps: int, detail: str = "") -> None:
         """Count so many more steps as done."""
@@ -143,9 +143,9 @@ class Bar:
 
 
 @contextmanager
-def progress_bar(what: str, total: int | None) -> Iterator[Bar]:
+def progress_bar(title: str, total: int | None) -> Iterator[Bar]:
     """A bar that is removed at the end of the block. `total=None` if the total is unknown."""
-    bar = Bar(what, total)
+    bar = Bar(title, total)
     try:
         yield bar
     finally:
@@ -199,9 +199,9 @@ def _keep(printed: bytes, folder: Path | None) -> None:
 
 def width() -> int:
     """The columns to draw in: COLUMNS, else the terminal's width, or 118 if there is no terminal; at least 40."""
-    told = os.environ.get("COLUMNS", "")
-    if told.isdecimal() and int(told):
-        return max(LEAST_COLUMNS, int(told))
+    wanted = os.environ.get("COLUMNS", "")
+    if re.fullmatch("0*[1-9][0-9]{0,3}", wanted):
+        return max(LEAST_COLUMNS, int(wanted))
     try:
         return max(LEAST_COLUMNS, os.get_terminal_size(sys.stdout.fileno()).columns)
     except (OSError, ValueError):
@@ -210,6 +210,12 @@ def width() -> int:
 
 def console() -> Console:
     """A rich console on standard output with that width."""
+    return _console(width=width())
+
+
+def _console(**options: Any) -> Console:
+    """Names of the user's stand in what is printed as they are. Rich stumbles over a COLUMNS such as ²."""
     from rich.console import Console
 
-    return Console(width=width(), markup=False, emoji=False)  # names of the user's stand there as they are
+    environment = {name: value for name, value in os.environ.items() if value.isascii()}
+    return Console(**options, markup=False, emoji=False, _environ=environment)

@@ -59,7 +59,7 @@ class OwnModules:
         self._code: Code = {}
         self.afresh = not all(_is_constant(module, self._names) for module in self._modules())
         """Whether every pod gets modules of its own."""
-        self._before = [] if self.afresh else self._held()
+        self._before = [] if self.afresh else self._contents()
         self._imported = len(sys.modules)
 
     def factory(self, pod: str) -> Target:
@@ -87,7 +87,7 @@ class OwnModules:
             if names != self._names:  # imported by a call: from now on it is in place before any pod is made
                 self._names = names
                 self.afresh = self.afresh or not all(_is_constant(module, names) for module in self._modules())
-                self._before = [] if self.afresh else self._held()
+                self._before = [] if self.afresh else self._contents()
                 return True
         if all(one.is_as_before() for one in self._before):
             return False
@@ -98,7 +98,7 @@ class OwnModules:
         for name in self._names:
             yield sys.modules[name]
 
-    def _held(self) -> list[_Names | _Function]:
+    def _contents(self) -> list[_Names | _Function]:
         """What the modules, their classes and functions hold."""
         found: list[_Names | _Function] = []
         for module in self._modules():

@@ -257,7 +257,7 @@ def without_interrupts() -> Iterator[None]:
     handled = callable(handler) and threading.current_thread() is threading.main_thread()
     came: list[tuple[Any, ...]] = []
     if handled:
-        signal.signal(signal.SIGINT, lambda *what: came.append(what))
+        signal.signal(signal.SIGINT, lambda *signalled: came.append(signalled))
     try:
         yield
     finally:

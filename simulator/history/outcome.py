@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from podrace.simulator.errors import PodraceError
+from podrace.simulator.errors import PodraceError, error_in_words
 from podrace.simulator.history.events import shorten
 
 
@@ -24,8 +24,8 @@ def outcome(function: Callable[..., Any], *args: Any) -> Result:
     except PodraceError:
         raise
     except Exception as error:
-        told = shorten(f"{type(error).__name__}: {error}")
-        return Result("info" if is_indefinite(error) else "fail", error=told)
+        words = shorten(error_in_words(error))
+        return Result("info" if is_indefinite(error) else "fail", error=words)
 
 
 def is_indefinite(error: BaseException) -> bool:

@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from podrace.simulator.errors import TargetError
+
 KINDS = ("lost", "duplicated", "misreported", "stuck", "leaked")
 """The kinds of what can go wrong in a run, worst first."""
 
@@ -24,7 +26,11 @@ class Finding:
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
-            raise ValueError(f"kind of a finding: expected one of {', '.join(KINDS)}, got {self.kind!r}")
+            raise TargetError(f"kind of a finding: expected one of {', '.join(KINDS)}, got {self.kind!r}")
+        if not isinstance(self.subject, str) or not isinstance(self.sentence, str):
+            raise TargetError(
+                f"subject and sentence of a finding: expected texts, got {self.subject!r}, {self.sentence!r}"
+            )
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from podrace.simulator.errors import TargetError, UsageError
 from podrace.simulator.judge.findings import HOLDS, VIOLATED, Finding
 from podrace.simulator.judge.run import Check, Left, Run
+from podrace.simulator.scenarios.shape import check_shape
 from podrace.simulator.world.steps import pod_of
 
 if TYPE_CHECKING:
@@ -200,15 +201,7 @@ class Scenario:
     spares: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
-        names = [call.name for calls in self.lines.values() for call in calls]
-        twice = {name for name in names if names.count(name) > 1}
-        if twice:
-            raise UsageError(f"scenario {self.name}: two calls are named {sorted(twice)[0]!r}; expected each name once")
-        for calls in self.lines.values():
-            for call in calls:
-                unknown = [name for name in (*call.after, *_refs(call.args)) if name not in names]
-                if unknown:
-                    raise UsageError(f"scenario {self.name}, call {call.name}: there is no call {unknown[0]!r}")
+        check_shape(self)
 
     @property
     def pods(self) -> tuple[str, ...]:
@@ -244,8 +237,13 @@ class Scenario:
         return found
 
     def _found_by(self, check: Check, run: Run) -> list[Finding]:
-        found: Any = check(run)
         name = getattr(check, "__name__", type(check).__name__)
+        try:
+            found: Any = check(run)
+        except TypeError as error:
+            if error.__traceback__ is None or error.__traceback__.tb_next is not None:
+                raise  # the check was called, and raised it
+            raise TargetError(f"scenario {self.name}: its check {name} cannot be called with a Run: {error}") from error
         if not isinstance(found, Iterable):
             raise TargetError(
                 f"scenario {self.name}: its check {name} returned {type(found).__name__}; expected a list of Findings, "
@@ -263,11 +261,3 @@ class Scenario:
             return False
         lingers_s = self.workload.lingers_s
         return one.left_s is None or (lingers_s is not None and one.left_s > lingers_s)
-
-
-def _refs(args: Iterable[Any]) -> Iterable[str]:
-    for value in args:
-        if isinstance(value, Ref):
-            yield value.call
-        elif isinstance(value, tuple | list):
-            yield from _refs(value)

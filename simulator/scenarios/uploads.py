@@ -249,6 +249,7 @@ class Uploads(Workload):
         return {
             "accepted": len(accepted) + len(images),
             "delivered": sum(bool(message.places) for message in accepted) + len(there),
+            "messages": len(accepted),
             "images": len(images),
         }
 

@@ -54,7 +54,7 @@ class Rest:
             elif not self._has_written(place):
                 return moved
             else:  # what one step of the round has changed another may have put back
-                before, held = held, self._held()
+                before, held = held, self._keys_and_values()
                 if before == held:
                     return moved or fruitless > 1
                 fruitless += 1
@@ -90,7 +90,7 @@ class Rest:
             for event in self._play.events[place:]
         )
 
-    def _held(self) -> list[Any]:
+    def _keys_and_values(self) -> list[Any]:
         side = self._play.side
         keys = [key for key, _ in side.left()]
         return [keys, side.probe.values(keys)]

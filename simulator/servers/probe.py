@@ -33,7 +33,7 @@ def _text(value: Any) -> Any:
     return [_text(item) for item in value] if isinstance(value, list) else value
 
 
-def _held(kind: bytes, value: Any) -> Any:
+def _in_one_order(kind: bytes, value: Any) -> Any:
     if kind == b"hash":
         return dict(sorted(zip(value[::2], value[1::2], strict=True)))
     return sorted(value) if kind == b"set" else value
@@ -136,7 +136,7 @@ class Probe:
                  for kind in self.ask(*(("TYPE", key_bytes(key)) for key in keys))]  # fmt: skip
         reads = [(key, kind) for key, kind in zip(keys, kinds, strict=True) if kind in _READS]
         replies = self.ask(*((_READS[kind][0], key_bytes(key), *_READS[kind][1:]) for key, kind in reads))
-        found = {key: _held(kind, _text(reply)) for (key, kind), reply in zip(reads, replies, strict=True)}
+        found = {key: _in_one_order(kind, _text(reply)) for (key, kind), reply in zip(reads, replies, strict=True)}
         return [found.get(key) for key in keys]
 
     def damage(self, key: str, *, only_ask: bool = False) -> bool:

@@ -111,11 +111,11 @@ def disconnect(client: redis.Redis) -> None:
         one.connection_pool.disconnect()
 
 
-def broken(what: str) -> Exception:
+def broken(lost: str) -> Exception:
     """The error that a client gets when its connection breaks."""
     from redis.exceptions import ConnectionError as RedisConnectionError
 
-    return RedisConnectionError(f"connection broken: the {what} was lost")
+    return RedisConnectionError(f"connection broken: the {lost} was lost")
 
 
 def timeout_of(words: tuple[Any, ...]) -> float | None:

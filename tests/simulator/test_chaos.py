@@ -14,7 +14,7 @@ from xml.etree import ElementTree
 import pytest
 
 from podrace.simulator.app import free_run, resting
-from podrace.simulator.app.commands.run import progress_line
+from podrace.simulator.app.commands.run import counted, progress_line
 from podrace.simulator.app.directed import DIRECTED, PERSISTENCE, Directed, find, run_directed, unexplored
 from podrace.simulator.app.free_run import FreeRun, Plan, Standing, run_free
 from podrace.simulator.app.names import TARGETS, named_target
@@ -277,6 +277,7 @@ def test_the_run_command_prints_its_verdict_and_writes_every_file(podrace: Podra
     ended = podrace(*words)
     assert ended.code == 1, ended.err
     assert "local  violated: accepted" in ended.out
+    assert " messages, " in ended.out
     assert "faults: kill" in ended.out
     assert {path.name for path in (podrace.folder / "r").iterdir()} == {
         "events.jsonl",
@@ -373,5 +374,12 @@ def test_a_workload_without_clients_is_wrong_usage(podrace: Podrace) -> None:
 
 def test_the_progress_tells_what_is_accepted_delivered_and_pending() -> None:
     standing = Standing("running", 2.0, {("add_message", "ok"): 30, ("absorb", "ok"): 10}, 3, 20, ["A: kill"])
-    told = "running 2 s  accepted 30  delivered 20  pending 10  calls 3  20/s  faults: A: kill"
+    told = "running 2 s  messages: accepted 30  delivered 20  pending 10  calls 3  20/s  faults: A: kill"
     assert progress_line(standing) == told
+
+
+def test_the_last_line_counts_messages_and_images_by_their_names() -> None:
+    counts = {"accepted": 45, "delivered": 44, "messages": 30, "images": 15, "lost": 1, "leaked": 0}
+    assert counted(counts) == "accepted 45 (30 messages, 15 images), delivered 44, lost 1"
+    assert counted({"accepted": 2, "delivered": 2, "lost": 0}) == "accepted 2, delivered 2"
+    assert counted({"lost": 0}) == ""

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from podrace.simulator.errors import TargetError
 from podrace.simulator.history.events import Event
 from podrace.simulator.judge.findings import HOLDS, VIOLATED, Finding, Judgement, by_severity
 from podrace.simulator.judge.run import CallRecord, Left, Run
@@ -129,7 +130,7 @@ def test_a_good_run_holds_and_is_counted(story: Story) -> None:
     judgement = story.judged()
     assert judgement.findings == ()
     wrong = {"lost": 0, "duplicated": 0, "misreported": 0, "stuck": 0, "leaked": 0}
-    assert judgement.counts == {"accepted": 4, "delivered": 4, "images": 2} | wrong
+    assert judgement.counts == {"accepted": 4, "delivered": 4, "messages": 2, "images": 2} | wrong
 
 
 # --- lost ---
@@ -683,7 +684,7 @@ def test_findings_of_one_kind_stay_in_their_order() -> None:
 
 
 def test_an_unknown_kind_of_finding_is_refused() -> None:
-    with pytest.raises(ValueError, match="expected one of lost, duplicated, misreported, stuck, leaked, got 'late'"):
+    with pytest.raises(TargetError, match="expected one of lost, duplicated, misreported, stuck, leaked, got 'late'"):
         Finding("late", "m1", "m1 is late")
 
 

@@ -104,6 +104,15 @@ USAGE = {
     "run --faults kill,kill": "kill stands there twice",
     "run --faults all,kill": "fault 'all': expected it alone, or some of noop, kill",
     "run --faults kill,none": "fault 'none': expected it alone, or some of noop, kill",
+    "run --duration -0.0001": "-0.0001 is not in the range x>=0.0",
+    "run --faults killé": "fault 'killé': there is none",
+    "run --messages ''": "'' is not a valid whole number",
+    "matrix --fleets --scenarios nope": "scenario 'nope': there is none",
+    "matrix --fleets --redis-url redis://127.0.0.1:1": "runs of whole fleets break servers",
+    "matrix --accept": "--accept needs --expect FILE",
+    f"{EXPLORE} --target class:def": "cannot import class: No module named 'class'",
+    f"{EXPLORE} --target __main__:x": "module __main__ has no x",
+    f"{EXPLORE} --target podrace:Nope": "module podrace has no Nope",
     "run --persistence x": "'x' is not one of 'always', 'everysec', 'none'",
     "run --workload x": "workload 'x': expected the form module:name",
     "run --workload os:name": "workload 'os:name': expected a podrace.Workload, got str",
@@ -128,6 +137,11 @@ USAGE = {
     "init ''": "expected a path, got nothing",
     "init my-wallet.py": "example my-wallet.py: expected a name that can be imported, such as wallet.py",
     "init wallet": "example wallet: expected a name that can be imported",
+    "init __init__.py": "example __init__.py: expected a name that can be imported",
+    f"init {LONG}.py": "expected a new file that can be written: File name too long",
+    "init 1.py": "example 1.py: expected a name that can be imported",
+    "init .py": "example .py: expected a name that can be imported",
+    "init 'a b.py'": "example a b.py: expected a name that can be imported",
     "init class.py": "example class.py: expected a name that can be imported",
     "init podrace.py": "example podrace.py: expected a name that no other module has",
     "init json.py": "example json.py: expected a name that no other module has",
@@ -254,6 +268,10 @@ URLS = {
     "redis://localhost:0": "another form than redis://host:port/db",
     "redis://localhost/x": "another form than redis://host:port/db",
     "redis://[::1": "another form than redis://host:port/db",
+    "redis://127.0.0.1:1/-1": "another form than redis://host:port/db",
+    "redis://..:1": "check the options in the URL's query",
+    "unix:///tmp": "Connection refused",
+    "redis://127.0.0.1:1?password=hunter2": "'redis://127.0.0.1:1?password=***'",
     "unix://": "another form than redis://host:port/db",
     "unix:///nothing/here.sock": "No such file or directory",
     "unix:///dev/null": "Connection refused",
@@ -314,6 +332,15 @@ CHANGED: dict[str, tuple[dict[str, Any], int, str]] = {
     "a counterexample that holds": ({"verdict": "holds"}, 2, "damaged: verdict"),
     "no words": ({"words": None}, 2, "damaged: words"),
     "no decisions": ({"decisions": None}, 2, "damaged: decisions"),
+    "a decision of half a character": (
+        {"decisions": [["A", "\ud800", ""]]},
+        2,
+        "damaged: decisions.0.1: Value error, 'utf-8' codec can't encode character",
+    ),
+    "a version that is true": ({"version": True}, 2, "damaged: version: Input should be 2"),
+    "negative faults": ({"faults": -1}, 2, "damaged: faults"),
+    "a target of 10,000 letters": ({"target": "a." * 5000 + "b:c"}, 2, "a.a.a…"),
+    "a scenario of two lines": ({"scenario": "a\nb"}, 2, "scenario 'a\\nb': there is none"),
     "half a decision": ({"decisions": [["A"]]}, 2, "damaged: decisions.0.1"),
     "an older version": ({"version": 1}, 2, "damaged: version"),
     "a later version": ({"version": 3}, 2, "damaged: version"),
@@ -336,6 +363,18 @@ MODULES = {
     "imports what is not there": ("import nothing_here", 2, "cannot import mine: No module named 'nothing_here'"),
     "recurses": ("def f(): f()\nf()", 2, "cannot import mine: it raised RecursionError"),
     "runs out of memory": ("raise MemoryError('m')", 2, "cannot import mine: it raised MemoryError: m"),
+    "raises what has no text": (
+        "class E(Exception):\n def __str__(self): raise OSError\nraise E",
+        2,
+        "cannot import mine: it raised E: its text cannot be made, which raised OSError",
+    ),
+    "raises what rings": ("raise ValueError('\\x1b[31m\\x07')", 2, r"it raised ValueError: \x1b[31m\x07"),
+    "has another coding": ("# coding: nope", 2, "it raised SyntaxError: unknown encoding: nope"),
+    "raises what has no text in its factory": (
+        "class E(Exception):\n def __str__(self): raise OSError\ndef pod(env): raise E",
+        3,
+        "the target's factory raised E: its text cannot be made",
+    ),
     "raises two lines": ("raise ValueError('a\\nb')", 2, "it raised ValueError: a b"),
     "imports itself": ("import mine", 2, "module mine has no pod"),
     "has no factory": ("", 2, "module mine has no pod"),
@@ -430,6 +469,7 @@ BODIES = {
     "leaves a key": ("self.redis.set(self.key, 1)", 1, "leaked"),
     "sends no command": ("self.redis.execute_command('NOPE')", 3, "unknown command"),
     "asks for what is not there": ("self.env.nothing.go()", 3, "the environment has no nothing"),
+    "ends its connection": ("self.redis.execute_command('QUIT')", 3, "the target sends QUIT, which changes"),
     "returns what cannot be sent": ("return lambda: 1", 3, ""),
 }
 """The body of a call, the exit code, and what the line says."""
@@ -476,6 +516,64 @@ SCENARIOS = {
 """A change in a scenario of one's own, and what the line says; there is no verdict."""
 
 
+SHAPES = {
+    "lines={}": "no call succeeds",
+    "lines=[Call('c', 'go')]": "scenario one: lines: expected a dict such as",
+    "lines={'A': Call('c', 'go')}": "scenario one: lines, A: expected a list of podrace.Call, got Call",
+    "lines={'A': ['go']}": "scenario one: lines, A: expected a list of podrace.Call, got 'go'",
+    "lines={1: [Call('c', 'go')]}": 'scenario one: lines: expected pods named by texts such as "A", got 1',
+    "lines={'': [Call('c', 'go')]}": "scenario one: lines: expected pods named by texts",
+    "lines={'A': [Call('c', 'go'), Call('c', 'go')]}": "scenario one: two calls are named 'c'",
+    "lines={'A': [Call(5, 'go')]}": "scenario one: the name of a call: expected a text, got 5",
+    "lines={'A': [Call('', 'go')]}": "scenario one: the name of a call: expected a text, got ''",
+    "lines={'A': [Call('c', 5)]}": "call c: method: expected the name of a method, got 5",
+    "lines={'A': [Call('c', 'go', 'xy')]}": "call c: args: expected a tuple, got 'xy'",
+    "lines={'A': [Call('c', 'go', 5)]}": "call c: args: expected a tuple, got 5",
+    "lines={'A': [Call('c', 'go', after='c')]}": "call c: after: expected a tuple of names of calls, got 'c'",
+    "lines={'A': [Call('c', 'go', after=('d',))]}": "call c: there is no call 'd'",
+    "lines={'A': [Call('c', 'go', (Ref('d'),))]}": "call c: there is no call 'd'",
+    "faults=[Kill]": "scenario one: faults: expected a list of faults such as Kill(), got <class",
+    "faults=['kill']": "scenario one: faults: expected a list of faults such as Kill(), got 'kill'",
+    "faults=Kill()": "scenario one: faults: expected a list of faults such as Kill(), got Kill",
+    "checks=len": "scenario one: checks: expected a list of functions, got builtin_function_or_method",
+    "checks=['x']": "scenario one: checks: expected a list of functions, got 'x'",
+    "keeps='k*'": "scenario one: keeps: expected a list of patterns of keys, got 'k*'",
+    "keeps=[5]": "scenario one: keeps: expected a list of patterns of keys, got 5",
+    "workload='uploads'": "scenario one: workload: expected a podrace.Workload, got 'uploads'",
+    "workload=Workload": "scenario one: workload: expected a podrace.Workload, got <class",
+    "options=[1]": "scenario one: options: expected a dict, got list",
+    "retries=5": "scenario one: retries: expected whole numbers from 0, got 5",
+    "name=None": "scenario None: its name: expected a text",
+    "name=''": "scenario '': its name: expected a text",
+    "checks=[lambda: []]": "scenario one: its check <lambda> cannot be called with a Run: ",
+    "checks=[lambda run: [Finding('broken', 'x', 'y')]]": "kind of a finding: expected one of lost,",
+    "checks=[lambda run: [Finding('lost', 'x', 5)]]": "subject and sentence of a finding: expected texts",
+}
+"""A part of a scenario of one's own that has another shape, and what the line says: 3 for a check, otherwise 2."""
+SHAPED = """
+from podrace import *
+class Pod:
+    def __init__(self, env): self.env = env
+    def go(self): self.env.redis.set(self.env.prefix + "k", 1, ex=5)
+def pod(env): return Pod(env)
+ONE = Scenario(**(dict(name="one", lines={{"A": [Call("c", "go")]}}) | dict({part})))
+"""
+
+COUNTED = {
+    "counts that are words": {"counts": {"lost": "many"}},
+    "counts below 0": {"counts": {"lost": -1}},
+    "counts of nan": {"counts": {"lost": float("nan")}},
+    "counts in a list": {"counts": [1]},
+    "schedules that are words": {"schedules": {"run": "x"}},
+    "schedules that are a number": {"schedules": 7},
+    "a verdict of nobody's": {"verdict": "nope"},
+    "a time of nan": {"elapsed_s": float("nan")},
+    "a time of words": {"elapsed_s": "x"},
+}
+"""Changed fields of a cell of a result."""
+CELL = {"target": "local", "scenario": "foreign-pod", "verdict": "violated", "expected": "violated", "words": "lost"}
+
+
 def rows() -> Iterator[Row]:
     """All rows of the table."""
     for typed, says in USAGE.items():
@@ -513,6 +611,24 @@ def rows() -> Iterator[Row]:
         yield Row(f"a scenario that {name}", typed, 3, f"inconclusive: {says}", files)
         typed = "matrix --targets mine:pod,mine:Pod --scenarios mine:X --workers 2"
         yield Row(f"a scenario that {name}, on two workers", typed, 3, f"mine:Pod mine:X: {says}", files)
+    for part, says in SHAPES.items():
+        files = {"mine.py": SHAPED.format(part=part)}
+        code = 3 if "lambda" in part or part == "lines={}" else 2
+        yield Row(f"a scenario with {part}", "explore --target mine:pod --scenario mine:ONE", code, says, files)
+    for name, changed in COUNTED.items():
+        document = {"version": 1, "command": ["matrix"], "seed": 7, "run": "r", "cells": [CELL | changed]}
+        yield Row(f"report of {name}", "report f", 3, "left out: f: cell 1: damaged: ", {"f": json.dumps(document)})
+    for columns in ("", "0", "1", "-5", "abc", "²", "9" * 30):
+        typed = "explore --target mine:pod --scenario mine:ONE"
+        files = {"mine.py": POD.format(body="raise ValueError")}
+        yield Row(f"COLUMNS={columns}", typed, 3, NO_CALL, files, {"COLUMNS": columns})
+    text = (
+        "class pod:\n def __init__(s, env): 0\n def __repr__(s): raise OSError('r')\n def add_message(s, *_): return s"
+    )
+    text += "\n def upload_status(s, _): return s\n def absorb(s, _): return s"
+    yield Row(
+        "check a pod that has no text", "check mine:pod", 3, f"{THEIRS} OSError: r, at mine.py", {"mine.py": text}
+    )
     spins = "A did not come back within 1 s, at mine.py:8 in go: it blocks, or loops, outside its environment"
     blocks = "the target sleeps, at mine.py:8 in go: that cannot be led; use runtime.sleep"
     for name, body, says in (("blocks", "time.sleep(60)", blocks), ("spins", "while True: pass", spins)):
@@ -545,6 +661,15 @@ def results() -> Iterator[Row]:
         {"f": "notes", "g": json.dumps({"ratios": {"set": 1.1}})},
     )
     yield Row("init over a file", "init", 2, "example wallet.py: expected a new file", {"wallet.py": "mine"})
+    yield Row("report into a pipe", "report . --out p", 2, "report p: expected a place that", {"p": os.mkfifo})
+    yield Row("report through a link to nothing", "report . --out f", 2, "report f: expected", {"f": link("no/x")})
+    yield Row(
+        "--expect through a link to nothing",
+        f"{EXPLORE} --expect f --accept",
+        2,
+        "expectations f: expected a folder that is there",
+        {"f": link("no/x")},
+    )
     yield Row("report of a text", "report f", 3, "left out: f: expected JSON", {"f": "notes"})
     yield Row("images of another kind", "reproduce --images f", 2, "expected a PNG or JPEG file, got f", {"f": ""})
     yield Row("images of another ending", "reproduce --images f.gif", 2, "JPEG file, got f.gif", {"f.gif": ""})

@@ -198,6 +198,7 @@ def test_the_result_has_the_form_of_the_design(default_run: Any, podrace_once: P
         assert cell["counts"] == {
             "accepted": 2,
             "delivered": 2 - lost,
+            "messages": 1,
             "images": 1,
             "lost": lost,
             "duplicated": 0,

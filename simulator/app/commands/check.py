@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from importlib.util import find_spec
 from keyword import iskeyword
@@ -75,9 +76,9 @@ def init(file: Path) -> None:
 
     In one file, where it holds. Nothing is ever written over.
     """
-    if file.suffix != ".py" or not file.stem.isidentifier() or iskeyword(file.stem):
+    if file.suffix != ".py" or not file.stem.isidentifier() or iskeyword(file.stem) or file.stem.startswith("__"):
         raise UsageError(f"example {file}: expected a name that can be imported, such as wallet.py")
-    if not file.exists() and find_spec(file.stem) is not None:
+    if not os.path.exists(file) and find_spec(file.stem) is not None:
         raise UsageError(f"example {file}: expected a name that no other module has, such as wallet.py")
     try:
         with file.open("x", encoding="utf-8") as new:

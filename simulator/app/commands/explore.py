@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -144,7 +145,7 @@ def _campaign(
 
     path, accept = expectations
     known = expected.load(path) if path and (path.exists() or not accept) else None
-    if path and not path.absolute().parent.is_dir():
+    if path and not os.path.isdir(os.path.dirname(os.path.realpath(path))):
         raise UsageError(f"expectations {path}: expected a folder that is there")
     code = None
     cells: list[Cell] = []

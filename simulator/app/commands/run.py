@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -149,16 +149,25 @@ def progress_line(standing: Standing) -> str:
     accepted = standing.ended["add_message", "ok"]
     faults = ", ".join(standing.faults) or "none"
     return (
-        f"{standing.stage} {standing.seconds:.0f} s  accepted {accepted}  delivered {standing.delivered}  "
+        f"{standing.stage} {standing.seconds:.0f} s  messages: accepted {accepted}  delivered {standing.delivered}  "
         f"pending {max(0, accepted - standing.delivered)}  calls {standing.under_way}  {rate:.0f}/s  faults: {faults}"
     )
+
+
+def counted(counts: Mapping[str, int]) -> str:
+    """What was counted, in words. What a workload counts by a name of its own is a part of what was accepted."""
+    from podrace.simulator.judge.findings import KINDS
+
+    totals = ("accepted", "delivered", *KINDS)
+    parts = ", ".join(f"{count} {word}" for word, count in counts.items() if count and word not in totals)
+    said = [f"{word} {counts[word]}" for word in totals if counts.get(word)]
+    return ", ".join([f"{said[0]} ({parts})", *said[1:]] if said and parts else said)
 
 
 def _summary(target: str, found: FreeRun) -> list[str]:
     from podrace.simulator.app import kept
 
-    counts = {word: count for word, count in found.counts.items() if count}
-    lines = [f"{target}  {found.verdict}: {', '.join(f'{word} {count}' for word, count in counts.items())}"]
+    lines = [f"{target}  {found.verdict}: {counted(found.counts)}"]
     if found.note:
         lines.append(f"{target}  {found.note}")
     if found.since:
