@@ -2,11 +2,14 @@
 
 No test sleeps: under VirtualRuntime time goes by only where a test says so, and where real threads
 must be waited for, it is an event or a join that is waited for.
+
+PODRACE_TEST_SERVER names another server program (Redis, an older Valkey) that is started instead of the embedded one.
 """
 
 from __future__ import annotations
 
 import heapq
+import os
 import random
 import socket
 import threading
@@ -25,9 +28,15 @@ from PIL import Image
 
 from podrace.reference.memory import MemoryLedger
 from podrace.reference.runtime import ThreadRuntime
+from podrace.simulator.servers import embedded as embedded_server
 from podrace.simulator.servers.connection import connect
 from podrace.simulator.servers.embedded import EmbeddedServer
 from podrace.simulator.target import PodEnv
+
+if other_server := os.environ.get("PODRACE_TEST_SERVER"):
+    embedded_server.server_binary = lambda: Path(other_server)
+    # Only Valkey knows `hash-seed`.
+    embedded_server._SERVER = "sed -i /^hash-seed/d valkey.conf; " + embedded_server._SERVER
 
 START_S = 1_736_899_200.25
 """The virtual clock's first reading: a fraction that a float holds exactly."""

@@ -95,7 +95,8 @@ def run_options(command: Command) -> Command:
         "--redis-url",
         envvar="PODRACE_REDIS_URL",
         metavar="URL",
-        help="Use this Redis or Valkey (redis://, rediss://, unix://) instead of the embedded server.",
+        help="Use this Redis or Valkey instead of the embedded server: redis://, rediss://, unix://, "
+        "redis+sentinel://host:port,…/NAME or redis+cluster://host:port.",
     )
     @click.option("--json", "as_json", is_flag=True, help="Print one JSON document and nothing else.")
     @click.option(

@@ -1,4 +1,4 @@
-"""The way to the server of a run: our own embedded one, or any one node that a URL names.
+"""The way to the server of a run: our own embedded one, or the node that a URL names or leads to.
 
 Layout: `connect`, the one way in which this project makes a client, then `open_server`, which yields a
 Server whichever of the two it is, then the checks of a server that is not ours. redis-py is imported
@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import unquote, urlsplit
@@ -30,25 +31,25 @@ SEVERAL_NODES_TIMEOUT_S = 10.0
 T = TypeVar("T")
 
 
+FORMS = (
+    "redis://host:port/db, rediss://host:port/db, unix:///path, redis+sentinel://host:port,…/NAME or "
+    "redis+cluster://host:port,…"
+)
+
+
 @dataclass(frozen=True)
 class _Wanted:
-    """What a URL should name, in which forms, and what to do where it does not."""
+    """What a URL should name, and what to do where it does not."""
 
     server: str
-    forms: str
     remedy: str
 
 
 OF_A_RUN = _Wanted(
-    "one Redis or Valkey node that this run may use",
-    "redis://host:port/db, rediss://host:port/db or unix:///path",
+    "a Redis or Valkey that this run may use",
     "correct --redis-url or PODRACE_REDIS_URL, or leave it out for the embedded server",
 )
-OF_AN_OPERATOR = _Wanted(
-    "the server of the pods",
-    f"{OF_A_RUN.forms}, or redis+sentinel://host:port,…/NAME or redis+cluster://host:port,…",
-    "correct --redis-url or PODRACE_REDIS_URL",
-)
+OF_AN_OPERATOR = _Wanted("the server of the pods", "correct --redis-url or PODRACE_REDIS_URL")
 
 
 def connect(url: str, *, retries: int = 0, **kwargs: Any) -> redis.Redis:
@@ -93,9 +94,10 @@ class Server:
 
 @contextmanager
 def open_server(url: str | None, config: Mapping[str, str] | None = None) -> Iterator[Server]:
-    """A server for one run: an embedded one (with `config`) where `url` is None, else the one node that `url` names.
+    """A server for one run: an embedded one (with `config`) where `url` is None, else the node that `url` names.
 
-    On a foreign server every key stands under a prefix of this run alone, and what is there at the end is
+    Behind Sentinels that is the primary of now, in a Cluster the one that has the run's keys: their prefix is a hash
+    tag. On a foreign server every key stands under a prefix of this run alone, and what is there at the end is
     deleted, even when the body raised. Raises UsageError within 2 s where the URL cannot be used,
     HarnessError where the server is lost during the run, or keys could not be deleted.
     """
@@ -103,8 +105,8 @@ def open_server(url: str | None, config: Mapping[str, str] | None = None) -> Ite
         with EmbeddedServer(config=config) as embedded, _report_lost_server(embedded.url):
             yield Server(url=embedded.url, info=embedded.info(), prefix="mirix:", embedded=embedded)
         return
-    run_prefix = f"podrace:{os.urandom(6).hex()}:"
-    info = _first_contact(url, lambda: _probe(url, run_prefix), OF_A_RUN, fits=_is_of_one_node(url))
+    run_prefix = f"podrace:{{{os.urandom(6).hex()}}}:"
+    info, url = _first_contact(url, partial(_probe, url, run_prefix), OF_A_RUN)
     try:
         with _report_lost_server(url):
             yield Server(url=url, info=info, prefix=f"{run_prefix}mirix:")
@@ -122,15 +124,14 @@ def visiting(url: str) -> Iterator[redis.Redis]:
 
     Raises UsageError where the URL cannot be used, HarnessError where the server is lost later.
     """
-    from podrace.simulator.servers.topologies import connect_to, has_several_nodes
+    from podrace.simulator.servers.topologies import connect_to
 
     def probe() -> redis.Redis:
         client: redis.Redis = connect_to(url)
         client.ping()
         return client
 
-    several = has_several_nodes(url)
-    client = _first_contact(url, probe, OF_AN_OPERATOR, fits=several or _is_of_one_node(url), several=several)
+    client = _first_contact(url, probe, OF_AN_OPERATOR)
     with client, _report_lost_server(url):
         yield client
 
@@ -165,8 +166,8 @@ def _sweep(url: str, run_prefix: str) -> str:
     return ""
 
 
-def _first_contact(url: str, probe: Callable[[], T], wanted: _Wanted, *, fits: bool, several: bool = False) -> T:
-    """What the probe returns. Raises UsageError where the URL cannot be used; `fits` tells whether its form can be.
+def _first_contact(url: str, probe: Callable[[], T], wanted: _Wanted) -> T:
+    """What the probe returns. Raises UsageError where the URL cannot be used.
 
     In a thread, because name resolution knows no timeout and a socket's begins anew with every byte.
     The error is made here, with no other behind it: one of redis-py may quote the password.
@@ -175,10 +176,11 @@ def _first_contact(url: str, probe: Callable[[], T], wanted: _Wanted, *, fits: b
     def unusable(came: str) -> UsageError:
         return UsageError(f"server {redact(url)!r}: expected {wanted.server}, got: {came}; {wanted.remedy}")
 
-    if not fits:
-        raise unusable(
-            f"another form than {wanted.forms} (in a password write %40 for @, %2F for /, %23 for #, %3F for ?)"
-        )
+    from podrace.simulator.servers.topologies import has_several_nodes
+
+    several = has_several_nodes(url)
+    if not several and not _is_of_one_node(url):
+        raise unusable(f"another form than {FORMS} (in a password write %40 for @, %2F for /, %23 for #, %3F for ?)")
     answers: list[T] = []
     errors: list[str | PodraceError] = []
 
@@ -220,10 +222,15 @@ def _is_of_one_node(url: str) -> bool:
         return False
 
 
-def _probe(url: str, run_prefix: str) -> ServerInfo:
-    """One round trip: who are you, and may this run write, find and delete its keys?"""
+def _probe(url: str, run_prefix: str) -> tuple[ServerInfo, str]:
+    """What the server is, and the URL of its node: may this run write, find and delete its keys there?"""
     from redis.exceptions import ResponseError
 
+    from podrace.simulator.servers.topologies import CLUSTER, has_several_nodes, url_of_node
+
+    expected = "cluster" if url.startswith(CLUSTER) else "standalone"
+    if has_several_nodes(url):
+        url = url_of_node(url, run_prefix)
     with connect(url, max_connections=1, socket_timeout=1.5) as client:
         pipeline = client.pipeline(transaction=False)
         pipeline.info("server")
@@ -235,12 +242,13 @@ def _probe(url: str, run_prefix: str) -> ServerInfo:
     mode: Any = "standalone"
     if isinstance(fields, dict):  # Valkey has another name for it
         mode = fields.get("server_mode", fields.get("redis_mode", mode))
-    if mode != "standalone":
-        raise _RefusedError(f"a server in {mode} mode (today one node is supported: give the URL of one)")
+    if mode != expected:
+        other = {"cluster": "redis+cluster://host:port", "sentinel": "redis+sentinel://host:port/NAME"}
+        raise _RefusedError(f"a server in {mode} mode (its URL is {other.get(mode, 'redis://host:port')})")
     for command, reply in zip(("INFO", "SET", "SCAN", "UNLINK"), replies, strict=True):
         if isinstance(reply, ResponseError):
             raise _RefusedError(f"{command} on keys {run_prefix}* refused: {_reason(reply, url)}")
-    return server_info(fields, embedded=False)
+    return server_info(fields, embedded=False), url
 
 
 class _RefusedError(Exception):

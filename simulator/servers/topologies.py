@@ -1,4 +1,4 @@
-"""Clients of servers that are more than one node: behind Sentinels, or a Cluster.
+"""Servers that are more than one node, behind Sentinels or a Cluster: a client of all, or the one node of a key.
 
     redis+sentinel://[user:password@]host:port[,host:port ...]/NAME[?db=N]     the primary of that name
     redis+cluster://[user:password@]host:port[,host:port ...]
@@ -61,3 +61,19 @@ def _address(place: str, url: str) -> tuple[str, int]:
     if not host or not port.isdigit() or not 0 < int(port) < 65536:
         raise UsageError(f"server {redact(url)!r}: expected host:port, or several of them with commas between")
     return host.strip("[]"), int(port)
+
+
+def url_of_node(url: str, key: str) -> str:
+    """Of the one node that has this key, and all keys with the same hash tag. Raises what `connect_to` and redis-py do.
+
+    A run needs no other: the keys of all its pods bear one hash tag. It does not follow a failover.
+    """
+    with connect_to(url) as client:
+        if url.startswith(CLUSTER):
+            node = client.get_node_from_key(key)
+            host, port, database = node.host, node.port, 0
+        else:
+            host, port = client.connection_pool.get_master_address()
+            database = client.get_connection_kwargs()["db"]
+    logins, separator, _ = url.partition("://")[2].rpartition("@")
+    return f"redis://{logins}{separator}{f'[{host}]' if ':' in host else host}:{port}/{database}"

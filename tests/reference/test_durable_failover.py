@@ -224,6 +224,21 @@ def test_nothing_acknowledged_is_lost_with_the_primary(
     ledger.close()
 
 
+@pytest.mark.parametrize("start", [sentinels, cluster])
+def test_a_row_is_explored_there(start: Start, free_ports: list[int], tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        url, _ = start(stack, free_ports)
+        said, run = io.StringIO(), str(tmp_path / "run")
+        row = ["--target", "durable", "--scenario", "crash-after-send", "--preemptions", "0"]
+        with redirect_stdout(said), suppress(SystemExit):
+            main(["explore", *row, "--redis-url", url, "--run-dir", run, "--json"])
+        (cell,) = json.loads(said.getvalue())["cells"]
+        assert (cell["verdict"], cell["schedules"]["complete"]) == ("holds", True)
+        assert cell["schedules"]["run"] > 1
+        with connect_to(url) as client:
+            assert list(client.scan_iter()) == []
+
+
 @pytest.mark.parametrize("wait_replicas", [1, 0])
 def test_replicas_that_lag_are_waited_for(
     wait_replicas: int,

@@ -218,8 +218,10 @@ def usage_error(url: str) -> str:
         ("localhost:6379", "another form"),
         (f":{PASSWORD}@localhost:6379", "another form"),
         (f"http://user:{ENCODED}@localhost", "another form"),
-        (f"redis+sentinel://:{ENCODED}@localhost:26379/mymaster", "another form"),
-        (f"redis+cluster://:{ENCODED}@localhost:7000", "another form"),
+        (f"redis+sentinel://:{ENCODED}@localhost:1/mymaster", "no Sentinel that answers"),
+        (f"redis+sentinel://:{ENCODED}@localhost:1", "expected redis+sentinel://host:port,…/NAME"),
+        (f"redis+cluster://:{ENCODED}@localhost:1", "no node of a Cluster answers"),
+        (f"redis+cluster://:{ENCODED}@localhost", "expected host:port"),
         ("unix://", "another form"),
         ("redis://localhost:port", "another form"),
         ("redis://localhost:99999", "another form"),
@@ -340,12 +342,35 @@ def test_tls_to_a_server_without_it(foreign_url: str) -> None:
     assert "no answer in time to TLS, which rediss:// asks for (a port without TLS needs redis://)" in line
 
 
-def test_a_cluster_node_is_refused_for_now(tcp_server: TcpServers) -> None:
+@pytest.fixture
+def cluster_node(tcp_server: TcpServers, until: Until) -> Iterator[Any]:
+    """A Cluster of one node."""
     # by default the bus is at the port + 10,000, which may be too high
     with socket.create_server(("127.0.0.1", 0)) as probe:
         config = {"cluster-enabled": "yes", "cluster-port": str(probe.getsockname()[1])}
-    with tcp_server(config=config) as node:
-        assert "one node is supported" in usage_error(node.tcp_url)
+    with tcp_server(config=config) as node, connect(node.tcp_url) as client:
+        client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+        client.set_response_callback("CLUSTER INFO", lambda reply, **_: reply)
+        assert until(lambda: b"cluster_state:ok" in client.execute_command("CLUSTER INFO"))
+        yield node
+
+
+def test_a_cluster_is_asked_for_its_node_of_the_runs_keys(cluster_node: Any) -> None:
+    port = cluster_node.config["port"]
+    with open_server(f"redis+cluster://127.0.0.1:{port}") as server, connect(server.url) as client:
+        assert server.url == f"redis://127.0.0.1:{port}/0"
+        assert client.mset({f"{server.prefix}a": 1, f"{server.prefix}{{b}}": 2}), "they have one slot"
+    with connect(cluster_node.tcp_url) as client:
+        assert client.keys("*") == []
+
+
+def test_a_cluster_node_needs_the_url_of_a_cluster(cluster_node: Any) -> None:
+    assert "in cluster mode (its URL is redis+cluster://host:port)" in usage_error(cluster_node.tcp_url)
+
+
+def test_a_single_node_is_no_cluster(foreign_url: str) -> None:
+    line = usage_error(foreign_url.replace("redis://", "redis+cluster://"))
+    assert "no node of a Cluster answers" in line
 
 
 def test_a_full_server_is_refused(tcp_server: TcpServers) -> None:

@@ -200,7 +200,7 @@ USAGE = {
     "matrix --scenarios ,": "',': expected names with commas between them",
     "matrix --targets ''": "'': expected names with commas between them",
     "matrix --targets local,,shared": "'local,,shared': expected names with commas between them",
-    "reproduce --redis-url ''": "server '': expected one Redis or Valkey node",
+    "reproduce --redis-url ''": "server '': expected a Redis or Valkey that this run may use",
     "explore --scenario ''": "scenario '': there is none",
     f"{EXPLORE} --target ''": "target '': expected local, shared, durable, or module:factory",
     # the same twice
@@ -285,7 +285,7 @@ URLS = {
 """What --redis-url is, and what the line says: the same for each command."""
 
 SEVERAL_NODES = {
-    "http://x": "or redis+sentinel://host:port,…/NAME or redis+cluster://host:port",
+    "http://x": "redis+sentinel://host:port,…/NAME or redis+cluster://host:port",
     "redis+cluster://x": "expected host:port, or several of them",
     "redis+cluster://127.0.0.1:1": "no node of a Cluster answers; correct --redis-url or PODRACE_REDIS_URL",
     "redis+sentinel://127.0.0.1:1": "expected redis+sentinel://host:port,…/NAME",
