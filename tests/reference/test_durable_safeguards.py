@@ -1,7 +1,7 @@
 """Each safeguard of `durable` is removed in turn, and a search of all schedules finds what is lost without it.
 
 Without the safeguards that only save work or time, or shorten a wait, nothing is lost, so a search cannot notice
-that they are gone; test_durable_scripts tests them directly.
+that they are gone; test_durable_scripts tests them directly, and an operator's requeue, which no scenario calls.
 """
 
 from __future__ import annotations
@@ -47,6 +47,8 @@ WITHOUT = (
     ("fence_at_the_acknowledgement", "paused-pod", "stuck"),
     ("fence_at_the_agent", "late-batch", "duplicated"),
     ("one_acknowledgement", "trim-applied-twice", "stuck"),
+    ("fence_at_the_refusal", "late-refusal", "lost"),
+    ("refusal_counted_once", "refusal-sent-twice", "stuck"),
     ("limit_of_refusals", "poison-message", "stuck"),
     ("taking_a_refused_batch_apart", "poison-in-company", "stuck"),
     ("sending_alone_what_was_taken_apart", "poison-in-company", ENDLESS),

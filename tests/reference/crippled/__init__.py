@@ -41,6 +41,8 @@ SCRIPTS_WITHOUT: Mapping[str, tuple[str, str, str]] = MappingProxyType(
         "fence_at_the_acknowledgement": ("ack", "if state[2] ~= ARGV[1]", "if false"),
         "one_acknowledgement": ("ack", "if state[1] == ARGV[1]", "if false"),
         "last_reference_alone_deletes": ("ack", "'/more') or 0) > 0", "'/more') or 0) > 9"),
+        "fence_at_the_refusal": ("dead_letter", "if state[1] ~= ARGV[1] or", "if"),
+        "refusal_counted_once": ("dead_letter", "then return 'counted' end", "then end"),
         "limit_of_refusals": ("dead_letter", "if refusals < tonumber(ARGV[2])", "if true"),
         "taking_a_refused_batch_apart": ("dead_letter", "if size > 1 then", "if false then"),
         "sending_alone_what_was_taken_apart": (

@@ -110,6 +110,28 @@ POISON_IN_COMPANY = Scenario(
     checks=(nothing_is_missing,),
     what="a message that the agent never takes stands between two that it takes",
 )
+LATE_REFUSAL = Scenario(
+    "late-refusal",
+    {
+        "A": (add(POISON, text=f"a {POISON} message"), add("m2", after=("absorb-c",))),
+        "B": (absorb("absorb-b", after=(POISON,)),),
+        "C": (absorb("absorb-c", after=(POISON,)),),
+    },
+    workload=UPLOADS,
+    faults=(TimePasses(pods=B, since="memory", until="HINCRBY", at_most_s=LEASE_S, keys_only=True),),
+    options={"send_attempts": 1},
+    checks=(nothing_is_missing,),
+    what="who was refused stands still until another has dealt with the refusal, and then counts it",
+)
+REFUSAL_SENT_TWICE = Scenario(
+    "refusal-sent-twice",
+    {"A": (add(POISON, text=f"a {POISON} message"),), "B": (absorb("absorb", after=(POISON,)),)},
+    workload=UPLOADS,
+    faults=(LoseConnection(actions=(DROP_REPLY,)),),
+    retries=(1,),
+    options={"send_attempts": 1},
+    what="the script that makes a message a dead letter is sent twice",
+)
 DAMAGED_BETWEEN_TWO_ASKS = Scenario(
     "damaged-between-two-asks",
     {
@@ -136,6 +158,8 @@ SCENES = {
         ATTEMPT_SENT_TWICE,
         LATE_BATCH,
         POISON_IN_COMPANY,
+        LATE_REFUSAL,
+        REFUSAL_SENT_TWICE,
         DAMAGED_BETWEEN_TWO_ASKS,
         WAITED_FOR,
     )
