@@ -6,14 +6,16 @@ that they are gone; test_durable_scripts tests them directly, and an operator's 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 from crippled import PODS_WITHOUT, SCRIPTS_WITHOUT
-from crippled.moving import MOVING
+from crippled.moving import MOVING, Both
 from crippled.scenes import SCENES
 
-from podrace.reference.targets import durable
+from podrace.reference.memory import MemoryLedger
+from podrace.reference.targets import durable, shared
 from podrace.simulator.errors import TargetError
 from podrace.simulator.scenarios.catalogue import find
 from podrace.simulator.search.explorer import Exploration, Explorer
@@ -21,6 +23,7 @@ from podrace.simulator.search.frontier import Bounds
 from podrace.simulator.search.lab import InlineLab
 from podrace.simulator.servers.connection import Server
 from podrace.simulator.servers.embedded import EmbeddedServer
+from podrace.simulator.target import PodEnv
 
 pytestmark = pytest.mark.wide
 
@@ -111,3 +114,15 @@ def test_old_and_new_pods_side_by_side(run_server: Server) -> None:
     assert (found.verdict, found.complete) == ("holds", True), found.judgement.findings
     hasty = explore(run_server, "crippled.moving:hasty_pods", "moving", "misreported")
     assert "was delivered before m1" in hasty.judgement.findings[0].sentence
+
+
+def test_the_last_old_messages_do_not_wait_for_more(make_env: Callable[..., PodEnv], ledger: MemoryLedger) -> None:
+    """A user whose old queue is shorter than the limit would be served by nobody, for ever."""
+    options = {"absorb_limit": 3, "durability": "off"}
+    shared(make_env("A", options=options)).add_message("ann", "old", [], "m0")
+    pod = Both(make_env("B", options=options))
+    for number in range(3):
+        pod.add_message("ann", f"new {number}", [], f"m{number + 1}")
+    assert pod.absorb("ann") == 4
+    delivered = [part["text"] for _, _, parts in ledger.batches() for part in parts]
+    assert delivered == ["old", "new 0", "new 1", "new 2"]
