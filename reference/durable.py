@@ -228,10 +228,10 @@ class DurablePod:
         """Send a batch and acknowledge it: `acked`, `stale` where another has it now, or what became of a refusal."""
         lease = self._store.key(user_id, "claim")
         heartbeat = self._uploader.heartbeat
-        heartbeat.hold(lease, batch.claimer, user_id, longest_s=self._settings.upload_timeout_s)
+        heartbeat.hold(lease, batch.claimer, longest_s=self._settings.upload_timeout_s)
         try:
             parts = self._build(batch)
-            heartbeat.hold(lease, batch.claimer, user_id, longest_s=self._settings.absorb_timeout_s)
+            heartbeat.hold(lease, batch.claimer, longest_s=self._settings.absorb_timeout_s)
             self._memory.send(user_id, parts, batch_id=batch.batch_id, fence=batch.fence)
         except Exception as error:
             if hasattr(error, "highest_fence"):

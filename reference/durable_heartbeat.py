@@ -20,13 +20,13 @@ class Heartbeat:
         self._lease_s = lease_s
         self._before = before
         self._lock = runtime.lock()
-        self._held: dict[str, tuple[str, str, float]] = {}
+        self._held: dict[str, tuple[str, float]] = {}
         self._beats = False
 
-    def hold(self, lease: str, holder: str, user_id: str, *, longest_s: float = float("inf")) -> None:
+    def hold(self, lease: str, holder: str, *, longest_s: float = float("inf")) -> None:
         """Renew a lease until it is let go, lost, or held for `longest_s`: then its holder hangs."""
         with self._lock:
-            self._held[lease] = (holder, user_id, self._runtime.now() + longest_s)
+            self._held[lease] = (holder, self._runtime.now() + longest_s)
             if self._beats:
                 return
             self._beats = True
@@ -46,9 +46,9 @@ class Heartbeat:
                 if not held:
                     self._beats = False
                     return
-            for lease, (holder, user_id, until) in held.items():
+            for lease, (holder, until) in held.items():
                 try:
-                    if self._runtime.now() > until or not self._store.renew(lease, holder, user_id=user_id):
+                    if self._runtime.now() > until or not self._store.renew(lease, holder):
                         self.let_go(lease)  # another has it; what is under way here can still end first
                 except Exception as error:  # redis-py's for a Cluster is no RedisError; the next beat comes in any case
                     _log.warning("lease %s: not renewed: %s", lease, error)

@@ -201,9 +201,8 @@ def read_image(image: Path | str, *, compress: bool, max_image_bytes: int) -> by
     compressed = None
     try:
         compressed = compress_image(str(image)) if compress else None
-        opened = os.open(
-            compressed or image, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)
-        )  # a pipe is refused, not waited for
+        # A pipe is refused, not waited for.
+        opened = os.open(compressed or image, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
         try:
             state = os.fstat(opened)
             if not stat.S_ISREG(state.st_mode):

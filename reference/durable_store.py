@@ -165,12 +165,12 @@ class DurableStore:
 
     # -- uploads
 
-    def renew(self, lease: str, holder: str, *, user_id: str, progress: tuple[Placeholder, int] | None = None) -> bool:
+    def renew(self, lease: str, holder: str, *, progress: tuple[Placeholder, int] | None = None) -> bool:
         """Keep a lease, and write how far an upload is. False where the lease is lost."""
         keys, args = [lease], list[Any]((holder, self._lease_ms))
         if progress:
             placeholder, percent = progress
-            keys.append(self.key(user_id, "uploads"))
+            keys.append(self.key(placeholder["user_id"], "uploads"))
             args += [placeholder["upload_uuid"], pending_status(placeholder, percent), percent]
         return bool(self._run("renew", keys, args))
 

@@ -147,7 +147,7 @@ class Uploader:
                 return
             self._mine[upload.upload_id] = upload
             self._waiting.append(upload)
-        self.heartbeat.hold(upload.lease, self._store.holder, upload.placeholder["user_id"])
+        self.heartbeat.hold(upload.lease, self._store.holder)
         self._add_worker()
 
     def _add_worker(self) -> None:
@@ -261,10 +261,8 @@ class Uploader:
         if percent <= upload.progress or now - upload.told_at < PROGRESS_EVERY_S:
             return
         upload.progress, upload.told_at = percent, now
-        placeholder = upload.placeholder
         try:
-            user_id = placeholder["user_id"]
-            self._store.renew(upload.lease, self._store.holder, user_id=user_id, progress=(placeholder, percent))
+            self._store.renew(upload.lease, self._store.holder, progress=(upload.placeholder, percent))
         except RedisError as error:
             _log.info("upload %s: progress not told: %s", upload.upload_id, error)
 

@@ -241,7 +241,7 @@ def progress_of_what_is_done_again(s: Scene) -> object:
     (placeholder,) = s.a.add_message("ann", "1", [s.png], "m1")
     s.redis.hset(TAG + "uploads", placeholder["upload_uuid"], '{"status":"pend')
     s.b.absorb("ann")
-    s.a._store.renew(TAG + "lease:m1", s.a._store.holder, user_id="ann", progress=(placeholder, 40))
+    s.a._store.renew(TAG + "lease:m1", s.a._store.holder, progress=(placeholder, 40))
     return isinstance(s.b.upload_statuses([placeholder])[0], DamagedError)
 
 
@@ -284,7 +284,7 @@ def take_over_of_the_dead(s: Scene) -> object:
 
 def renewal_of_a_foreign_lease(s: Scene) -> object:
     s.redis.set(TAG + "claim", "another's", ex=5)
-    return s.store.renew(TAG + "claim", "ours", user_id="ann"), s.redis.ttl(TAG + "claim") <= 5
+    return s.store.renew(TAG + "claim", "ours"), s.redis.ttl(TAG + "claim") <= 5
 
 
 def two_claims_at_once(s: Scene) -> object:
@@ -357,7 +357,7 @@ def progress_goes_up(s: Scene) -> object:
     (placeholder,) = s.a.add_message("ann", "1", [s.png], "m1")
     seen = []
     for percent in (40, 20):
-        s.a._store.renew(TAG + "lease:m1", s.a._store.holder, user_id="ann", progress=(placeholder, percent))
+        s.a._store.renew(TAG + "lease:m1", s.a._store.holder, progress=(placeholder, percent))
         seen.append(s.b.upload_status(placeholder)["progress"])
     return seen
 
@@ -366,7 +366,7 @@ def progress_after_the_end(s: Scene) -> object:
     (placeholder,) = s.b.add_message("ann", "1", [s.png, s.png], "m1")[:1]
     s.runtime.run()
     s.redis.set(TAG + "lease:m1", s.b._store.holder)
-    s.b._store.renew(TAG + "lease:m1", s.b._store.holder, user_id="ann", progress=(placeholder, 101))
+    s.b._store.renew(TAG + "lease:m1", s.b._store.holder, progress=(placeholder, 101))
     return s.b.upload_status(placeholder)["status"]
 
 
