@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -833,6 +834,26 @@ def test_a_server_that_may_lose_data_is_told_which_setting_to_change(
     with EmbeddedServer(config=config) as server, connect(server.url) as client:
         found = list(damages(client, replicas=replicas))
     assert [change in one for one in found] == ([True] if change else [])
+
+
+def test_every_node_of_a_cluster_is_asked() -> None:
+    """What Cluster's client answers by itself is one node's."""
+
+    class Cluster:
+        def get_nodes(self) -> list[Any]:
+            return [SimpleNamespace(name="n:1", client=good), SimpleNamespace(name="n:2", client=bad)]
+
+        def get_redis_connection(self, node: Any) -> Any:
+            return node.client
+
+    with (
+        EmbeddedServer(config=KEEPS) as keeps,
+        EmbeddedServer() as loses,
+        connect(keeps.url) as good,
+        connect(loses.url) as bad,
+    ):
+        (said,) = damages(Cluster(), replicas=0)
+    assert said.endswith("set `appendonly yes` and `appendfsync always` (on n:2)")
 
 
 def test_a_server_that_hides_its_settings_is_not_trusted_to_keep_data(open_client: Callable[..., redis.Redis]) -> None:

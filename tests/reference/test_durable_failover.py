@@ -275,7 +275,7 @@ def make_pod(
     name: str, client: Any, ledger: MemoryLedger, runtime: JoinedRuntime, gemini: Gemini, *, wait_replicas: int = 1
 ) -> DurablePod:
     options = {"wait_replicas": wait_replicas, "replica_timeout_s": 0.5, "lease_s": 2.0, "retry_s": 0.05}
-    options |= {"absorb_limit": 1, "compress": False, "durability": "off"}
+    options |= {"absorb_limit": 1, "compress": False, "durability": "warn"}
     return DurablePod(
         PodEnv(
             name=name,
