@@ -30,9 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import orjson
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError
-from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis.exceptions import RedisClusterException, RedisError
 
 from podrace.reference.accumulator import MemoryAgent
 from podrace.reference.durable_input import (
@@ -52,7 +50,7 @@ from podrace.reference.durable_store import (
     Item,
     damaged_status,
 )
-from podrace.reference.durable_uploads import Uploader
+from podrace.reference.durable_uploads import PASSING, Uploader
 from podrace.reference.runtime import Runtime
 from podrace.reference.status import COMPLETED, PENDING, Placeholder, Status, UploadFailedError, is_pending_placeholder
 
@@ -174,8 +172,9 @@ class DurablePod:
                             continue
                         if (result := self._result(placeholder)) is not None:
                             return result
-            except (RedisConnectionError, RedisTimeoutError) as error:
+            except PASSING as error:
                 _log.warning("waiting for an upload: %s; subscribing again", error)
+                self._store.look_again()
                 self._runtime.sleep(self._settings.retry_s)
                 left_s -= self._settings.retry_s
         raise TimeoutError(f"upload of {placeholder['filename']}: still pending after {timeout} s")
@@ -289,7 +288,7 @@ class DurablePod:
 def _leaves_open(error: BaseException | None) -> bool:
     """Whether it is, or wraps, the failure of a connection or a database. Anything else is the agent's answer."""
     while error is not None:
-        if isinstance(error, OSError | RedisError | sqlite3.OperationalError):
+        if isinstance(error, OSError | RedisError | RedisClusterException | sqlite3.OperationalError):
             return True
         error = error.__cause__ or error.__context__
     return False

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import MovedError, NoScriptError, ResponseError
+from redis.exceptions import MovedError, NoScriptError, RedisClusterException, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 if TYPE_CHECKING:
@@ -100,13 +101,14 @@ class ScriptRunner:
             try:
                 answers = pipeline.execute(raise_on_error=False)
             except (RedisConnectionError, RedisTimeoutError):
-                self._look_again([])
+                self.look_again()
                 raise
             if self._replicas:
                 known = answers.pop()
                 copies = min(copies, 0 if isinstance(known, Exception) else known)
             replies.update(zip(numbers, answers, strict=True))
-        self._look_again(list(replies.values()))
+        if any(isinstance(reply, MovedError) for reply in replies.values()):
+            self.look_again()
         return [reply for _, reply in sorted(replies.items())], copies
 
     def _node(self, key: str) -> Any:
@@ -115,8 +117,8 @@ class ScriptRunner:
             return self._redis
         return self._redis.get_redis_connection(self._redis.get_node_from_key(key))
 
-    def _look_again(self, replies: list[Any]) -> None:
+    def look_again(self) -> None:
         """After a node was lost, or its keys have moved: a Cluster's client is told to ask where they are."""
-        lost = not replies or any(isinstance(reply, MovedError) for reply in replies)
-        if lost and hasattr(self._redis, "nodes_manager"):
-            self._redis.nodes_manager.initialize()
+        if hasattr(self._redis, "nodes_manager"):
+            with suppress(RedisClusterException):  # no node answers: the next call says so
+                self._redis.nodes_manager.initialize()

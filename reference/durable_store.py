@@ -109,6 +109,7 @@ class DurableStore:
         self._quoted = lru_cache(maxsize=10_000)(partial(quote, safe=""))
         self._runner = ScriptRunner(client, scripts, replicas=replicas, wait_ms=wait_ms)
         self._run = self._runner.run
+        self.look_again = self._runner.look_again
         self._lease_ms = lease_ms
         self._remember_ms = remember_ms
 

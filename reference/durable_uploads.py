@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
-from redis.exceptions import ClusterDownError, OutOfMemoryError, ReadOnlyError, RedisError, SlotNotCoveredError
+from redis.exceptions import ClusterDownError, OutOfMemoryError, ReadOnlyError, RedisClusterException, RedisError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
@@ -31,7 +31,7 @@ _T = TypeVar("_T")
 
 PASSING = (
     *(RedisConnectionError, RedisTimeoutError, OutOfMemoryError, ReadOnlyError),
-    *(ClusterDownError, SlotNotCoveredError),
+    *(ClusterDownError, RedisClusterException),  # the latter is no RedisError
 )
 """Errors of Redis that may pass. The command may have been applied already; it is safe to send it again."""
 

@@ -604,11 +604,12 @@ def test_an_unreachable_agent_does_not_count_as_a_refusal(
 ) -> None:
     wrapped = RuntimeError("cannot send")
     wrapped.__cause__ = ConnectionResetError()
-    agent = Agent(ledger, *[raises(error) for error in (TimeoutError(), wrapped, redis.ConnectionError())] * 2)
+    unreachable = (TimeoutError(), wrapped, redis.ConnectionError(), redis.exceptions.RedisClusterException())
+    agent = Agent(ledger, *[raises(error) for error in unreachable])
     pod = make_durable(memory=agent)
     pod.add_message("ann", "1", [], "m1")
-    for _ in range(6):
-        with pytest.raises((OSError, RuntimeError, redis.ConnectionError)):
+    for error in unreachable:
+        with pytest.raises(type(error)):
             pod.absorb("ann")
         assert pod.absorb("ann") == 0
         lapse("claim")

@@ -71,7 +71,7 @@ def until(is_so: Callable[[], Any], what: str) -> None:
 def _quietly(ask: Callable[[], Any]) -> Any:
     try:
         return ask()
-    except redis.RedisError:
+    except (redis.RedisError, redis.exceptions.RedisClusterException):
         return False
 
 
@@ -222,6 +222,32 @@ def test_nothing_acknowledged_is_lost_with_the_primary(
     parts = [part for _, _, batch in ledger.batches() for part in batch]
     assert Counter(part["type"] for part in parts) == {"text": MESSAGES, "google_cloud_file_uri": MESSAGES // 4}
     ledger.close()
+
+
+@pytest.mark.parametrize("start", [sentinels, cluster])
+def test_a_waiter_hears_of_the_end_from_the_new_primary(
+    start: Start, free_ports: list[int], thread_runtime: JoinedRuntime, gemini: Gemini, ledger: MemoryLedger, png: Path
+) -> None:
+    uploaded, results = threading.Event(), []
+    gemini.during = uploaded.wait
+    with ExitStack() as stack:
+        url, servers_of = start(stack, free_ports)
+        accepting, waiting = (
+            make_pod(name, stack.enter_context(connect_to(url)), ledger, thread_runtime, gemini) for name in "AB"
+        )
+        (placeholder,) = accepting.add_message("ann", "1", [png], "m1")
+        thread = threading.Thread(target=lambda: results.append(waiting.wait_for_upload(placeholder, WITHIN_S)))
+        thread.start()
+        primary, channel = servers_of("ann")[0], accepting._store.key("ann", "finished")
+        with redis.Redis(unix_socket_path=str(primary.socket_path), **SETTINGS) as client:
+            until(lambda: client.pubsub_numsub(channel)[0][1], "the waiter listens")
+        primary.kill()
+        until(lambda: accepting.upload_status(placeholder), "another server is the primary")
+        uploaded.set()
+        thread.join(WITHIN_S)
+        assert [result["name"] for result in results] == ["files/1"]
+        accepting.close()
+        thread_runtime.join()
 
 
 @pytest.mark.parametrize("start", [sentinels, cluster])

@@ -308,6 +308,7 @@ def test_the_end_of_an_upload_is_written_once_redis_is_back(
         redis.TimeoutError("away"),
         redis.exceptions.OutOfMemoryError("full"),
         redis.exceptions.ReadOnlyError("a replica"),
+        redis.exceptions.RedisClusterException("no node answers"),
     ]
 
     def sometimes(*args: Any) -> Any:
