@@ -61,8 +61,9 @@ _PLACES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Loaded when it is first asked for: redis-py and google-genai take their time."""
+    """Loaded when it is first asked for: redis-py and google-genai take their time. Then it stays here."""
     for module, names in _PLACES.items():
         if name in names:
-            return getattr(import_module(f"podrace.simulator.{module}"), name)
+            found = globals()[name] = getattr(import_module(f"podrace.simulator.{module}"), name)
+            return found
     raise AttributeError(f"podrace has no {name}")

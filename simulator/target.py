@@ -72,7 +72,7 @@ def own(*packages: str) -> Callable[[Target], Target]:
     they are. Raises UsageError for what is no name of a module.
     """
     for package in packages:
-        if not isinstance(package, str) or not all(part.isidentifier() for part in package.split(".")):
+        if not isinstance(package, str) or not all(map(str.isidentifier, package.split("."))):
             raise UsageError(
                 f"@podrace.own({package!r}): expected names of modules, for example @podrace.own('mirix.agent')"
             )

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from podrace.simulator.app import counterexample, timeline
-from podrace.simulator.app.collector import quiet_collector
 from podrace.simulator.app.runs import Cell, stem_of
 from podrace.simulator.errors import TargetError, users_errors_told
 from podrace.simulator.fleets.inline import STEP_WITHIN_S, in_pod
@@ -101,7 +100,7 @@ def explore_cell(
     scenario, cell = named.scenario, unexplored_cell(named, target)
     cell = replace(cell, expected=expected or cell.expected)
     try:
-        with users_errors_told(), opened(server, target, scenario, seed=seed) as lab:
+        with users_errors_told(), InlineLab(server, target.path, scenario, seed=seed) as lab:
             explorer = Explorer(lab.scenario, lab.play, lab.finish, bounds, progress=progress)
             with led(lambda: (lab.moves(), explorer.taken), bounds) as places:
                 ahead = Ahead(partial(helpers, lab.folder), lab.table, lambda: not places) if helpers else None
@@ -279,13 +278,6 @@ def _note(found: Exploration, bounds: Bounds) -> str:
     if found.verdict == INCONCLUSIVE:
         return f"the budget of {bounds.budget_s:g} s was spent before all schedules were run"
     return ""
-
-
-@contextmanager
-def opened(server: Server, target: NamedTarget, scenario: Scenario, *, seed: int) -> Iterator[InlineLab]:
-    """A lab on which schedules are played as fast as can be."""
-    with InlineLab(server, target.path, scenario, seed=seed) as lab, quiet_collector():
-        yield lab
 
 
 @contextmanager

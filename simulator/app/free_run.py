@@ -12,7 +12,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from podrace.simulator.app.collector import quiet_collector
 from podrace.simulator.app.judging import Judged, Recorded, judged, since_replaced
 from podrace.simulator.app.resting import Resting
 from podrace.simulator.app.show import OUTPUT

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from podrace.simulator.app import show
-from podrace.simulator.app.campaign import led, opened
+from podrace.simulator.app.campaign import led
 from podrace.simulator.app.names import named_scenario, named_target
 from podrace.simulator.errors import TargetError
 from podrace.simulator.fleets import guarded
@@ -87,7 +87,7 @@ def _helping(job: Job, folder: Path) -> Iterator[_Helper]:
     ):
         apart.folder = Path(temporary)
         target, scenario = named_target(job.target), named_scenario(job.scenario).scenario
-        with opened(own_server()[0], target, scenario, seed=job.seed) as lab:
+        with InlineLab(own_server()[0], target.path, scenario, seed=job.seed) as lab:
             yield _Helper(lab, job.bounds, str(folder))
 
 

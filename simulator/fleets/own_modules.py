@@ -56,7 +56,7 @@ class OwnModules:
             self.afresh = True
             return
         self._names = _own_modules(path.partition(":")[0])
-        self._code: Code = {}
+        self._code = Code()
         self.afresh = not all(_is_constant(module, self._names) for module in self._modules())
         """Whether every pod gets modules of its own."""
         self._before = [] if self.afresh else self._contents()
@@ -117,7 +117,7 @@ def _plain_factory(path: str, target: Any, here: Here, free: bool) -> Target:
     roots = (module, *target.own_packages)
     folder = _folder_of(module)
     above = packages_of(roots)
-    code: Code = {}
+    code = Code()
     known: dict[str, bool] = {}
 
     def is_own(name: str) -> bool:

@@ -9,6 +9,7 @@
 - `footprints.py`: which keys a command touches; `scripts.py`: which keys a script can touch
 - `trace.py`: which orders are equivalent; `foreign.py`: what must not be sent to somebody else's server
 - `view.py`: a private view of what can be imported; `plain/`: what code gets in it that knows of no harness
+- `collector.py`: Python's cycle collector, less often
 - `pods.py`: a pod's environment, out of all of these
 
 The same wrappers serve real processes under the real clock (the gate only records), real processes whose

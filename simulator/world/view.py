@@ -20,14 +20,21 @@ from typing import Any
 
 from podrace.simulator.errors import TargetError
 
-Code = dict[str, tuple[CodeType | None, Any]]
-"""By module, its compiled code and its spec: what views of the same modules share."""
+
+class Code:
+    """What views of the same modules share."""
+
+    def __init__(self) -> None:
+        self.modules: dict[str, tuple[CodeType | None, Any]] = {}
+        """By name, its compiled code and its spec."""
+        self.as_anywhere: set[tuple[Any, ...]] = set()
+        """Imports that no view answers itself."""
 
 
 class View:
     """`is_own` tells which modules are run afresh; `above` are the packages in which some of them lie.
 
-    `code` is filled as modules are compiled. `base` replaces what it has: the same for every view over it.
+    `code` is filled as modules are compiled and imported. `base` replaces what it has: the same for every view over it.
     """
 
     def __init__(
@@ -58,9 +65,9 @@ class View:
         parent = self._shown(above) if above else None
         if name in self.modules:  # its package's code has imported it
             return self.modules[name]
-        if name not in self._code:
-            self._code[name] = compiled(name, getattr(parent, "__path__", None))
-        code, spec = self._code[name]
+        if name not in self._code.modules:
+            self._code.modules[name] = compiled(name, getattr(parent, "__path__", None))
+        code, spec = self._code.modules[name]
         if isinstance(spec.loader, ExtensionFileLoader):  # written in C: there is one of it in a process
             module = self.modules[name] = importlib.import_module(name)
             return module
@@ -100,8 +107,12 @@ class View:
         full = name
         if level:
             full = importlib.util.resolve_name("." * level + name, (globals or {})["__package__"])
+        asked = (full, *(fromlist or ()))
+        if asked in self._code.as_anywhere:
+            return builtins.__import__(name, globals, locals, fromlist or (), level)
         parts = [f"{full}.{part}" for part in fromlist or ()]
         if not any(map(self.has, (full, *parts))) and not self._is_above(full) and not self.has(full.partition(".")[0]):
+            self._code.as_anywhere.add(asked)
             return builtins.__import__(name, globals, locals, fromlist or (), level)
         if not fromlist and not level:
             return self._chain(full)
@@ -150,6 +161,10 @@ class View:
         return first
 
 
+CHANGING = frozenset({"sys", "os", "socket", "signal"})
+"""Facades that ask the real module each time: its standard output, or what is not for pods, may be another by then."""
+
+
 class Standard(View):
     """The part of the standard library, and of clients, that is replaced: the same for all pods of a process.
 
@@ -168,7 +183,7 @@ class Standard(View):
         after: Mapping[str, Callable[[ModuleType], None]],
     ) -> None:
         names = {*copied, *hidden, *facades}
-        super().__init__(copied.__contains__, packages_of(names), {})
+        super().__init__(copied.__contains__, packages_of(names), Code())
         self._names = frozenset(names)
         self._hidden = hidden
         self._facades = facades
@@ -198,9 +213,10 @@ class Standard(View):
         above, _, last = name.rpartition(".")
         parent = self._shown(above) if above else None
         module = self.modules[name] = ModuleType(name)
-        if name != "sys":  # whose attributes change: standard output, for one
+        if name not in CHANGING:
             module.__dict__.update(vars(real))
         module.__dict__["__getattr__"] = lambda attribute: getattr(real, attribute)  # of what is loaded later
+        module.__dict__["__dir__"] = lambda: dir(real)
         module.__dict__.update(self._facades[name]())
         if parent is not None:
             setattr(parent, last, module)

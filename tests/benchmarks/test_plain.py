@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from measuring import busy_s, check, quiet_collector, ratio_of, tell
+from measuring import busy_s, check, ratio_of, tell
 
 from podrace.simulator.app.names import named_scenario
 from podrace.simulator.search.explorer import Explorer
@@ -41,7 +41,7 @@ def test_plain_code_is_explored_nearly_as_fast(benchmark: Any, bench_server: Ser
     found = named_scenario(f"cases.{scenario}").scenario
 
     def rate(target: str) -> float:
-        with InlineLab(bench_server, f"cases.{target}", found, seed=7) as lab, quiet_collector():
+        with InlineLab(bench_server, f"cases.{target}", found, seed=7) as lab:
             Explorer(
                 lab.scenario, lab.play, lab.finish, Bounds(preemptions=0, faults=0)
             ).explore()  # what is loaded once

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from podrace.simulator.app.campaign import led, opened
+from podrace.simulator.app.campaign import led
 from podrace.simulator.app.helping import Job
 from podrace.simulator.app.names import named_scenario, named_target
 from podrace.simulator.app.workers import each_of, helpers_of, scheduler, team
@@ -21,6 +21,7 @@ from podrace.simulator.errors import TargetError
 from podrace.simulator.search.ahead import NOTHING, Ahead, Answer, Batch, Submit
 from podrace.simulator.search.explorer import Exploration, Explorer
 from podrace.simulator.search.frontier import Bounds
+from podrace.simulator.search.lab import InlineLab
 from podrace.simulator.servers.connection import Server
 
 HERE = Path(__file__).parent
@@ -49,7 +50,7 @@ Explored = tuple[Exploration | str, list[str], int]
 def explored(server: Server, job: Job, members: Sequence[Executor] | None = None) -> Explored:
     target, scenario = named_target(job.target), named_scenario(job.scenario).scenario
     found: Exploration | str
-    with opened(server, target, scenario, seed=job.seed) as lab:
+    with InlineLab(server, target.path, scenario, seed=job.seed) as lab:
         explorer = Explorer(lab.scenario, lab.play, lab.finish, job.bounds)
         ahead = None
         try:
@@ -159,7 +160,7 @@ def test_a_useless_helper_does_not_change_the_result(
 ) -> None:
     monkeypatch.setattr("podrace.simulator.search.ahead.PATIENCE_S", 0.001)
     scenario = named_scenario("late-completion").scenario
-    with opened(run_server, named_target("shared"), scenario, seed=7) as lab:
+    with InlineLab(run_server, named_target("shared").path, scenario, seed=7) as lab:
 
         def found(ahead: Ahead | None) -> Exploration:
             return replace(Explorer(lab.scenario, lab.play, lab.finish, ONE).explore(ahead), elapsed_s=0)

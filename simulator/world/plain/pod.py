@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 from podrace.simulator.target import PodEnv, Target
@@ -20,7 +21,7 @@ def target_in(make_view: Callable[[], View], path: str) -> Target:
         inside.gate.inside = inside
         inside.view = make_view()
         pod = called(inside, getattr(inside.view.load(module_name), attribute), (env,))
-        return None if pod is None else type(type(pod).__name__, (PlainPod,), {})(inside, pod)
+        return None if pod is None else _pod_class(type(pod).__name__)(inside, pod)
 
     return make
 
@@ -35,6 +36,12 @@ class PlainPod:
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._pod, name)
         return (lambda *args: called(self._inside, found, args)) if callable(found) else found
+
+
+@lru_cache(maxsize=100)
+def _pod_class(name: str) -> type[PlainPod]:
+    """Messages name a pod by its class."""
+    return type(name, (PlainPod,), {})
 
 
 def called(inside: Inside, method: Callable[..., Any], args: tuple[Any, ...]) -> Any:

@@ -8,11 +8,11 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def quiet_collector() -> Iterator[None]:
-    """Keeps the collector from walking what was there before, and from running many times in each schedule."""
+def quiet_collector(most_new: int = 50_000) -> Iterator[None]:
+    """Keeps the collector from walking what was there before, and runs it once there are so many new objects."""
     thresholds = gc.get_threshold()
     gc.freeze()
-    gc.set_threshold(50_000, 20, 100)
+    gc.set_threshold(most_new, 20, 100)
     try:
         yield
     finally:
