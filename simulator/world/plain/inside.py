@@ -23,6 +23,8 @@ class Inside:
         self.view: Any = None
         self.threads: dict[int, Any] = {}
         """By identity, the threads that run, as `threading` keeps them."""
+        self.excepthook: Any = None
+        """What the pod has put in the place of `threading.excepthook`."""
         self.addresses: dict[str, str] = {}
         """By kind of server, the one that its clients name."""
         self.loop: Any = None

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import datetime as real_datetime
+import pickle as real_pickle
 import random as real_random
 import secrets as real_secrets
+import signal as real_signal
 import sys
 import time as real_time
 import uuid as real_uuid
@@ -47,7 +49,19 @@ def time_names(here: Here) -> dict[str, Any]:
     names |= {f"{name}_ns": in_ns(clock) for name, clock in names.items()}
     names |= {name: shown(getattr(real_time, name)) for name in ("gmtime", "localtime", "ctime")}
     asctime = shown(lambda when: real_time.asctime(real_time.localtime(when) if isinstance(when, float) else when))
-    return names | {"sleep": sleep, "strftime": strftime, "asctime": asctime}
+    names |= {"sleep": sleep, "strftime": strftime, "asctime": asctime}
+
+    def clock_gettime(clock: int) -> float:
+        return now() if clock == getattr(real_time, "CLOCK_REALTIME", 0) else since_start()
+
+    return names | {
+        name: clock
+        for name, clock in (
+            ("clock_gettime", clock_gettime),
+            ("clock_gettime_ns", lambda clock: in_ns(lambda: clock_gettime(clock))()),
+        )
+        if hasattr(real_time, name)
+    }
 
 
 def datetime_names(here: Here) -> dict[str, Any]:
@@ -143,11 +157,39 @@ def secrets_names(here: Here) -> dict[str, Any]:
 def os_names(here: Here) -> dict[str, Any]:
     return {
         "urandom": lambda size: here().env.rng.randbytes(size),
+        "getrandom": lambda size, flags=0: here().env.rng.randbytes(size),
         "getpid": lambda: 1000 + sum(here().env.name.encode()),
         "register_at_fork": lambda **_: None,
         "cpu_count": lambda: CORES,
         "process_cpu_count": lambda: CORES,
     }
+
+
+def signal_names(here: Here) -> dict[str, Any]:
+    """No signal ever comes to a pod: it is killed without one."""
+    return {"signal": lambda number, handler: real_signal.SIG_DFL}
+
+
+def pickle_names(here: Here) -> dict[str, Any]:
+    """pickle looks for classes in the modules of the process; those of a pod are its own."""
+
+    def among_its_own(function: Callable[..., Any]) -> Callable[..., Any]:
+        def called(*args: Any, **options: Any) -> Any:
+            own = here().view.modules
+            before = {name: sys.modules.get(name) for name in own}
+            sys.modules.update(own)
+            try:
+                return function(*args, **options)
+            finally:
+                for name, module in before.items():
+                    if module is None:
+                        del sys.modules[name]
+                    else:
+                        sys.modules[name] = module
+
+        return called
+
+    return {name: among_its_own(getattr(real_pickle, name)) for name in ("dump", "dumps", "load", "loads")}
 
 
 def socket_names(here: Here) -> dict[str, Any]:

@@ -35,6 +35,8 @@ FACADES: Mapping[str, Callable[[Here], Mapping[str, Any]]] = {
     "secrets": small.secrets_names,
     "os": small.os_names,
     "socket": small.socket_names,
+    "signal": small.signal_names,
+    "pickle": small.pickle_names,
     "sys": small.sys_names,
     "importlib": small.importlib_names,
     "atexit": lambda here: {"register": lambda function, *_, **__: function},

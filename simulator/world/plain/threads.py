@@ -160,8 +160,25 @@ def adapt_threading(threading: ModuleType, here: Here, local: Callable[[], Any])
     names["local"] = local()
     if "_DeleteDummyThreadOnDel" in names:  # since 3.13: a call is forgotten with its pod, not with its thread
         del names["_DeleteDummyThreadOnDel"].__del__
+    threading.__class__ = _hooks(here, names["__excepthook__"])
+    thread.hook_args = staticmethod(names["ExceptHookArgs"])
     for name in ("active_count", "activeCount", "enumerate"):
         names[name] = _counting_itself(names[name], names["current_thread"])
+
+
+def _hooks(here: Here, default: Any) -> type[ModuleType]:
+    """The class of a `threading` whose hook for what ends a thread is each pod's own."""
+
+    class Threading(ModuleType):
+        @property
+        def excepthook(self) -> Any:
+            return here().excepthook or default
+
+        @excepthook.setter
+        def excepthook(self, hook: Any) -> None:
+            here().excepthook = None if hook is default else hook
+
+    return Threading
 
 
 def _counting_itself(function: Callable[[], Any], current_thread: Callable[[], Any]) -> Callable[[], Any]:
@@ -196,6 +213,10 @@ def _run(thread: Any, inside: Inside) -> None:
         thread.run()
     except SystemExit:  # ends a thread without a word
         pass
+    except Exception as error:
+        if inside.excepthook is None:
+            raise
+        inside.excepthook(thread.hook_args((type(error), error, error.__traceback__, thread)))
     finally:
         del inside.threads[ident]
         thread._over.release()

@@ -7,10 +7,14 @@ hooks tell of most of it too, but cannot be taken away again, and cost a tenth o
 
 from __future__ import annotations
 
+import _posixsubprocess
 import _thread
 import os
 import random
 import secrets
+import select
+import selectors
+import signal
 import socket
 import subprocess
 import sys
@@ -19,6 +23,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
+from functools import partial
 from typing import Any, TextIO
 
 from podrace.simulator.errors import place_of
@@ -34,6 +39,7 @@ _STARTS_THREAD = "starts a thread of its own", "use runtime.spawn, or name the m
 _STARTS_PROCESS = "starts a process", _OUTSIDE
 _CHANGES_PROCESS = "changes what all pods of one process would share", "keep it in the pod, or hand it in as an option"
 
+_WAITS = "waits for files or sockets", _OUTSIDE
 _READS_CLOCK = "reads a clock that is not the run's", "use env.runtime.now()"
 _BY_CHANCE = "draws at random", "use env.rng"
 
@@ -68,18 +74,28 @@ _REFUSED_IN_OWN: Functions = {
 _NAMED_ANYWHERE = _REFUSED | _REFUSED_IN_OWN
 """Functions that modules import by name."""
 _OURS = __name__.partition(".world.")[0] + "."
-_ASKED_FOR_WHERE_THEY_STAND: tuple[tuple[Any, str, tuple[str, str]], ...] = (
-    (socket.socket, "connect", ("opens a connection of its own", _CONNECTS)),
-    (socket.socket, "connect_ex", ("opens a connection of its own", _CONNECTS)),
-    (socket.socket, "sendto", ("sends a packet of its own", _OUTSIDE)),
-    (socket, "getaddrinfo", ("looks up an address", _CONNECTS)),
-    (subprocess.Popen, "_execute_child", _STARTS_PROCESS),
-    (os, "system", _STARTS_PROCESS),
-    (os, "fork", _STARTS_PROCESS),
-    (os, "posix_spawn", _STARTS_PROCESS),
-    (os, "putenv", _CHANGES_PROCESS),
-    (os, "unsetenv", _CHANGES_PROCESS),
-    (os, "chdir", _CHANGES_PROCESS),
+_SIGNALS = "handles or sends signals", "leave that to the program around the pod"
+_ASKED_FOR_WHERE_THEY_STAND: tuple[tuple[Any, tuple[str, ...], tuple[str, str]], ...] = (
+    (socket.socket, ("connect", "connect_ex"), ("opens a connection of its own", _CONNECTS)),
+    (socket.socket, ("sendto", "sendmsg"), ("sends a packet of its own", _OUTSIDE)),
+    (socket.socket, ("bind",), ("opens a port of its own", _OUTSIDE)),
+    (
+        socket,
+        ("getaddrinfo", "gethostbyname", "gethostbyname_ex", "gethostbyaddr", "getnameinfo", "getfqdn"),
+        ("looks up an address", _CONNECTS),
+    ),
+    (select, ("select", "poll", "epoll", "kqueue"), _WAITS),
+    (selectors.DefaultSelector, ("select",), _WAITS),
+    (selectors.SelectSelector, ("select",), _WAITS),
+    (selectors.PollSelector, ("select",), _WAITS),
+    (subprocess.Popen, ("_execute_child",), _STARTS_PROCESS),
+    (_posixsubprocess, ("fork_exec",), _STARTS_PROCESS),
+    (os, ("system", "fork", "forkpty", "posix_spawn", "posix_spawnp", "execv", "execve"), _STARTS_PROCESS),
+    (os, ("putenv", "unsetenv", "chdir"), _CHANGES_PROCESS),
+    (os, ("kill", "killpg"), _SIGNALS),
+    (signal, ("setitimer", "alarm", "pause", "pthread_kill"), _SIGNALS),
+    (signal, ("sigwait", "sigwaitinfo", "sigtimedwait"), _SIGNALS),
+    (os, ("_exit", "abort"), ("ends its process", "let it raise an exception, or return")),
 )
 _known: dict[str, tuple[Any, list[str]]] = {}
 """By name, a module with the names that it has for these functions."""
@@ -89,8 +105,8 @@ _known: dict[str, tuple[Any, list[str]]] = {}
 def watched(refuse: Refuse, is_own: Callable[[str], bool] | None = None) -> Iterator[None]:
     """Meanwhile a pod that does what cannot be led is refused. `is_own` knows the target's own modules by name."""
     with ExitStack() as stack:
-        for owner, name, what in _ASKED_FOR_WHERE_THEY_STAND:
-            if hasattr(owner, name):
+        for owner, names_of_it, what in _ASKED_FOR_WHERE_THEY_STAND:
+            for name in filter(partial(hasattr, owner), names_of_it):
                 own = name in vars(owner)
                 real = getattr(owner, name)
                 setattr(owner, name, _checked(real, what, refuse))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import inspect
 import threading
 import time
 from asyncio import Queue, sleep
@@ -252,7 +253,7 @@ async def callbacks() -> Any:
     never.cancel()
     value = await future
     await sleep(4 * SHORT_S)
-    return told, value, never.cancelled(), asyncio.isfuture(future), asyncio.iscoroutinefunction(fails)
+    return told, value, never.cancelled(), asyncio.isfuture(future), inspect.iscoroutinefunction(fails)
 
 
 async def contexts() -> Any:

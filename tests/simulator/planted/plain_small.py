@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import datetime as dates
+import functools
+import io
 import os
 import pickle
 import random
@@ -11,6 +14,7 @@ import socket
 import sys
 import time
 import uuid
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
@@ -139,7 +143,6 @@ def this_machine() -> Any:
 
 def given_out() -> Any:
     """Uses functions bound earlier: as a default, an alias, a partial."""
-    import functools
     from random import randint as drawn
     from time import time as now
 
@@ -159,11 +162,47 @@ def this_module() -> Any:
     return later is THIS, len(KEPT), "json" in sys.modules, sys.modules.get("no such module"), sys.stdout is not None
 
 
+def pickled() -> Any:
+    """Classes of its own are found again, in one go and in a file."""
+    job, file = Job(), io.BytesIO()
+    pickle.dump(job, file)
+    file.seek(0)
+    return pickle.loads(pickle.dumps(job)) == job == pickle.load(file), isinstance(copy.deepcopy(job), Job)
+
+
+def other_clocks() -> Any:
+    before, wall = time.clock_gettime(time.CLOCK_MONOTONIC), time.clock_gettime_ns(time.CLOCK_REALTIME)
+    sleep(SHORT_S)
+    return (
+        time.clock_gettime(time.CLOCK_MONOTONIC) - before >= SHORT_S,
+        time.clock_gettime_ns(time.CLOCK_REALTIME) - wall >= SHORT_S * 1e9,
+        abs(time.clock_gettime(time.CLOCK_REALTIME) - time.time()) < 1,
+        len(os.getrandom(4)),
+    )
+
+
+@functools.lru_cache(maxsize=9)
+def _cached(what: str) -> str:
+    return what + uuid.uuid4().hex
+
+
+def cached() -> Any:
+    return _cached("a") == _cached("a"), _cached("a") != _cached("b"), len(_cached("a"))
+
+
+def finalizers() -> Any:
+    told: list[str] = []
+    holder = type("Holder", (), {})()
+    weakref.finalize(holder, told.append, "gone")
+    del holder
+    return told
+
+
 PROGRAMS = {
     program.__name__: program
     for program in (
         clocks, clocks_that_show, sleeps, datetimes, datetime_subclass, uuids, chance, secret_things, defaults,
-        this_machine, this_module, given_out,
+        this_machine, this_module, given_out, pickled, other_clocks, cached, finalizers,
     )
 }  # fmt: skip
 

@@ -6,7 +6,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import concurrent.futures
+import contextvars
 import functools
 import queue
 import sched
@@ -27,6 +29,7 @@ NEVER_S = 60.0
 """Longer than any test, so that no wait ends by this timeout."""
 
 STARTED: list[str] = []
+WHO: contextvars.ContextVar[str] = contextvars.ContextVar("who", default="nobody")
 GUARD = Lock()
 
 
@@ -443,6 +446,52 @@ def imported_late() -> Any:
     return again is threading, loaded is threading, Queue is queue.Queue, importlib.import_module("time") is time
 
 
+def excepthook() -> Any:
+    told: list[Any] = []
+    before = threading.excepthook
+    threading.excepthook = lambda args: told.append((args.exc_type, str(args.exc_value), args.thread.name))
+    try:
+        one = Thread(target=int, args=("no number",), name="one")
+        one.start()
+        one.join()
+    finally:
+        threading.excepthook = before
+    return told, threading.excepthook is before
+
+
+def contexts() -> Any:
+    """Threads that run in turn do not see what others have set in their contexts."""
+    told: dict[str, str] = {}
+
+    def work(name: str) -> None:
+        WHO.set(name)
+        time.sleep(SHORT_S)
+        told[name] = WHO.get()
+
+    several = [Thread(target=work, args=(name,)) for name in ("one", "two", "three")]
+    for one in several:
+        one.start()
+    for one in several:
+        one.join()
+    return sorted(told.items()), WHO.get(), contextvars.copy_context().run(lambda: (WHO.set("here"), WHO.get())[1])
+
+
+def priority_queue() -> Any:
+    tasks: queue.PriorityQueue[tuple[int, str]] = queue.PriorityQueue(3)
+    one = Thread(target=lambda: [tasks.put((len(word), word)) for word in ("three", "one", "four")])
+    one.start()
+    one.join()
+    return [tasks.get(timeout=1)[1] for _ in range(3)], raised(lambda: tasks.get(timeout=SHORT_S))
+
+
+def loop_in_a_thread() -> Any:
+    told: list[Any] = []
+    one = Thread(target=lambda: told.append(asyncio.run(asyncio.sleep(SHORT_S, "slept"))))
+    one.start()
+    one.join()
+    return told
+
+
 PROGRAMS = {
     program.__name__: program
     for program in (
@@ -451,6 +500,7 @@ PROGRAMS = {
         lock_excludes, rlock, event, condition, condition_notifies_all, semaphore, barrier, thread_local,
         thread_local_subclass, queues, other_queues, executor, executor_that_is_late, executor_names,
         executor_initializer, futures_together, scheduler, module_and_class_state, imported_late,
+        excepthook, contexts, priority_queue, loop_in_a_thread,
     )
 }  # fmt: skip
 

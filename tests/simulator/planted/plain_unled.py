@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import _thread
 import asyncio
 import logging
+import multiprocessing
+import os
+import select
+import selectors
+import signal
+import socket
 import time
+from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
 import redis
@@ -52,6 +60,52 @@ class Unled:
         until = loop.time() + 1
         while loop.time() < until:
             await asyncio.sleep(0)
+
+    def forks(self) -> None:
+        if not os.fork():
+            os._exit(0)
+
+    def forks_a_worker(self) -> None:
+        multiprocessing.get_context("spawn").Process(target=int).start()
+
+    def runs_a_pool_of_processes(self) -> None:
+        with ProcessPoolExecutor(1) as pool:
+            pool.submit(int).result()
+
+    def runs_a_command(self) -> None:
+        os.system("true")
+
+    def becomes_another_program(self) -> None:
+        os.execlp("true", "true")
+
+    def leaves_its_process(self) -> None:
+        os._exit(0)
+
+    def waits_for_a_socket(self) -> None:
+        select.select([], [], [], 0.001)
+
+    def waits_by_a_selector(self) -> None:
+        selectors.DefaultSelector().select(0.001)
+
+    def opens_a_port(self) -> None:
+        with socket.socket() as own:
+            own.bind(("127.0.0.1", 0))
+
+    def sends_a_packet(self) -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as own:
+            own.sendto(b"", ("127.0.0.1", 9))
+
+    def asks_for_an_address(self) -> None:
+        socket.gethostbyname("localhost")
+
+    def sends_a_signal(self) -> None:
+        os.kill(os.getpid(), 0)
+
+    def sets_an_alarm(self) -> None:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+    def starts_a_thread_below_threading(self) -> None:
+        _thread.start_new_thread(int, ())
 
     async def opens_a_connection_by_asyncio(self) -> None:
         await asyncio.open_connection("127.0.0.1", 1)
