@@ -32,6 +32,7 @@ from podrace.simulator.servers.embedded import EmbeddedServer
 from podrace.simulator.servers.probe import Probe
 from podrace.simulator.servers.proxy import Proxy
 from podrace.simulator.target import load_target
+from podrace.simulator.world.collector import quiet_collector
 
 HISTORY = "events.jsonl"
 GONE = -2
