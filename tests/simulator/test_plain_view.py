@@ -85,6 +85,12 @@ def test_a_library_that_is_not_named_is_shared_as_it_is(run_server: Server, writ
     assert values(run_server) == [1, 2, 3, 4]
 
 
+def test_environment_variables_are_each_pods_own(run_server: Server, write: Callable[..., None]) -> None:
+    look = "os.environ.setdefault('PODRACE_SEEN', env.name)"
+    write("", "import os", look, {})
+    assert values(run_server) == ["A", "A", "B", "B"]
+
+
 def test_a_part_of_a_package_may_be_a_pods_own_and_the_rest_shared(
     run_server: Server, write: Callable[..., None]
 ) -> None:

@@ -25,6 +25,8 @@ class Inside:
         """By identity, the threads that run, as `threading` keeps them."""
         self.excepthook: Any = None
         """What the pod has put in the place of `threading.excepthook`."""
+        self.environ: dict[str, str] | None = None
+        """Its environment variables, once it has looked at them."""
         self.addresses: dict[str, str] = {}
         """By kind of server, the one that its clients name."""
         self.loop: Any = None

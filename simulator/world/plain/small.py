@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as real_datetime
+import os
 import pickle as real_pickle
 import random as real_random
 import secrets as real_secrets
@@ -11,7 +12,7 @@ import sys
 import time as real_time
 import uuid as real_uuid
 from collections.abc import Callable, Iterator, MutableMapping
-from typing import Any
+from typing import Any, Self
 
 from podrace.simulator.world.clock import EPOCH_S, US_PER_S
 from podrace.simulator.world.plain.inside import Here
@@ -154,8 +155,55 @@ def secrets_names(here: Here) -> dict[str, Any]:
     }  # fmt: skip
 
 
+class _Environ(MutableMapping[str, str]):
+    """`os.environ` of the pod that runs: a copy of the process's, from where the pod first looks at it."""
+
+    def __init__(self, here: Here) -> None:
+        self._here = here
+
+    @property
+    def _own(self) -> dict[str, str]:
+        inside = self._here()
+        if inside.environ is None:
+            inside.environ = dict(os.environ)
+        return inside.environ
+
+    def __getitem__(self, name: str) -> str:
+        return self._own[name]
+
+    def __setitem__(self, name: str, value: str) -> None:
+        if not isinstance(name, str) or not isinstance(value, str):
+            raise TypeError(f"str expected, not {type(value if isinstance(name, str) else name).__name__}")
+        self._own[name] = value
+
+    def __delitem__(self, name: str) -> None:
+        del self._own[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(list(self._own))
+
+    def __len__(self) -> int:
+        return len(self._own)
+
+    def copy(self) -> dict[str, str]:
+        return dict(self._own)
+
+    def __or__(self, other: Any) -> dict[str, str]:
+        return {**self._own, **other}
+
+    def __ror__(self, other: Any) -> dict[str, str]:
+        return {**other, **self._own}
+
+    def __ior__(self, other: Any) -> Self:
+        self.update(other)
+        return self
+
+
 def os_names(here: Here) -> dict[str, Any]:
+    environ = _Environ(here)
     return {
+        "environ": environ,
+        "getenv": lambda name, default=None: environ.get(name, default),
         "urandom": lambda size: here().env.rng.randbytes(size),
         "getrandom": lambda size, flags=0: here().env.rng.randbytes(size),
         "getpid": lambda: 1000 + sum(here().env.name.encode()),

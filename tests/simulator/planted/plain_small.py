@@ -37,6 +37,20 @@ class Job:
     day: date = field(default_factory=date.today)
 
 
+def environment_variables() -> Any:
+    before = os.environ.get("PODRACE_SMALL", "none")
+    os.environ.setdefault("PODRACE_SMALL", "1")
+    os.environ["PODRACE_SMALL"] += "2"
+    told = [before, os.getenv("PODRACE_SMALL"), "PODRACE_SMALL" in os.environ, os.environ.copy()["PODRACE_SMALL"]]
+    told += [(os.environ | {"PODRACE_SMALL": "3"})["PODRACE_SMALL"], ({"a": "b"} | os.environ)["PODRACE_SMALL"]]
+    try:
+        os.environ["PODRACE_SMALL"] = 1  # type: ignore[assignment]
+    except TypeError as error:
+        told.append(str(error))
+    del os.environ["PODRACE_SMALL"]
+    return told, os.getenv("PODRACE_SMALL", "none"), os.environ["PATH"] == os.getenv("PATH")
+
+
 def clocks() -> Any:
     told = []
     for name in ("time", "monotonic", "perf_counter"):
@@ -202,7 +216,7 @@ PROGRAMS = {
     program.__name__: program
     for program in (
         clocks, clocks_that_show, sleeps, datetimes, datetime_subclass, uuids, chance, secret_things, defaults,
-        this_machine, this_module, given_out, pickled, other_clocks, cached, finalizers,
+        this_machine, this_module, given_out, pickled, other_clocks, cached, finalizers, environment_variables,
     )
 }  # fmt: skip
 
