@@ -12,7 +12,7 @@ import pytest
 from podrace.simulator.app.campaign import NamedScenario, NamedTarget, explore_cell, lab_for, replay
 from podrace.simulator.app.counterexample import load
 from podrace.simulator.app.names import PARTS, TARGETS, named_target
-from podrace.simulator.errors import UsageError
+from podrace.simulator.errors import TargetError, UsageError
 from podrace.simulator.judge.findings import VIOLATED, Finding
 from podrace.simulator.scenarios.catalogue import SCENARIOS, find
 from podrace.simulator.scenarios.model import Call, Ref, Scenario, Workload
@@ -98,7 +98,7 @@ def test_the_pods_of_a_scenario_are_those_of_its_lines() -> None:
 
 
 def test_a_finding_has_one_of_the_five_words() -> None:
-    with pytest.raises(ValueError, match="expected one of lost, duplicated, misreported, stuck, leaked"):
+    with pytest.raises(TargetError, match="expected one of lost, duplicated, misreported, stuck, leaked"):
         Finding("broken", "m1", "m1 is broken")
 
 
