@@ -74,6 +74,7 @@ DIRECTED = (
         row=21,
         what="the server is killed and restarted, and keeps what it has acknowledged",
         fault="restart-server",
+        workload=SLOW,
     ),
     Directed(
         name="machine-crash",
