@@ -34,7 +34,7 @@ def main(connections: Sequence[Any], spec: PodSpec) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle: it ends its pods itself
     guarded.die_with_parent()
     if spec.free:
-        _push_nobody_aside()
+        _preempt_nobody()
     log = open(os.dup(1), "w", encoding="utf-8", errors="backslashreplace")  # noqa: SIM115 - open to the end
     logging.basicConfig(stream=log, format="%(message)s")  # beside what the target prints
     _let_fork_server_go()
@@ -43,7 +43,8 @@ def main(connections: Sequence[Any], spec: PodSpec) -> None:
         _print_into(spec.output)
     pipe = Pipe(connections[0], quick=spec.free)
     gate: Any = StepGate(pipe, spec) if spec.gated else RecordingGate(pipe, spec)
-    make = cache(partial(build_pod, spec, gate, pipe))
+    own = threading.local()
+    make = cache(partial(build_pod, spec, gate, lambda: getattr(own, "lane", pipe)))
     method = cache(lambda name: method_of(make(), name))
     try:
         if not spec.gated:  # else its first call makes it: what the factory does are steps too
@@ -56,7 +57,7 @@ def main(connections: Sequence[Any], spec: PodSpec) -> None:
     with libraries.led(lambda: gate.env if gate.virtual else None, threading.get_ident):
         for number, connection in enumerate(connections[1:], 1):
             lane = Lane(connection, -number)
-            threading.Thread(target=serve_lane, args=(lane, method, gate), name=spec.name, daemon=True).start()
+            threading.Thread(target=serve_lane, args=(lane, own, method, gate), name=spec.name, daemon=True).start()
         serve(pipe, make, method, gate)
 
 
@@ -78,16 +79,14 @@ class RemoteService:
         return call
 
 
-def build_pod(spec: PodSpec, gate: Any, pipe: Pipe) -> Any:
+def build_pod(spec: PodSpec, gate: Any, pipe: Callable[[], Pipe]) -> Any:
     """The pod that the spec describes, over the real parts."""
     from podrace.simulator.servers.connection import connect
 
     patience: dict[str, Any] = {"socket_timeout": None} if spec.gated and spec.import_source else {}
     client = connect(spec.redis_url, retries=spec.retries, **patience)
     services = {
-        name: load_object(part, what="service")(**spec.settings.get(name, {}))
-        if part
-        else RemoteService(lambda: getattr(_own, "lane", pipe), name)
+        name: load_object(part, what="service")(**spec.settings.get(name, {})) if part else RemoteService(pipe, name)
         for name, part in spec.services.items()
     }
     env = make_env(
@@ -135,13 +134,9 @@ def answer(pipe: Pipe, method_named: MethodNamed, gate: Any, call: int, method: 
     pipe.send(gate.answer_kind, call, outcome(method_named(method), *args))
 
 
-_own = threading.local()
-"""The lane of this thread, where it has one."""
-
-
-def serve_lane(lane: Lane, method_named: MethodNamed, gate: RecordingGate) -> None:
-    """Take one call after the other."""
-    _own.lane = lane
+def serve_lane(lane: Lane, own: threading.local, method_named: MethodNamed, gate: RecordingGate) -> None:
+    """Take one call after the other. `own` keeps the lane for this thread: there its calls ask services."""
+    own.lane = lane
     while True:
         _, call, actor, method, args = lane.receive()
         gate.run_here(actor, partial(answer, lane, method_named, gate, call, method, args))
@@ -154,8 +149,8 @@ def _print_into(path: str) -> None:
     os.close(file)
 
 
-def _push_nobody_aside() -> None:
-    """On Linux a process that is woken takes the core from one that runs, at a sixth of all that a free fleet takes."""
+def _preempt_nobody() -> None:
+    """On Linux a pod that is woken waits for its turn (SCHED_BATCH): preempting took a sixth of a free fleet's time."""
     if sys.platform == "linux":
         with suppress(OSError):
             os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))

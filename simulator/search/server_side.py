@@ -24,23 +24,11 @@ from podrace.simulator.world.footprints import (
     sha_of,
     words_of,
 )
+from podrace.simulator.world.foreign import changes_server
 from podrace.simulator.world.steps import TRANSACTION, Step
 
 _FIELDS_LIVE = frozenset({"HEXPIRE", "HPEXPIRE", "HEXPIREAT", "HPEXPIREAT", "HSETEX", "HGETEX"})
 _ENDS_KEYS = frozenset({"DEL", "UNLINK", "GETDEL"})
-_ONLY_TELL = {
-    "ACL": frozenset({"CAT", "DRYRUN", "GENPASS", "GETUSER", "HELP", "LIST", "USERS", "WHOAMI"}),
-    "CLIENT": frozenset({"GETNAME", "HELP", "ID", "INFO", "LIST", "NO-TOUCH", "SETINFO", "SETNAME"}),
-    "CONFIG": frozenset({"GET", "HELP"}),
-    "MODULE": frozenset({"HELP", "LIST"}),
-}
-"""Of commands that change the server itself, or others' connections, those that only tell."""
-_CHANGES_SERVER = frozenset(
-    {
-        *("BGREWRITEAOF", "BGSAVE", "DEBUG", "FAILOVER", "MIGRATE", "MONITOR", "PSYNC", "QUIT", "REPLICAOF", "SAVE"),
-        *("SHUTDOWN", "SLAVEOF", "SYNC", *_ONLY_TELL),
-    }
-)
 
 
 Part = tuple[tuple[Any, ...], tuple[Any, ...]]
@@ -117,7 +105,7 @@ class ServerSide:
             self.used_functions = True
         if name == "FUNCTION" and len(words) > 2:
             text = plain(words[-1])
-        if changes := _changes_server(words, text):
+        if changes := changes_server(words, text):
             raise TargetError(
                 f"the target sends {changes}, which changes the server itself, for every later run too: that cannot "
                 "be led; expected commands on keys, channels and scripts; no verdict can be given"
@@ -232,15 +220,6 @@ class ServerSide:
         if EVERYTHING in self.touched:
             keys += self.probe.under(self.prefix)
         self.probe.clear(keys, scripts=self.used_functions)
-
-
-def _changes_server(words: tuple[Any, ...], text: str | None) -> str:
-    """The command that changes the server itself, or others' connections; empty if there is none."""
-    name = words[0]
-    if name in _ONLY_TELL and len(words) > 1:
-        second = plain(words[1]).upper()
-        return "" if second in _ONLY_TELL[name] else f"{name} {second}"
-    return name if name in _CHANGES_SERVER else min(_CHANGES_SERVER & scripts.commands(text or ""), default="")
 
 
 def _is_number(word: Any) -> bool:

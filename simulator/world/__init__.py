@@ -7,7 +7,7 @@
 - `locks.py`: locks between the actors of one pod
 - `clock.py`: the one clock of a fleet and its server, on which every deadline lies
 - `footprints.py`: which keys a command touches; `scripts.py`: which keys a script can touch
-- `trace.py`: which orders are equivalent; `foreign.py`: what must not be sent to somebody else's server
+- `trace.py`: which orders are equivalent; `foreign.py`: what a pod must not send
 - `view.py`: a private view of what can be imported; `plain/`: what code gets in it that knows of no harness
 - `collector.py`: Python's cycle collector, less often
 - `pods.py`: a pod's environment, out of all of these

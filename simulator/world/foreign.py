@@ -1,4 +1,4 @@
-"""What a pod must not send to a server that somebody else runs."""
+"""What a pod must not send: what changes the server itself, and to somebody else's what is not the run's alone."""
 
 from __future__ import annotations
 
@@ -6,16 +6,35 @@ from typing import Any
 
 from podrace.simulator.errors import TargetError
 from podrace.simulator.history.events import plain
+from podrace.simulator.world import scripts
 from podrace.simulator.world.footprints import EVERYTHING, CommandTable, words_of
 from podrace.simulator.world.steps import TRANSACTION
 
-_FOR_ALL = frozenset(
-    """
-    ACL CONFIG DEBUG FAILOVER FCALL FLUSHALL FLUSHDB FUNCTION MIGRATE MODULE MONITOR MOVE PSYNC REPLICAOF SAVE
-    BGSAVE BGREWRITEAOF SELECT SHUTDOWN SLAVEOF SWAPDB SYNC
-    """.split()  # noqa: SIM905 - one line a word is no list to read
+_ONLY_TELL = {
+    "ACL": frozenset({"CAT", "DRYRUN", "GENPASS", "GETUSER", "HELP", "LIST", "USERS", "WHOAMI"}),
+    "CLIENT": frozenset({"GETNAME", "HELP", "ID", "INFO", "LIST", "NO-TOUCH", "SETINFO", "SETNAME"}),
+    "CONFIG": frozenset({"GET", "HELP"}),
+    "MODULE": frozenset({"HELP", "LIST"}),
+}
+"""Of commands that change the server itself, or others' connections, those that only tell."""
+_CHANGES_SERVER = frozenset(
+    {
+        *("BGREWRITEAOF", "BGSAVE", "DEBUG", "FAILOVER", "MIGRATE", "MONITOR", "PSYNC", "QUIT", "REPLICAOF", "SAVE"),
+        *("SHUTDOWN", "SLAVEOF", "SYNC", *_ONLY_TELL),
+    }
 )
+_FOR_ALL = frozenset({"ACL", "FCALL", "FLUSHALL", "FLUSHDB", "FUNCTION", "MODULE", "MOVE", "SELECT", "SWAPDB"})
+"""What else concerns the whole of somebody else's server."""
 _FORGETS_SCRIPTS = frozenset({("SCRIPT", "FLUSH"), ("SCRIPT", "KILL")})
+
+
+def changes_server(words: tuple[Any, ...], text: str | None = None) -> str:
+    """The command, or that of its script's `text`, that changes the server itself, or others' connections; or empty."""
+    name = words[0]
+    if name in _ONLY_TELL and len(words) > 1:
+        second = plain(words[1]).upper()
+        return "" if second in _ONLY_TELL[name] else f"{name} {second}"
+    return name if name in _CHANGES_SERVER else min(_CHANGES_SERVER & scripts.commands(text or ""), default="")
 
 
 class Guard:
@@ -27,8 +46,9 @@ class Guard:
 
     def __call__(self, command: tuple[Any, ...]) -> None:
         for one in command[1:] if command[0] == TRANSACTION else (command,):
-            name, second = [*(plain(word).upper() for word in words_of(one)[:2]), ""][:2]
-            if (name in _FOR_ALL and (name, second) != ("CONFIG", "GET")) or (name, second) in _FORGETS_SCRIPTS:
+            words = words_of(one)
+            name, second = [*(plain(word).upper() for word in words[:2]), ""][:2]
+            if name in _FOR_ALL or changes_server(words) or (name, second) in _FORGETS_SCRIPTS:
                 raise self._refusal(name, "concerns the whole server")
             for key in self._table.footprint(one).writes:
                 if key == EVERYTHING and name not in ("EXEC", "MULTI"):

@@ -127,7 +127,7 @@ def beside(
         for floor in order[:before]:
             floor.block(calls)
 
-    with quiet_collector():
+    with without_collector():
         for each in (timed, *others.values()):  # warm, and not counted
             each.block(calls)
             each.calls_ns.clear()
@@ -228,7 +228,7 @@ def busy_s(*pids: int) -> float:
 
 
 @contextmanager
-def quiet_collector() -> Iterator[None]:
+def without_collector() -> Iterator[None]:
     """No cycle collection while times are taken."""
     gc.collect()
     gc.disable()

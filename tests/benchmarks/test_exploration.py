@@ -11,7 +11,7 @@ from typing import Any
 import processes
 import pytest
 from benched import TARGETS
-from measuring import Ratio, busy_s, check, on_core, quiet_collector, ratio_of, tell
+from measuring import Ratio, busy_s, check, on_core, ratio_of, tell
 
 from podrace.simulator.app.campaign import NamedScenario, explore_cell
 from podrace.simulator.app.helping import Job
@@ -53,7 +53,7 @@ def test_rate(benchmark: Any, bench_server: Server, target: str, quick: bool) ->
     bounds = Bounds(preemptions=4, faults=2, budget_s=0.05 if quick else 0.5, reduce=False)
     client, ratios, rates, by_wall = connect(bench_server.url), [], [], []
     assert bench_server.embedded is not None
-    with InlineLab(bench_server, TARGETS[target].path, scenario, seed=7) as lab, quiet_collector():
+    with InlineLab(bench_server, TARGETS[target].path, scenario, seed=7) as lab:
         for _ in range(1 if quick else 10):
             before = client.info("stats")["total_commands_processed"]
             began_s = busy_s(bench_server.embedded.pid)
@@ -87,7 +87,7 @@ def test_rate(benchmark: Any, bench_server: Server, target: str, quick: bool) ->
 
 def our_rates(server: Server, rounds: int) -> Iterator[float]:
     """Of the race, explored in full again and again; pods, keys and history made anew for every schedule."""
-    with InlineLab(server, "racing:RacingPod", RACE, seed=7) as lab, quiet_collector():
+    with InlineLab(server, "racing:RacingPod", RACE, seed=7) as lab:
         for _ in range(rounds):
             began_s, run = time.perf_counter(), 0
             for _ in range(20):

@@ -128,7 +128,10 @@ def peak_kb(folder: Path, messages: int) -> tuple[int, int]:
 
 
 def test_operations_a_second(benchmark: Any, tmp_path: Path) -> None:
-    """Many short rounds, as the machine is never quiet for long: each stands beside its own floor."""
+    """Many short rounds, as the machine is never quiet for long: each stands beside its own floor.
+
+    The fleet's pods run under SCHED_BATCH, as they always do; the plain processes under the default policy.
+    """
     ratios, rounds = [], 1 if benchmark.disabled else 25
     for number in range(rounds):
         busy_s, sent = fleet_s(tmp_path / str(number), 200 if benchmark.disabled else 6000)

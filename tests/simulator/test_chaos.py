@@ -206,7 +206,8 @@ def test_ten_seconds_of_all_faults(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     else:
         assert found.verdict == "violated"
         assert found.counts["lost"] > 0
-        assert found.counts["lost"] + found.counts.get("stuck", 0) > 20  # which of both, the machine's load decides
+        # Judged this early, what has not come yet is stuck; how much that is, the machine's load decides.
+        assert found.counts["lost"] + found.counts.get("stuck", 0) > 20
     assert len(found.struck) == len(SURVIVABLE)
 
 

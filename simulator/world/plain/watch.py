@@ -38,8 +38,8 @@ _SLEEPS = "sleeps", "use runtime.sleep, or name the module that sleeps in @podra
 _STARTS_THREAD = "starts a thread of its own", "use runtime.spawn, or name the module that starts it in @podrace.own"
 _STARTS_PROCESS = "starts a process", _OUTSIDE
 _CHANGES_PROCESS = "changes what all pods of one process would share", "keep it in the pod, or hand it in as an option"
-
 _WAITS = "waits for files or sockets", _OUTSIDE
+_SIGNALS = "handles or sends signals", "leave that to the program around the pod"
 _READS_CLOCK = "reads a clock that is not the run's", "use env.runtime.now()"
 _BY_CHANCE = "draws at random", "use env.rng"
 
@@ -74,7 +74,6 @@ _REFUSED_IN_OWN: Functions = {
 _NAMED_ANYWHERE = _REFUSED | _REFUSED_IN_OWN
 """Functions that modules import by name."""
 _OURS = __name__.partition(".world.")[0] + "."
-_SIGNALS = "handles or sends signals", "leave that to the program around the pod"
 _ASKED_FOR_WHERE_THEY_STAND: tuple[tuple[Any, tuple[str, ...], tuple[str, str]], ...] = (
     (socket.socket, ("connect", "connect_ex"), ("opens a connection of its own", _CONNECTS)),
     (socket.socket, ("sendto", "sendmsg"), ("sends a packet of its own", _OUTSIDE)),
