@@ -18,8 +18,10 @@ import os
 import sys
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
+from itertools import chain
+from operator import attrgetter, is_
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -59,7 +61,7 @@ class OwnModules:
         self._code = Code()
         self.afresh = not all(_is_constant(module, self._names) for module in self._modules())
         """Whether every pod gets modules of its own."""
-        self._before = [] if self.afresh else self._contents()
+        self._before = None if self.afresh else _Held(self._modules())
         self._imported = len(sys.modules)
 
     def factory(self, pod: str) -> Target:
@@ -87,23 +89,16 @@ class OwnModules:
             if names != self._names:  # imported by a call: from now on it is in place before any pod is made
                 self._names = names
                 self.afresh = self.afresh or not all(_is_constant(module, names) for module in self._modules())
-                self._before = [] if self.afresh else self._contents()
+                self._before = None if self.afresh else _Held(self._modules())
                 return True
-        if all(one.is_as_before() for one in self._before):
+        if self._before is None or self._before.is_as_before():
             return False
-        self.afresh, self._before = True, []
+        self.afresh, self._before = True, None
         return True
 
     def _modules(self) -> Iterator[ModuleType]:
         for name in self._names:
             yield sys.modules[name]
-
-    def _contents(self) -> list[_Names | _Function]:
-        """What the modules, their classes and functions hold."""
-        found: list[_Names | _Function] = []
-        for module in self._modules():
-            _hold(module.__dict__, module.__name__, found)
-        return found
 
 
 def _plain_factory(path: str, target: Any, here: Here, free: bool) -> Target:
@@ -149,48 +144,66 @@ def _lies_in(folder: Path | None, name: str) -> bool:
     return spec is not None and _is_near(spec.origin, folder)
 
 
-class _Names:
-    """The names of a module, a class or an object with what they stand for, by identity."""
+class _Held:
+    """What modules, with their classes, functions and frozen objects, hold by name: whether it is still the same.
 
-    def __init__(self, names: Mapping[str, Any]) -> None:
-        self._names = names
-        self._ids = tuple(map(id, names.values()))
+    This is asked after every schedule, so all is compared in one go; and name by name where that finds a difference.
+    """
+
+    def __init__(self, modules: Iterable[ModuleType]) -> None:
+        self._names: list[Mapping[str, Any]] = []
+        self._functions: list[types.FunctionType] = []
+        for module in modules:
+            self._add(module.__dict__, module.__name__)
+        self._attributes = [function.__dict__ for function in self._functions]
+        self._names += self._attributes
+        self._defaults = list(self._defaults_now())
         self._by_name = self._ids_by_name()
+        self._values_now = [names.values() for names in self._names]
+        self._note_values()
 
     def is_as_before(self) -> bool:
-        return tuple(map(id, self._names.values())) == self._ids or self._ids_by_name() == self._by_name
-
-    def _ids_by_name(self) -> dict[str, int]:
-        """Without what Python itself keeps there."""
-        return {name: id(value) for name, value in self._names.items() if not name.startswith(("__", "_abc_"))}
-
-
-class _Function:
-    """What a function holds: its defaults, and attributes that somebody has given it."""
-
-    def __init__(self, function: types.FunctionType) -> None:
-        self._function = function
-        self._defaults, self._named_defaults = function.__defaults__, function.__kwdefaults__
-        self._attributes = _Names(function.__dict__) if function.__dict__ else None
-
-    def is_as_before(self) -> bool:
-        function = self._function
-        if function.__defaults__ is not self._defaults or function.__kwdefaults__ is not self._named_defaults:
+        if not _same(self._defaults_now(), self._defaults):
             return False
-        return self._attributes.is_as_before() if self._attributes else not function.__dict__
+        if not all(map(is_, map(attrgetter("__dict__"), self._functions), self._attributes)):
+            return False
+        if list(map(len, self._values_now)) == self._sizes and _same(chain(*self._values_now), self._values):
+            return True
+        if self._ids_by_name() != self._by_name:
+            return False
+        self._note_values()
+        return True
+
+    def _add(self, names: Mapping[str, Any], module: str) -> None:
+        self._names.append(names)
+        for value in list(names.values()):
+            bare = getattr(value, "__func__", None) or getattr(value, "fget", None) or value
+            if isinstance(bare, types.FunctionType):
+                if bare.__module__ == module:
+                    self._functions.append(bare)
+            elif isinstance(value, type) and value.__module__ == module:
+                self._add(vars(value), module)
+            elif _is_frozen(value):
+                self._names.append(vars(value))
+
+    def _defaults_now(self) -> Iterator[Any]:
+        return chain.from_iterable(map(attrgetter("__defaults__", "__kwdefaults__"), self._functions))
+
+    def _note_values(self) -> None:
+        self._sizes = list(map(len, self._values_now))
+        self._values = list(chain(*self._values_now))
+
+    def _ids_by_name(self) -> list[dict[str, int]]:
+        """Without what Python itself keeps there."""
+        return [
+            {name: id(value) for name, value in names.items() if not name.startswith(("__", "_abc_"))}
+            for names in self._names
+        ]
 
 
-def _hold(names: Mapping[str, Any], module: str, found: list[_Names | _Function]) -> None:
-    found.append(_Names(names))
-    for value in list(names.values()):
-        bare = getattr(value, "__func__", None) or getattr(value, "fget", None) or value
-        if isinstance(bare, types.FunctionType):
-            if bare.__module__ == module:
-                found.append(_Function(bare))
-        elif isinstance(value, type) and value.__module__ == module:
-            _hold(vars(value), module, found)
-        elif _is_frozen(value):
-            found.append(_Names(vars(value)))
+def _same(some: Iterable[Any], others: Sequence[Any]) -> bool:
+    """Whether these are the very same objects; there must be as many of them."""
+    return all(map(is_, some, others))
 
 
 def _own_modules(target: str) -> tuple[str, ...]:

@@ -24,7 +24,7 @@ from podrace.simulator.target import Target, is_plain, load_object, load_target,
 from podrace.simulator.world import libraries
 from podrace.simulator.world.client import gated_client
 from podrace.simulator.world.plain.inside import inside_of
-from podrace.simulator.world.pods import make_env
+from podrace.simulator.world.pods import failures_at, make_env
 
 MethodNamed = Callable[[str], Callable[..., Any]]
 
@@ -99,7 +99,7 @@ def build_pod(spec: PodSpec, gate: Any, pipe: Callable[[], Pipe]) -> Any:
         seed=spec.seed,
         incarnation=spec.incarnation,
         options=spec.options,
-        failures=spec.failures,
+        failures=failures_at(spec.failures),
     )
     gate.env = env
     return make_pod(_target_of(spec, gate), env)

@@ -279,8 +279,9 @@ def _content_of(file: Any) -> bytes:
     if isinstance(file, Content):
         return file.data
     try:
-        return Path(file).read_bytes()
-    except (OSError, TypeError):
+        with open(file, "rb", buffering=0) as opened:  # not by pathlib, which costs as much again in every schedule
+            return opened.read()
+    except (OSError, TypeError, ValueError):
         return b""
 
 

@@ -36,7 +36,7 @@ from podrace.simulator.world.collector import quiet_collector
 from podrace.simulator.world.footprints import CommandTable
 from podrace.simulator.world.foreign import Guard
 from podrace.simulator.world.plain.watch import native_threads, watched
-from podrace.simulator.world.pods import make_env
+from podrace.simulator.world.pods import failures_at, make_env
 from podrace.simulator.world.steps import Gate
 
 OPTIONS = {"absorb_limit": 1, "compress": False, "durability": "off"}
@@ -148,6 +148,7 @@ class InlineLab(Lab):
     def __init__(self, server: Server, target_path: str, scenario: Scenario, *, seed: int) -> None:
         super().__init__(server, target_path, scenario, seed=seed)
         self._modules = OwnModules(target_path)
+        self._failures = failures_at(self.scenario.workload.failures)
         self._clients: dict[tuple[str, int], Any] = {}
         self._connected = 0
 
@@ -181,7 +182,7 @@ class InlineLab(Lab):
                 seed=self.seed,
                 incarnation=incarnation,
                 options=self.options,
-                failures=workload.failures,
+                failures=self._failures,
             )
 
         self._fleet = InlineFleet(self._modules.factory, env, cancels=self._cancels)

@@ -30,11 +30,14 @@ _FORGETS_SCRIPTS = frozenset({("SCRIPT", "FLUSH"), ("SCRIPT", "KILL")})
 
 def changes_server(words: tuple[Any, ...], text: str | None = None) -> str:
     """The command, or that of its script's `text`, that changes the server itself, or others' connections; or empty."""
-    name = words[0]
+    name: str = words[0]
     if name in _ONLY_TELL and len(words) > 1:
         second = plain(words[1]).upper()
         return "" if second in _ONLY_TELL[name] else f"{name} {second}"
-    return name if name in _CHANGES_SERVER else min(_CHANGES_SERVER & scripts.commands(text or ""), default="")
+    if name in _CHANGES_SERVER:
+        return name
+    within: frozenset[str] = _CHANGES_SERVER & scripts.commands(text) if text else frozenset()
+    return min(within, default="")
 
 
 class Guard:

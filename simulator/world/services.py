@@ -16,6 +16,11 @@ class Content(NamedTuple):
     data: bytes
 
 
+def unavailable() -> Exception:
+    """What a client raises that says nothing else of a service which is not available."""
+    return ConnectionError("the service is not available")
+
+
 class GatedService:
     """A service as a pod sees it: each call of a method is a step.
 
@@ -23,13 +28,7 @@ class GatedService:
     raises where that is not available, or its reply is lost.
     """
 
-    def __init__(
-        self,
-        name: str,
-        inner: Any,
-        gate: Gate,
-        failure: Callable[[], Exception] = lambda: ConnectionError("the service is not available"),
-    ) -> None:
+    def __init__(self, name: str, inner: Any, gate: Gate, failure: Callable[[], Exception] = unavailable) -> None:
         self._name = name
         self._inner = inner
         self._gate = gate

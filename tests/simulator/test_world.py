@@ -359,6 +359,7 @@ def env_of(client_of: Make) -> Callable[..., Any]:
             seed=seed,
             incarnation=incarnation,
             options={},
+            failures={},
         )
 
     return make

@@ -8,7 +8,6 @@ import mimetypes
 import os
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from podrace.simulator.servers.files_api.store import (
@@ -61,7 +60,7 @@ class InProcessFiles:
             raise ValueError(f"Unknown mime type: {file}: expected a known suffix, or `mime_type` in the config")
         os.path.basename(path or "").encode("ascii")  # a header of google-genai's, which fails so on any other letter
         return self.store.add(
-            file.read() if isinstance(file, io.IOBase) else Path(file).read_bytes(),
+            file.read() if isinstance(file, io.IOBase) else _content(file),
             name=name if name is None else _full(name),
             owner=self._owner,
             base_url=self.url,
@@ -89,6 +88,11 @@ def unavailable(code: int = 503) -> Exception:
     message = "The service is currently unavailable."
     kind = ServerError if code >= 500 else ClientError
     return kind(code, {"error": {"code": code, "message": message, "status": STATUS_NAMES.get(code, "UNKNOWN")}})
+
+
+def _content(path: str | os.PathLike[str]) -> bytes:
+    with open(path, "rb", buffering=0) as opened:
+        return opened.read()
 
 
 def _full(name: str) -> str:
