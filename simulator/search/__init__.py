@@ -6,6 +6,10 @@
 - `pending.py`: how long entries of streams have waited, on the run's clock
 - `play.py`: one schedule, from the first call to rest
 - `lines.py`: the calls of a run, those to come, under way and over
+- `standing.py`: where its actors stand: which steps can be taken, when others can, and which never
+- `touches.py`: what steps touch, and so which events of the trace they are
+- `so_far.py`: what faults may ask of it
+- `chronicle.py`: writes its history
 - `strikes.py`: what faults do besides steps: a pod is killed, a call cancelled, time passes
 - `rest.py`: how a run is brought to rest
 - `frontier.py`: what a search has before it and behind it

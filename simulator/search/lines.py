@@ -24,8 +24,8 @@ class Lines:
         self.ended: set[str] = set()
         """The names of those that are not made again."""
         self._workload = workload
-        self._coming = {actor: list(calls) for actor, calls in lines.items()}
-        """By actor, its calls, the one under way included."""
+        self._coming = {actor: list(calls) for actor, calls in lines.items() if calls}
+        """By actor, its calls, the one under way included; none of those whose calls are over."""
         self._busy: dict[str, int] = {}
         self._insists: dict[str, tuple[int, int]] = {}
         """By actor whose call is to be made again: how often it was, and when it is due."""
@@ -42,7 +42,7 @@ class Lines:
     def due(self, now_us: int, dead: set[str]) -> Iterator[Step]:
         """The calls that may begin now, as steps."""
         for actor, calls in self._coming.items():
-            if not calls or actor in self._busy or pod_of(actor) in dead:
+            if actor in self._busy or pod_of(actor) in dead:
                 continue
             if self.ended.issuperset(calls[0].after) and self._insists.get(actor, (0, 0))[1] <= now_us:
                 yield Step(actor, "call", (calls[0].name,))
@@ -62,7 +62,7 @@ class Lines:
     def is_shared(self, actor: str) -> bool:
         """Whether another line of the actor's pod has calls that are not over."""
         pod = pod_of(actor)
-        return any(calls and line != actor and pod_of(line) == pod for line, calls in self._coming.items())
+        return any(line != actor and pod_of(line) == pod for line in self._coming)
 
     def begin(self, actor: str, place: int) -> tuple[int, Call, tuple[Any, ...]]:
         """Begin a line's next call, at that place in the history. Returns its number and what the pod is given."""
@@ -88,7 +88,10 @@ class Lines:
         if self.next(actor).insist and may_insist and result.type == "info" and tries < MOST_INSISTED:
             self._insists[actor] = (tries, now_us + INSISTS_AFTER_US)
             return
-        self._coming[actor].pop(0)
+        if len(self._coming[actor]) > 1:
+            del self._coming[actor][0]
+        else:
+            del self._coming[actor]
         self.ended.add(call.name)
         if result.type == "ok":
             self._values[call.name] = result.value

@@ -180,7 +180,7 @@ class _Chooser:
         if self._is_late():
             self.late = True
             raise Stop
-        state, begun = play.trace.place()
+        state, begun = play.touches.trace.place()
         key = state, play.last or "", play.last_pod if self._strikes_pods else ""
         if self._bounds.reduce and self._is_known(key, self._cost):
             self.places.append(Place(key, begun, len(play.ends), ()))
@@ -204,27 +204,27 @@ class _Chooser:
         if faults >= bounds.faults:
             return
         struck = faults + 1, preemptions
-        for step in play.waits():
+        for step in play.standing.waits(steps):
             self._note_faults(play, step, struck)
-        standing = list(dict.fromkeys(step.pod for step in steps))
+        scene, standing = play.so_far, list(dict.fromkeys(step.pod for step in steps))
         for fault in play.scenario.faults:
-            if play.last_pod and fault.is_open(play.last_pod, play):
-                for action in fault.on_pod(play.last_pod, play):
+            if play.last_pod and fault.is_open(play.last_pod, scene):
+                for action in fault.on_pod(play.last_pod, scene):
                     self._note_strike(play, play.last_pod, action, struck)
-            for action in fault.on_clock(standing, play):
+            for action in fault.on_clock(standing, scene):
                 self._note_strike(play, CLOCK, action, struck)
 
     def _note_faults(self, play: Play, step: Step, cost: Cost) -> None:
-        footprint = play.footprint(step)
+        footprint, scene = play.touches.footprint(step), play.so_far
         for fault in play.scenario.faults:
-            if fault.is_open(step.pod, play):
-                for action in fault.on_step(step, footprint, play):
+            if fault.is_open(step.pod, scene):
+                for action in fault.on_step(step, footprint, scene):
                     self._note(play, step, action, cost)
 
     def _note(self, play: Play, step: Step, action: str, cost: Cost) -> None:
-        event = play.event_of(step, action, play.footprint(step, action))
+        event, begins = play.touches.event_of(step, action), play.touches.begins(step)
         pod = step.pod if self._strikes_pods else ""
-        self._others.append(Other(Decision(step.actor, action), event, play.begins(step), step.actor, pod, cost))
+        self._others.append(Other(Decision(step.actor, action), event, begins, step.actor, pod, cost))
 
     def _note_strike(self, play: Play, pod: str, action: str, cost: Cost) -> None:
         event = strikes.event_of(play, pod, action)

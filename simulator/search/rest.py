@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from podrace.simulator.judge.run import Run
 from podrace.simulator.scenarios.model import Call
 from podrace.simulator.world.clock import US_PER_S
 
@@ -28,30 +29,33 @@ class Rest:
         self._play = play
         self._rounds = 0
 
-    def bring(self) -> None:
+    def bring(self) -> Run:
         """Bring the run to rest. A first span of time passes always, the longer ones while something is outstanding."""
         play = self._play
         clock = play.side.clock
-        play.events.append({"type": "rest", "stage": "begins"})
+        play.history.rest("begins")
         self._ask_until_still()
-        idle = 0
+        run, idle = None, 0
         while idle < len(SPANS_S) and self._rounds < MOST_ROUNDS:
-            is_due = clock.next(play.deadlines())
-            if (idle or not is_due) and play.workload.is_done(play.finished()):
-                break
+            if idle or not clock.next(play.standing.deadlines()):
+                run = play.finished()
+                if play.workload.is_done(run):
+                    break
+            run = None
             play.pass_time(clock.now_us + SPANS_S[idle] * US_PER_S)
             idle = 0 if self._ask_until_still() else idle + 1
-        play.events.append({"type": "rest", "stage": "over"})
+        play.history.rest("over")
+        return run or play.finished()  # what its workload has found of the run it need not find again
 
     def _ask_until_still(self) -> bool:
         """Ask every pod, again while something moves. Returns whether something moved."""
         moved, held, fruitless = False, None, 0
         while self._rounds < MOST_ROUNDS and fruitless < MOST_FRUITLESS:
-            progress, place = self._progress(), len(self._play.events)
+            progress, written = self._progress(), self._play.written
             self._ask_once()
             if self._progress() != progress:
                 moved, held, fruitless = True, None, 0
-            elif not self._has_written(place):
+            elif self._play.written == written:
                 return moved
             else:  # what one step of the round has changed another may have put back
                 before, held = held, self._keys_and_values()
@@ -81,14 +85,6 @@ class Rest:
     def _progress(self) -> Any:
         play = self._play
         return play.workload.progress(play.services), play.busy()
-
-    def _has_written(self, place: int) -> bool:
-        """Whether a step since that place in the history may have changed what the server holds."""
-        table = self._play.side.table
-        return any(
-            event["type"] == "step" and event["step"].kind == "redis" and table.footprint(event["step"].args).writes
-            for event in self._play.events[place:]
-        )
 
     def _keys_and_values(self) -> list[Any]:
         side = self._play.side

@@ -24,12 +24,15 @@ from podrace.simulator.world.footprints import (
     sha_of,
     words_of,
 )
-from podrace.simulator.world.foreign import changes_server
+from podrace.simulator.world.foreign import CHANGES_SERVER, changes_server
 from podrace.simulator.world.steps import TRANSACTION, Step
 
 _FIELDS_LIVE = frozenset({"HEXPIRE", "HPEXPIRE", "HEXPIREAT", "HPEXPIREAT", "HSETEX", "HGETEX"})
 _ENDS_KEYS = frozenset({"DEL", "UNLINK", "GETDEL"})
-
+_RUN_SCRIPTS = frozenset({"EVAL", "EVAL_RO", "EVALSHA", "EVALSHA_RO"})
+_ANSWERED = ASKS_LIFE | {"TIME", "EVALSHA", "EVALSHA_RO", "XPENDING", "SCRIPT"}
+_LOOKED_INTO = _RUN_SCRIPTS | _FIELDS_LIVE | CHANGES_SERVER | {"FUNCTION", "FCALL", "FCALL_RO"}
+"""Commands of which the harness has to know more than the keys that they touch."""
 
 Part = tuple[tuple[Any, ...], tuple[Any, ...]]
 """A command of a step, as it is sent and in words (see words_of)."""
@@ -63,7 +66,7 @@ class ServerSide:
     def names(self, parts: Sequence[Part]) -> set[str]:
         """The names of the commands, and of those that their scripts send in this run."""
         found = {words[0] for _, words in parts}
-        for _, words in parts:
+        for _, words in parts if found & _RUN_SCRIPTS else ():
             text = self.table.script_of(words)
             if text is not None and (words[0] in ("EVAL", "EVAL_RO") or plain(words[1]).lower() in self._loaded):
                 found |= scripts.commands(text)
@@ -75,6 +78,8 @@ class ServerSide:
             return None
         command, words = parts[0]
         name = words[0]
+        if name not in _ANSWERED:
+            return None
         if name == "TIME":
             now_us = self.clock.now_us
             return ([str(now_us // US_PER_S).encode(), str(now_us % US_PER_S).encode()],)
@@ -99,7 +104,18 @@ class ServerSide:
             self._before(command, words, self.table.footprint(command))
 
     def _before(self, command: tuple[Any, ...], words: tuple[Any, ...], touches: Footprint) -> None:
-        name = words[0]
+        name, text = words[0], None
+        if name in _LOOKED_INTO or name.endswith("SUBSCRIBE"):
+            text = self._look_into(name, words)
+        if self._has_listeners and (CHANNELS in touches.writes or EVERYTHING in touches.writes):
+            self.probe.settle()  # the server knows by then of subscribers whose connections have been closed
+        self.pending.before(words, touches)
+        if self.clock.deadlines and (name in SETS_LIFE or EVERYTHING in touches.writes):
+            keys = list(self.clock.deadlines) if EVERYTHING in touches.touched() else touches.touched()
+            self.lives.before(words, keys, text, self.watched)
+
+    def _look_into(self, name: str, words: tuple[Any, ...]) -> str | None:
+        """Take note of what a command changes besides keys, and refuse what cannot be led. Returns a script's text."""
         text = self.table.script_of(words)
         if name in ("FUNCTION", "FCALL", "FCALL_RO"):
             self.used_functions = True
@@ -120,12 +136,7 @@ class ServerSide:
         if name in ("EVALSHA", "EVALSHA_RO") and plain(words[1]).lower() not in self._loaded:
             self._forget_scripts()  # inside a transaction: alone it is answered by the harness
         self._has_listeners |= "SUBSCRIBE" in name
-        if self._has_listeners and (CHANNELS in touches.writes or EVERYTHING in touches.writes):
-            self.probe.settle()  # the server knows by then of subscribers whose connections have been closed
-        self.pending.before(words, touches)
-        if self.clock.deadlines and (name in SETS_LIFE or EVERYTHING in touches.writes):
-            keys = list(self.clock.deadlines) if EVERYTHING in touches.touched() else touches.touched()
-            self.lives.before(words, keys, text, self.watched)
+        return text
 
     def _forget_scripts(self) -> None:
         known = [("SCRIPT", "LOAD", self.table.texts[sha]) for sha in sorted(self._loaded) if sha in self.table.texts]
@@ -133,7 +144,8 @@ class ServerSide:
 
     def after(self, parts: Sequence[Part], touches: Footprint, reply: Any, began_s: float) -> None:
         """Take note of what the step has done to keys' times to live, and of the scripts that it has loaded."""
-        self.touched.update(dict.fromkeys(touches.writes))
+        for key in touches.writes:
+            self.touched[key] = None
         self.pending.after(touches.writes)
         asked: dict[str, None] = {}
         hints: list[int] = []

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 def event_of(play: Play, whom: str, action: str) -> int:
     """The hash that a strike on a pod, or on the clock, would have in the trace."""
     if whom == CLOCK:
-        return play.trace.event(whom, action, ALL_OF_IT, scope=POD)
-    return play.trace.event(whom, action, _lets_go(play, whom), scope=ALL_OF_POD)
+        return play.touches.trace.event(whom, action, ALL_OF_IT, scope=POD)
+    return play.touches.trace.event(whom, action, _lets_go(play, whom), scope=ALL_OF_POD)
 
 
 def strike(play: Play, whom: str, action: str) -> None:
@@ -31,7 +31,7 @@ def strike(play: Play, whom: str, action: str) -> None:
         play.ends[event] = ()
         play.last_pod = ""
         return
-    play.trace.add(event, whom, _lets_go(play, whom), scope=ALL_OF_POD)
+    play.touches.trace.add(event, whom, _lets_go(play, whom), scope=ALL_OF_POD)
     if action.startswith(CANCEL):
         _cancel(play, action.removeprefix(CANCEL), event)
     else:
@@ -43,14 +43,12 @@ def strike(play: Play, whom: str, action: str) -> None:
 
 def _kill(play: Play, pod: str, event: int, *, restarts: bool) -> None:
     ended = []
-    for actor in [actor for actor in play.blocked if pod_of(actor) == pod]:
-        del play.blocked[actor]
+    play.touches.forget(pod)
     play.fleet.kill(pod)
-    play.watched.pop(pod, None)
     if not restarts:
-        play.dead.add(pod)
+        play.standing.dead.add(pod)
     play.collect()
-    play.fault(pod, "killed, and started again by its next call" if restarts else "killed")
+    play.history.fault(pod, "killed, and started again by its next call" if restarts else "killed")
     for actor, number in play.lines.under_way(pod):
         if not restarts:
             play.forget_call(actor)
@@ -58,7 +56,7 @@ def _kill(play: Play, pod: str, event: int, *, restarts: bool) -> None:
         call = play.lines.calls[number]
         timed = play.workload.is_timed(call.method)
         ended.append((call.name, timed))
-        play.trace.end(event, call.name, timed=timed)
+        play.touches.trace.end(event, call.name, timed=timed)
         play.end_call(number, Result("info", error="the pod was killed"))
     play.ends[event] = tuple(ended)
 
@@ -66,7 +64,7 @@ def _kill(play: Play, pod: str, event: int, *, restarts: bool) -> None:
 def _cancel(play: Play, actor: str, event: int) -> None:
     """Cancel the call of an actor where it stands."""
     ((_, number),) = [one for one in play.lines.under_way() if one[0] == actor]
-    play.fault(actor, f"{play.lines.calls[number].name} is cancelled")
+    play.history.fault(actor, f"{play.lines.calls[number].name} is cancelled")
     play.fleet.cancel(actor)
     play.ends.setdefault(event, ())
     play.collect(event)
@@ -75,4 +73,4 @@ def _cancel(play: Play, actor: str, event: int) -> None:
 def _lets_go(play: Play, pod: str) -> Footprint:
     """What a pod lets go that is struck: its subscriptions, where it has some."""
     waits = any(step.pod == pod and step.kind == "receive" for step in play.fleet.steps())
-    return ALL_OF_IT if waits or play.has_done("SUBSCRIBE", pod) else NOTHING
+    return ALL_OF_IT if waits or play.so_far.has_done("SUBSCRIBE", pod) else NOTHING

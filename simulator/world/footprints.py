@@ -46,7 +46,8 @@ ALL_OF_IT = Footprint(writes=(EVERYTHING,))
 
 def words_of(command: tuple[Any, ...]) -> tuple[Any, ...]:
     """The command with its name in upper case, split where redis-py sends two words in one."""
-    return (*_name_in_words(plain(command[0])), *command[1:])
+    names = _name_in_words(plain(command[0]))
+    return command if names == command[:1] else (*names, *command[1:])
 
 
 def names_of(command: tuple[Any, ...]) -> set[str]:

@@ -17,7 +17,7 @@ _ONLY_TELL = {
     "MODULE": frozenset({"HELP", "LIST"}),
 }
 """Of commands that change the server itself, or others' connections, those that only tell."""
-_CHANGES_SERVER = frozenset(
+CHANGES_SERVER = frozenset(
     {
         *("BGREWRITEAOF", "BGSAVE", "DEBUG", "FAILOVER", "MIGRATE", "MONITOR", "PSYNC", "QUIT", "REPLICAOF", "SAVE"),
         *("SHUTDOWN", "SLAVEOF", "SYNC", *_ONLY_TELL),
@@ -34,9 +34,9 @@ def changes_server(words: tuple[Any, ...], text: str | None = None) -> str:
     if name in _ONLY_TELL and len(words) > 1:
         second = plain(words[1]).upper()
         return "" if second in _ONLY_TELL[name] else f"{name} {second}"
-    if name in _CHANGES_SERVER:
+    if name in CHANGES_SERVER:
         return name
-    within: frozenset[str] = _CHANGES_SERVER & scripts.commands(text) if text else frozenset()
+    within: frozenset[str] = CHANGES_SERVER & scripts.commands(text) if text else frozenset()
     return min(within, default="")
 
 

@@ -16,7 +16,7 @@ from functools import lru_cache
 from hashlib import blake2b
 
 from podrace.simulator.world.footprints import EVERYTHING, Footprint
-from podrace.simulator.world.steps import pod_of
+from podrace.simulator.world.steps import Step, pod_of
 
 MASK = (1 << 61) - 1
 
@@ -159,10 +159,11 @@ class Trace:
                 self._reads[key] = 0
             self._all_writes = (self._all_writes + event) & MASK
 
-    def starts(self, actors: Iterable[str], event: int) -> None:
-        """Let the event of that hash be what those of the actors that are new have come from."""
-        for actor in actors:
-            self._actors.setdefault(actor, event)
+    def starts(self, steps: Iterable[Step], pod: str, event: int) -> None:
+        """Let the event of that hash be what those actors of the pod that are new have come from."""
+        for actor, _, _ in steps:
+            if pod_of(actor) == pod:
+                self._actors.setdefault(actor, event)
 
     def place(self) -> tuple[int, int]:
         """What the state after a next event depends on, besides that event."""
