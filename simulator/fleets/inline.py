@@ -100,6 +100,8 @@ class InlineFleet:
         self._hub = greenlet.getcurrent()
         self.thread = threading.get_ident()
         self._actors: dict[str, _Actor] = {}
+        self._standing: list[Step] | None = None
+        """The steps before which actors stand; None once one may have moved."""
         self._starting: list[_Actor] = []
         self._gates: dict[str, _InlineGate] = {}
         self._incarnations: dict[str, int] = {}
@@ -110,7 +112,9 @@ class InlineFleet:
         self.broken: BaseException | None = None
 
     def steps(self) -> list[Step]:
-        return [actor.step for actor in self._actors.values() if actor.step is not None]
+        if self._standing is None:
+            self._standing = [actor.step for actor in self._actors.values() if actor.step is not None]
+        return self._standing
 
     def step_of(self, actor: str) -> Step | None:
         found = self._actors.get(actor)
@@ -145,11 +149,15 @@ class InlineFleet:
         current.hears_later = hears_later
         assert current.gate is not None
         current.gate.answer = answer
-        current.step = None
+        current.step = self._standing = None
         current.switch(action)
-        self._settle(current)
+        if current.dead:
+            del self._actors[actor]
+        if self._starting or self.broken is not None:
+            self._settle()
 
     def kill(self, pod: str) -> None:
+        self._standing = None
         gate = self._gates.pop(pod, None)
         if gate is not None:
             gate.dead = True
@@ -195,11 +203,9 @@ class InlineFleet:
         self._actors[name] = actor
         self._starting.append(actor)
 
-    def _settle(self, *moved: _Actor) -> None:
+    def _settle(self) -> None:
         """Run new actors to their first gate, in order, and forget those that ended."""
-        for actor in moved:
-            if actor.dead:
-                del self._actors[actor.name]
+        self._standing = None
         while self._starting:
             actor = self._starting.pop(0)
             actor.switch("")

@@ -282,6 +282,8 @@ def _order_findings(facts: Facts) -> Iterator[Finding]:
 
 def _status_findings(run: Run, facts: Facts) -> Iterator[Finding]:
     """What is said of an upload is compared with what was done, and with what was said before."""
+    if not any(call.method == "upload_status" for call in run.calls):
+        return
     uploads: dict[str, int] = {}
     for place, event in run.steps("service", "gemini"):
         if event["step"].args[1] == "upload" and (not event["failed"] or event["action"] == DROP_REPLY):

@@ -7,7 +7,7 @@ from typing import Any
 from podrace.simulator.history.events import Event
 from podrace.simulator.history.outcome import Result
 from podrace.simulator.scenarios.model import Call, Workload
-from podrace.simulator.world.clock import seconds
+from podrace.simulator.world.clock import US_PER_S
 from podrace.simulator.world.steps import DROP_REPLY, GO, Failed, Step, plain_reply
 
 
@@ -39,7 +39,7 @@ class Chronicle:
             "actor": step.actor,
             "step": step,
             "action": action,
-            "reply": _comparable(reply),
+            "reply": reply if type(reply) in _COMPARABLE else _comparable(reply),
         }
         if step.kind == "service":
             failed = action not in (GO, DROP_REPLY) or isinstance(reply, BaseException | Failed)
@@ -53,10 +53,13 @@ class Chronicle:
         self.events.append({"type": "fault", "actor": actor, "what": what})
 
     def time(self, passes_us: int, gone: list[str], *, fault: bool) -> None:
-        self.events.append({"type": "time", "passes_s": float(seconds(passes_us)), "gone": gone, "fault": fault})
+        self.events.append({"type": "time", "passes_s": passes_us / US_PER_S, "gone": gone, "fault": fault})
 
     def rest(self, stage: str) -> None:
         self.events.append({"type": "rest", "stage": stage})
+
+
+_COMPARABLE = frozenset({type(None), bool, int, str, bytes})
 
 
 def _comparable(reply: Any) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from podrace.simulator.history.outcome import Result
@@ -39,13 +39,17 @@ class Lines:
         """The call of a line that is under way or comes next."""
         return self._coming[actor][0]
 
-    def due(self, now_us: int, dead: set[str]) -> Iterator[Step]:
+    def due(self, now_us: int, dead: set[str]) -> list[Step]:
         """The calls that may begin now, as steps."""
+        found = []
         for actor, calls in self._coming.items():
             if actor in self._busy or pod_of(actor) in dead:
                 continue
-            if self.ended.issuperset(calls[0].after) and self._insists.get(actor, (0, 0))[1] <= now_us:
-                yield Step(actor, "call", (calls[0].name,))
+            if self.ended.issuperset(calls[0].after) and (
+                actor not in self._insists or self._insists[actor][1] <= now_us
+            ):
+                found.append(Step(actor, "call", (calls[0].name,)))
+        return found
 
     def deadlines(self) -> list[int]:
         """When calls are due that are to be made again."""

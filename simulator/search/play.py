@@ -6,7 +6,7 @@ and lets go the one that is told.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from time import monotonic
 from typing import Any
 
@@ -22,7 +22,7 @@ from podrace.simulator.search.chronicle import Chronicle
 from podrace.simulator.search.lines import Lines
 from podrace.simulator.search.rest import Rest
 from podrace.simulator.search.schedule import END, FINISH, Chooser, Decision
-from podrace.simulator.search.server_side import ServerSide
+from podrace.simulator.search.server_side import Part, ServerSide
 from podrace.simulator.search.so_far import SoFar
 from podrace.simulator.search.standing import Standing
 from podrace.simulator.search.touches import Touches
@@ -226,7 +226,7 @@ class Play:
     def _take_redis(self, step: Step, action: str, footprint: Footprint, *, hears_later: bool) -> None:
         side = self.side
         parts = side.parts(step)
-        self._note_redis(step, side.names(parts), footprint, action)
+        self._note_redis(step, parts, footprint, action)
         if action.startswith(CORRUPT):
             key = side.prefix + action.removeprefix(CORRUPT)
             side.probe.damage(key)
@@ -254,13 +254,14 @@ class Play:
         self._take(now, GO)
         return True
 
-    def _note_redis(self, step: Step, names: set[str], footprint: Footprint, action: str) -> None:
+    def _note_redis(self, step: Step, parts: Sequence[Part], footprint: Footprint, action: str) -> None:
         """Remember what the pod has sent, for the windows of faults, and what its connections hold."""
         pod = pod_of(step.actor)
-        self.so_far.note(pod, *names)
+        if self._users_lines:
+            self.so_far.note(pod, *self.side.names(parts))
         if footprint.writes:
             self.written += 1
-        if "WATCH" in names:
+        if parts[0][1][0] == "WATCH":
             self.touches.watch(pod, footprint.reads)
         if action in (DROP_REQUEST, DROP_REPLY):
             self._broken_in.add(pod)
@@ -302,9 +303,11 @@ class Play:
 
     def pass_time(self, until_us: int, *, by_itself: bool = True) -> None:
         """Let it be that late, for every pod and for the server."""
-        clock, trace = self.side.clock, self.touches.trace
+        clock = self.side.clock
         passes_us = until_us - clock.now_us
-        trace.add(trace.event(CLOCK, f"{UNTIL}{passes_us}", ALL_OF_IT), CLOCK, ALL_OF_IT)
+        if self._users_lines:
+            trace = self.touches.trace
+            trace.add(trace.event(CLOCK, f"{UNTIL}{passes_us}", ALL_OF_IT), CLOCK, ALL_OF_IT)
         clock.now_us = until_us
         gone = [key.removeprefix(self.side.prefix) for key in self.side.end_keys()]
         self.fleet.set_clock(until_us)

@@ -1,7 +1,7 @@
 """The world as a pod sees it, with a gate before every step.
 
 - `steps.py`: what a step is, what may become of it, and the gate that stands before it
-- `client.py`: the gate in redis-py's connection
+- `client.py`: the gate in redis-py's connection; `led.py`: commands that block or draw at random, as they are sent
 - `services.py`: the gate before every call of a service that is not Redis
 - `libraries.py`: the clock, the randomness and the threads of libraries that bring their own
 - `locks.py`: locks between the actors of one pod

@@ -3,9 +3,6 @@
 A dropped request was never sent. A dropped reply was read, so that the server has applied the command for certain,
 and is then withheld. Both look to the client like a broken connection. A pipeline without a transaction is sent
 command by command, so that another pod can come between.
-
-Where time is the harness's, replies that depend on time or chance are made by it too: TIME, the ids of XADD, the
-members that SPOP and its like choose; and a command that blocks is sent without a timeout of its own.
 """
 
 from __future__ import annotations
@@ -16,28 +13,17 @@ from typing import TYPE_CHECKING, Any
 import hiredis
 
 from podrace.simulator.history.events import plain
+from podrace.simulator.world.led import BLOCKING, STREAMS, as_led, timeout_of
 from podrace.simulator.world.steps import DROP_REPLY, DROP_REQUEST, GO, TRANSACTION, Gate, PodKilledError
 
 if TYPE_CHECKING:
     import redis
 
-_BLOCKING = {"BLPOP": -1, "BRPOP": -1, "BLMOVE": -1, "BRPOPLPUSH": -1, "BZPOPMIN": -1, "BZPOPMAX": -1}
-_BLOCKING |= {"BLMPOP": 1, "BZMPOP": 1, "WAIT": 2, "WAITAOF": 3}
-"""Commands that block, and where their timeout stands."""
-_STREAMS = frozenset({"XREAD", "XREADGROUP"})
 _SUBSCRIBES = frozenset({"SUBSCRIBE", "PSUBSCRIBE", "SSUBSCRIBE", "UNSUBSCRIBE", "PUNSUBSCRIBE", "SUNSUBSCRIBE"})
+_MOST_READ_BYTES = 65536
 _LEAVES_A_MARK = (
     frozenset({"SELECT", "MULTI", "EXEC", "WATCH", "CLIENT", "RESET", "AUTH", "HELLO", "MONITOR"}) | _SUBSCRIBES
 )
-_BY_CHANCE = {"SPOP": "SMEMBERS", "SRANDMEMBER": "SMEMBERS", "HRANDFIELD": "HKEYS", "ZRANDMEMBER": "ZRANGE"}
-_CHOOSE = """
-local all = redis.call('%s', KEYS[1]%s)
-table.sort(all)
-local chosen = {unpack(all, 1, math.min(#all, math.abs(tonumber(ARGV[1] or 1))))}
-if '%s' == 'SPOP' and #chosen > 0 then redis.call('SREM', KEYS[1], unpack(chosen)) end
-if ARGV[1] then return chosen end
-return chosen[1] or false
-"""
 
 
 def gated_client(
@@ -118,42 +104,6 @@ def broken(lost: str) -> Exception:
     return RedisConnectionError(f"connection broken: the {lost} was lost")
 
 
-def timeout_of(words: tuple[Any, ...]) -> float | None:
-    """The timeout in seconds of a command that blocks, 0 for ever; None for one that does not block."""
-    name = plain(words[0]).upper()
-    try:
-        if name in _BLOCKING:
-            value = float(plain(words[_BLOCKING[name]]))
-            return value / 1000 if name.startswith("WAIT") else value
-        if name in _STREAMS:
-            place = [plain(word).upper() for word in words].index("BLOCK")
-            return float(plain(words[place + 1])) / 1000
-    except (IndexError, ValueError):
-        pass
-    return None
-
-
-def as_led(words: tuple[Any, ...], now_s: float) -> tuple[Any, ...]:
-    """The command as it is sent where time and chance are the harness's."""
-    name = plain(words[0]).upper()
-    if name in _BLOCKING and timeout_of(words) is not None:
-        place = _BLOCKING[name] % len(words)
-        return (*words[:place], 0, *words[place + 1 :])
-    if name in _STREAMS and timeout_of(words) is not None:
-        place = [plain(word).upper() for word in words].index("BLOCK") + 1
-        return (*words[:place], 0, *words[place + 1 :])
-    if name == "XADD":
-        for place, word in enumerate(words[2:], 2):
-            if plain(word) == "*":
-                return (*words[:place], f"{int(now_s * 1000)}-*", *words[place + 1 :])
-            if "-" in plain(word):
-                break
-    if name in _BY_CHANCE and len(words) in (2, 3):
-        arguments = ", 0, -1" if name == "ZRANDMEMBER" else ""
-        return ("EVAL", _CHOOSE % (_BY_CHANCE[name], arguments, name), 1, *words[1:])
-    return words
-
-
 class _DirectRedis:
     """Mixed into redis-py's client: a command that nothing befalls goes straight to its one connection.
 
@@ -169,7 +119,7 @@ class _DirectRedis:
 
     def execute_command(self, *args: Any, **options: Any) -> Any:
         name = args[0]
-        if name in _BLOCKING or name in _STREAMS or name.startswith("HIMPORT"):
+        if name in BLOCKING or name in STREAMS or name.startswith("HIMPORT"):
             return self.pooled.execute_command(*args, **options)  # type: ignore[no-untyped-call]
         connection = self.connection
         if connection.guard is not None:
@@ -186,11 +136,11 @@ class _DirectRedis:
                 connection.connect()
             if name in _LEAVES_A_MARK:
                 connection.marked = True
-            connection.send_passed(as_led(args, gate.now()) if gate.virtual else args)
+            connection.send_passed(as_led(args, gate.now) if gate.virtual else args)
             options.pop("keys", None)  # of a cache that we have not
             if options:
                 return self.parse_response(connection, name, **options)  # type: ignore[attr-defined]
-            reply = connection.read_response()
+            reply = connection.read_passed()
         options.pop("keys", None)
         understand = self.response_callbacks.get(name)  # type: ignore[attr-defined]
         return understand(reply, **options) if understand else reply
@@ -256,7 +206,7 @@ class _GatedConnection:
         if timeout_s is not None:
             super().send_command("CLIENT", "ID")  # type: ignore[misc]
             number = super().read_response()  # type: ignore[misc]
-        self._super_send(*(as_led(args, gate.now()) if gate.virtual else args))
+        self._super_send(*(as_led(args, gate.now) if gate.virtual else args))
         if name in _SUBSCRIBES:
             self._subscribed = True
             self._replies_due = 0
@@ -288,6 +238,29 @@ class _GatedConnection:
             self._tell_loss(error)
             raise
 
+    def read_passed(self) -> Any:
+        """The reply to what `send_passed` has sent; of our own server, which never times out, without redis-py's way."""
+        if not self.import_source:
+            return self.read_response()
+        self._replies_due = 0
+        try:
+            reader: Any = self._parser._reader  # type: ignore[attr-defined]
+            reply = reader.gets()
+            while type(reply) is object:  # which stands for a reply that is not there yet
+                received = self._sock.recv(_MOST_READ_BYTES)  # type: ignore[attr-defined]
+                if not received:
+                    super().read_response()  # type: ignore[misc]
+                reader.feed(received)
+                reply = reader.gets()
+            if isinstance(reply, Exception):
+                raise reply
+        except Exception as error:
+            self._tell_loss(error)
+            self.gate.after(error)
+            raise
+        self.gate.after(reply)
+        return reply
+
     def send_packed_command(self, command: Any, check_health: bool = True) -> None:
         if self._batch and not self._connecting:
             batch, self._batch = self._batch, ()
@@ -296,7 +269,7 @@ class _GatedConnection:
                 return
             self._pass_gate((TRANSACTION, *batch), len(batch))
             if self.gate.virtual:
-                command = super().pack_commands([as_led(one, self.gate.now()) for one in batch])  # type: ignore[misc]
+                command = super().pack_commands([as_led(one, self.gate.now) for one in batch])  # type: ignore[misc]
         super().send_packed_command(command, check_health)  # type: ignore[misc]
 
     def can_read(self, timeout: float = 0) -> bool:
