@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +48,20 @@ class Call:
     args: tuple[Any, ...] = ()
     after: tuple[str, ...] = ()
     insist: bool = False
+
+    @cached_property
+    def follows(self) -> tuple[str, ...]:
+        """The calls that end before it begins: those named, and those whose results are among its arguments."""
+        return (*self.after, *refs_in(self.args))
+
+
+def refs_in(args: Iterable[Any]) -> Iterator[str]:
+    """The calls whose results are among the arguments."""
+    for arg in args:
+        if isinstance(arg, Ref):
+            yield arg.call
+        elif isinstance(arg, list | tuple):
+            yield from refs_in(arg)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,7 +218,7 @@ class Scenario:
     def __post_init__(self) -> None:
         check_shape(self)
 
-    @property
+    @cached_property
     def pods(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(pod_of(actor) for actor in self.lines))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from podrace.simulator.errors import UsageError
@@ -43,7 +43,7 @@ def _check_calls(scenario: str, calls: Sequence[Call]) -> None:
         expect.that(_is_name(call.method), "method", "the name of a method", call.method)
         expect.each(call.args, lambda _: True, "args", "a tuple")
         expect.each(call.after, lambda one: isinstance(one, str), "after", "a tuple of names of calls")
-        unknown = [name for name in (*call.after, *_refs(call.args)) if name not in names]
+        unknown = [name for name in call.follows if name not in names]
         if unknown:
             raise UsageError(f"scenario {scenario}, call {call.name}: there is no call {unknown[0]!r}")
 
@@ -66,13 +66,3 @@ class _Expectation:
 
 def _is_name(value: object) -> bool:
     return isinstance(value, str) and bool(value.strip())
-
-
-def _refs(args: Iterable[Any]) -> Iterable[str]:
-    from podrace.simulator.scenarios.model import Ref
-
-    for value in args:
-        if isinstance(value, Ref):
-            yield value.call
-        elif isinstance(value, tuple | list):
-            yield from _refs(value)

@@ -112,14 +112,3 @@ class Lines:
         if isinstance(arg, tuple | list):
             return [self._value(item) for item in arg]
         return self._workload.argument(arg)
-
-
-def refs_in(args: Sequence[Any]) -> list[str]:
-    """The calls whose results are among the arguments."""
-    found: list[str] = []
-    for arg in args:
-        if isinstance(arg, Ref):
-            found.append(arg.call)
-        elif isinstance(arg, tuple | list):
-            found += refs_in(arg)
-    return found

@@ -90,7 +90,6 @@ class Recorder:
         self._make_play = play
         self._finish = finish
         self._bounds = bounds
-        self._strikes_pods = any(type(fault).on_pod is not Fault.on_pod for fault in scenario.faults)
 
     def record(
         self,
@@ -104,7 +103,7 @@ class Recorder:
         play = self._make_play(retries)
         texts = play.side.table.texts
         scripts = frozenset(texts)
-        chooser = _Chooser(branch, cost, self._bounds, self._strikes_pods, is_known, is_late)
+        chooser = _Chooser(branch, cost, self._bounds, self._scenario.faults, is_known, is_late)
         run = judgement = None
         try:
             run = play.run(chooser)
@@ -153,12 +152,13 @@ class _Chooser:
         branch: Branch | None,
         cost: Cost,
         bounds: Bounds,
-        strikes_pods: bool,
+        faults: Sequence[Fault],
         is_known: Callable[[Key, Cost], bool],
         is_late: Callable[[], bool],
     ) -> None:
         self._bounds = bounds
-        self._strikes_pods = strikes_pods
+        self._on_steps = [fault for fault in faults if type(fault).on_step is not Fault.on_step]
+        self._strikes_pods = any(type(fault).on_pod is not Fault.on_pod for fault in faults)
         self._is_known = is_known
         self._is_late = is_late
         self._cost = cost
@@ -199,12 +199,12 @@ class _Chooser:
                 continue
             if step is not default:
                 self._note(play, step, GO, (faults, cost))
-            if faults < bounds.faults and step.kind != "call":
+            if faults < bounds.faults and step.kind != "call" and self._on_steps:
                 self._note_faults(play, step, (faults + 1, cost))
         if faults >= bounds.faults:
             return
         struck = faults + 1, preemptions
-        for step in play.standing.waits(steps):
+        for step in play.standing.waits(steps) if self._on_steps else ():
             self._note_faults(play, step, struck)
         scene, standing = play.so_far, list(dict.fromkeys(step.pod for step in steps))
         for fault in play.scenario.faults:
@@ -216,13 +216,13 @@ class _Chooser:
 
     def _note_faults(self, play: Play, step: Step, cost: Cost) -> None:
         footprint, scene = play.touches.footprint(step), play.so_far
-        for fault in play.scenario.faults:
+        for fault in self._on_steps:
             if fault.is_open(step.pod, scene):
                 for action in fault.on_step(step, footprint, scene):
                     self._note(play, step, action, cost)
 
     def _note(self, play: Play, step: Step, action: str, cost: Cost) -> None:
-        event, begins = play.touches.event_of(step, action), play.touches.begins(step)
+        event, begins = play.touches.event_of(step, action)
         pod = step.pod if self._strikes_pods else ""
         self._others.append(Other(Decision(step.actor, action), event, begins, step.actor, pod, cost))
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from podrace.simulator.fleets.protocol import Fleet
 from podrace.simulator.scenarios.faults import CORRUPT
 from podrace.simulator.scenarios.model import Workload
-from podrace.simulator.search.lines import Lines, refs_in
+from podrace.simulator.search.lines import Lines
 from podrace.simulator.search.server_side import ServerSide
 from podrace.simulator.world.footprints import CHANNELS, NOTHING, Footprint
 from podrace.simulator.world.steps import GO, SENT, TRANSACTION, Step, could_go_on, pod_of
@@ -48,23 +48,22 @@ class Touches:
             return Footprint(writes=waited_for) if waited_for is not None else Footprint(reads=(CHANNELS,))
         return NOTHING
 
-    def event_of(self, step: Step, action: str) -> int:
-        """The hash that taking the step would have in the trace."""
-        return self._event(step, action, self.footprint(step, action), ACTOR if self.hears_later(step) else POD)
+    def event_of(self, step: Step, action: str) -> tuple[int, bool]:
+        """The hash that taking the step would have in the trace, and whether it begins something (see `begins`)."""
+        scope, begins = ACTOR if self.hears_later(step) else POD, self.begins(step)
+        return self._event(step, action, self.footprint(step, action), scope, begins=begins), begins
 
     def add(self, step: Step, action: str, footprint: Footprint, *, hears_later: bool) -> int:
         """Add a step to the trace. Returns its hash."""
         scope = ACTOR if hears_later else POD
-        event = self._event(step, action, footprint, scope)
-        self.trace.add(event, step.actor, footprint, scope=scope, begins=self.begins(step))
+        begins = self.begins(step)
+        event = self._event(step, action, footprint, scope, begins=begins)
+        self.trace.add(event, step.actor, footprint, scope=scope, begins=begins)
         return event
 
-    def _event(self, step: Step, action: str, footprint: Footprint, scope: str) -> int:
-        after: Sequence[str] = ()
-        if step.kind == "call":
-            call = self._lines.next(step.actor)
-            after = (*call.after, *refs_in(call.args))
-        return self.trace.event(step.actor, action, footprint, scope=scope, begins=self.begins(step), after=after)
+    def _event(self, step: Step, action: str, footprint: Footprint, scope: str, *, begins: bool) -> int:
+        after = self._lines.next(step.actor).follows if step.kind == "call" else ()
+        return self.trace.event(step.actor, action, footprint, scope=scope, begins=begins, after=after)
 
     def hears_later(self, step: Step) -> bool:
         """Whether others of the pod may go between what a step does outside the pod and the pod's hearing of it."""

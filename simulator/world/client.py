@@ -239,7 +239,7 @@ class _GatedConnection:
             raise
 
     def read_passed(self) -> Any:
-        """The reply to what `send_passed` has sent; of our own server, which never times out, without redis-py's way."""
+        """The reply to what `send_passed` has sent; without redis-py's own way where the server is ours."""
         if not self.import_source:
             return self.read_response()
         self._replies_due = 0

@@ -54,8 +54,7 @@ class VirtualLock:
         if not self.depth:
             self.owner = None
 
-    def __enter__(self) -> bool:
-        return self.acquire()
+    __enter__ = acquire
 
     def __exit__(self, *_: object) -> None:
         self.release()

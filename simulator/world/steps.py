@@ -163,8 +163,12 @@ def plain_reply(reply: Any) -> str:
 
 
 def as_sent(thing: Any) -> Any:
-    """A copy, as a process at the other end of a pipe would get it."""
-    if type(thing) in _IMMUTABLE:
+    """A copy, as a process at the other end of a pipe would get it; what cannot be changed is as good itself.
+
+    A class says so of its instances by `is_immutable`.
+    """
+    kind = type(thing)
+    if kind in _IMMUTABLE or getattr(kind, "is_immutable", False):
         return thing
     try:
         return pickle.loads(pickle.dumps(thing, pickle.HIGHEST_PROTOCOL))

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from enum import Enum
-from typing import Any
+from typing import Any, ClassVar
 
 LIFETIME = timedelta(hours=48)
 NAME_RULE = re.compile(r"files/[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?")
@@ -56,6 +56,7 @@ class FileRecord:
     state: FileState = FileState.ACTIVE
     life: timedelta = LIFETIME
 
+    is_immutable: ClassVar[bool] = True
     update_time = source = error = download_uri = video_metadata = None  # which this service does not tell
 
     @property
