@@ -6,6 +6,8 @@ to violate it, and those that its fault cannot strike; every other is expected t
 
 from __future__ import annotations
 
+from functools import partial
+
 from podrace.simulator.errors import UsageError
 from podrace.simulator.scenarios.faults import CorruptKey, FailService, Kill, LoseConnection, TimePasses
 from podrace.simulator.scenarios.model import Call, Ref, Scenario
@@ -24,145 +26,132 @@ TEXT = (add("m1"),)
 LEASE_S = 30.0
 A, B, C = frozenset("A"), frozenset("B"), frozenset("C")
 
+row_of_uploads = partial(Scenario, workload=UPLOADS)
+
 SCENARIOS: tuple[Scenario, ...] = (
-    Scenario(
+    row_of_uploads(
         "foreign-pod",
         {"A": ONE, "B": (absorb("absorb", after=("m1",)),)},
-        workload=UPLOADS,
         row=1,
         what="B absorbs a message whose upload A started",
         violates=LOCAL,
     ),
-    Scenario(
+    row_of_uploads(
         "timeout-overwrites-completion",
         {"A": ONE},
-        workload=UPLOADS,
         row=2,
         what="the timeout handler has seen pending, the worker completes, the handler writes failed",
         faults=(TimePasses(at_most_s=LEASE_S, since="add_message", until="gemini"),),
         violates=SHARED,
     ),
-    Scenario(
+    row_of_uploads(
         "late-completion",
         {"A": ONE, "A.absorber": (absorb("absorb", after=("m1",)),)},
-        workload=UPLOADS,
         row=3,
         what="the handler writes failed, an absorber skips the image and cleans up, then the worker completes",
         faults=(TimePasses(at_most_s=LEASE_S),),
         violates=BOTH,
     ),
-    Scenario(
+    row_of_uploads(
         "queued-past-timeout",
         {"A": (add("m1", ["image-1", "image-2"]), absorb("absorb"))},
-        workload=UPLOADS,
         row=4,
         what="more uploads than workers, and the time of one is over while it waits for its turn",
         faults=(TimePasses(at_most_s=LEASE_S),),
         options={"max_workers": 1},
         violates=BOTH,
     ),
-    Scenario(
+    row_of_uploads(
         "pod-killed-mid-upload",
         {"A": ONE, "B": (add("m2", after=("m1",)),)},
-        workload=UPLOADS,
         row=5,
         what="A dies while it uploads; nobody takes the upload over",
         faults=(Kill(pods=A),),
         violates=BOTH,
     ),
-    Scenario(
+    row_of_uploads(
         "expired-before-absorbed",
         {"A": ONE, "B": (absorb("absorb", after=("m1",)),)},
-        workload=UPLOADS,
         row=6,
         what="a completed status passes its time to live while the message waits",
         faults=(TimePasses(since="gemini", keys_only=True),),
         violates=BOTH,
     ),
-    Scenario(
+    row_of_uploads(
         "crash-between-status-and-push",
         {"A": ONE, "B": (add("m2"),)},
-        workload=UPLOADS,
         row=7,
         what="A dies after it wrote pending, before the message is in the queue",
         faults=(Kill(pods=A, during="add_message", until="RPUSH"),),
         violates=SHARED,
     ),
-    Scenario(
+    row_of_uploads(
         "cleanup-while-resolving",
         {"A": (*ONE, absorb("absorb")), "A.reader": (ask("ask", "m1"),)},
-        workload=UPLOADS,
         row=8,
         what="an absorber cleans up while a reader resolves the same placeholder",
         violates=BOTH,
     ),
-    Scenario(
+    row_of_uploads(
         "same-placeholder-twice",
         {"A": (*ONE, add("m2", again=[("m1", 0)])), "A.absorber": (absorb("absorb", after=("m1",)),)},
-        workload=UPLOADS,
         row=9,
         what="two messages carry one placeholder; the first clean-up takes it from the second",
         violates=BOTH,
     ),
-    Scenario(
+    row_of_uploads(
         "corrupt-value",
         {"A": (*ONE, add("m2")), "A.absorber": (absorb("absorb", after=("m1",)),)},
-        workload=UPLOADS,
         row=10,
         what="what a key holds is damaged",
         faults=(CorruptKey(during="absorb"),),
         violates=BOTH,
     ),
-    Scenario(
+    row_of_uploads(
         "stale-local-copy",
         {"A": ONE, "B": (ask("ask-b", "m1"),), "A.reader": (ask("ask-a", "m1", after=("ask-b",)),)},
-        workload=UPLOADS,
         row=11,
         what="Redis no longer knows an upload, the pod that started it still does: pods disagree",
         faults=(TimePasses(since="gemini", keys_only=True),),
         violates=BOTH,
     ),
-    Scenario(
+    row_of_uploads(
         "crash-after-send",
         {"A": TEXT, "B": (absorb("absorb", after=("m1",)),)},
-        workload=UPLOADS,
         row=12,
         what="an absorber delivers, and dies before it cleans up",
         faults=(Kill(pods=B, since="memory"),),
         violates=BOTH,
     ),
-    Scenario(
+    row_of_uploads(
         "crash-before-send",
         {"A": TEXT, "B": (absorb("absorb", after=("m1",)),)},
-        workload=UPLOADS,
         row=13,
         what="an absorber dies before it has delivered",
         faults=(Kill(pods=B, until="memory"),),
     ),
-    Scenario(
+    row_of_uploads(
         "trim-applied-twice",
         {"A": (add("m1"), add("m2")), "B": (absorb("absorb", after=("m1",)),)},
-        workload=UPLOADS,
         row=14,
         what="the reply to LTRIM is lost and the client sends it again: twice as many leave",
         faults=(LoseConnection(actions=(DROP_REPLY,), commands=frozenset({"LTRIM"})),),
         retries=(1,),
         violates=BOTH,
     ),
-    Scenario(
+    row_of_uploads(
         "lock-expires-mid-send",
         {
             "A": (add("m1"), add("m2")),
             "B": (absorb("absorb-b", after=("m1",)),),
             "C": (absorb("absorb-c", after=("m1",)),),
         },
-        workload=UPLOADS,
         row=15,
         what="a slow absorber outlives its lock; a second one sends the same batch, and both trim",
         faults=(TimePasses(at_most_s=LEASE_S, keys_only=True),),
         violates=BOTH,
     ),
-    Scenario(
+    row_of_uploads(
         "foreign-unlock",
         {
             "A": (add("m1"), add("m2", after=("m1",))),
@@ -170,92 +159,83 @@ SCENARIOS: tuple[Scenario, ...] = (
             "C": (absorb("absorb-c", after=("m2",)),),
             "D": (absorb("absorb-d", after=("m2",)),),
         },
-        workload=UPLOADS,
         row=16,
         what="the plain DEL of an absorber whose lock has expired frees another's lock",
         faults=(TimePasses(pods=B, since="LTRIM", until="DEL", at_most_s=LEASE_S, keys_only=True),),
         violates=BOTH,
         spares=DURABLE,  # both are one script
     ),
-    Scenario(
+    row_of_uploads(
         "push-applied-twice",
         {"A": TEXT},
-        workload=UPLOADS,
         row=17,
         what="RPUSH is applied, its reply is lost, the client sends it again",
         faults=(LoseConnection(actions=(DROP_REPLY,)),),
         retries=(1,),
         violates=BOTH,
     ),
-    Scenario(
+    row_of_uploads(
         "accept-unanswered",
         {"A": (add("m1", insist=True),)},
-        workload=UPLOADS,
         row=18,
         what="the reply to accept is lost for good; the caller cannot know, and calls again with the same id",
         faults=(LoseConnection(actions=(DROP_REPLY,)),),
         violates=BOTH,
     ),
-    Scenario(
+    row_of_uploads(
         "poison-message",
         {"A": (add("m1", text=f"a {POISON} message"), add("m2")), "B": (absorb("absorb", after=("m2",)),)},
-        workload=UPLOADS,
         row=19,
         what="one message makes the memory agent refuse, every time",
         violates=BOTH,
     ),
-    Scenario(
+    row_of_uploads(
         "paused-pod",
         {
             "A": (add("m1"), add("m2")),
             "B": (absorb("absorb-b", after=("m1",)),),
             "C": (absorb("absorb-c", after=("m1",)),),
         },
-        workload=UPLOADS,
         row=20,
         what="an absorber stands still past every lease, then goes on as if nothing had happened",
         faults=(TimePasses(pods=B, since="absorb"),),
         violates=BOTH,
     ),
-    Scenario(
+    row_of_uploads(
         "connection-dropped",
         {"A": (add("m1", insist=True), add("m2", insist=True)), "B": (absorb("absorb", after=("m1",)),)},
-        workload=UPLOADS,
         row=26,
         what="a connection drops at any command, before or after the server applied it",
         faults=(LoseConnection(),),
         retries=(0, 1),
         violates=BOTH,
     ),
-    Scenario(
+    row_of_uploads(
         "hostile-ids",
         {
             "A": (add("m1", user=None), add("m2", user="None"), add("m3", user="a*?{}:\n")),
             "B": (absorb("absorb", "None", after=("m2",)),),
         },
-        workload=UPLOADS,
         row=28,
         what="ids with * ? { } : and newlines, empty, None",
         violates=BOTH,
     ),
-    Scenario(
+    row_of_uploads(
         "missed-notification",
         {"A": ONE, "B": (Call("wait", "wait_for_upload", (Ref("m1", 0),), ("m1",)), absorb("absorb"))},
-        workload=UPLOADS,
         row=29,
         what="completion is announced between a waiter's look and its subscription",
         violates=LOCAL,
     ),
-    Scenario(
+    row_of_uploads(
         "expired-gemini-file",
         {"A": (*ONE, absorb("absorb"))},
-        workload=UPLOADS,
         row=30,
         what="Gemini's file is over 48 h old when its message is absorbed",
         faults=(TimePasses(since="gemini.upload"),),
         violates=BOTH,
     ),
-    Scenario(
+    row_of_uploads(
         "unready-gemini-file",
         {"A": (*ONE, absorb("absorb"))},
         workload=Uploads(processing_s=5.0),
@@ -263,7 +243,7 @@ SCENARIOS: tuple[Scenario, ...] = (
         what="Gemini's file is still PROCESSING when its message is absorbed",
         violates=BOTH,
     ),
-    Scenario(
+    row_of_uploads(
         "failed-gemini-file",
         {"A": (*ONE, absorb("absorb"))},
         workload=Uploads(fails=frozenset({"image-1"})),
@@ -271,7 +251,7 @@ SCENARIOS: tuple[Scenario, ...] = (
         what="Gemini takes the file, and then fails to make it usable",
         violates=BOTH,
     ),
-    Scenario(
+    row_of_uploads(
         "foreign-gemini-file",
         {"A": ONE, "B": (absorb("absorb", after=("m1",)),)},
         workload=Uploads(keys={"B": "another key"}),
@@ -279,66 +259,59 @@ SCENARIOS: tuple[Scenario, ...] = (
         what="the pod that absorbs has another API key than the one that uploaded",
         violates=BOTH,
     ),
-    Scenario(
+    row_of_uploads(
         "gemini-refuses",
         {"A": (*ONE, absorb("absorb"))},
-        workload=UPLOADS,
         row=32,
         what="Gemini answers 503, never answers, or its reply is lost",
         faults=(FailService(service="gemini"),),
         violates=BOTH,
     ),
-    Scenario(
+    row_of_uploads(
         "foreign-status",
         {"A": ONE, "B": (ask("ask", "m1"),)},
-        workload=UPLOADS,
         row=34,
         what="another pod is asked for a status",
         violates=LOCAL,
     ),
-    Scenario(
+    row_of_uploads(
         "two-absorbers",
         {
             "A": (add("m1"), add("m2")),
             "B": (absorb("absorb-b", after=("m1",)),),
             "C": (absorb("absorb-c", after=("m1",)),),
         },
-        workload=UPLOADS,
         row=35,
         what="two pods absorb one user at once",
     ),
-    Scenario(
+    row_of_uploads(
         "same-id-twice",
         {"A": (add("m1", text="one message"),), "B": (add("m1-again", text="one message", message_id="m1"),)},
-        workload=UPLOADS,
         row=36,
         what="one message id is handed in on two pods at once",
         violates=BOTH,
     ),
-    Scenario(
+    row_of_uploads(
         "restarted-pod",
         {"A": (*ONE, add("m2"))},
-        workload=UPLOADS,
         row=37,
         what="a killed pod starts again under its name",
         faults=(Kill(pods=A, restart=True),),
         violates=BOTH,
     ),
-    Scenario(
+    row_of_uploads(
         "two-users",
         {
             "A": (add("m1"), add("m2", user="bob")),
             "B": (add("m3", user="bob"), absorb("absorb-b", after=("m1",))),
             "C": (absorb("absorb-c", user="bob", after=("m2",)),),
         },
-        workload=UPLOADS,
         row=38,
         what="two users' messages interleave: nothing may cross over, the order of each is kept",
     ),
-    Scenario(
+    row_of_uploads(
         "subscriber-dropped",
         {"A": ONE, "B": (Call("wait", "wait_for_upload", (Ref("m1", 0),), ("m1",)), absorb("absorb"))},
-        workload=UPLOADS,
         row=39,
         what="the connection on which a waiter listens is lost",
         faults=(LoseConnection(commands=frozenset()),),
