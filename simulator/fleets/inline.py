@@ -105,7 +105,8 @@ class InlineFleet:
         self._starting: list[_Actor] = []
         self._gates: dict[str, _InlineGate] = {}
         self._incarnations: dict[str, int] = {}
-        self.now_us = EPOCH_US
+        self._now_us = EPOCH_US
+        self.asked_time = False
         self.done: list[tuple[Step, str, Any]] = []
         self.results: list[tuple[int, Result]] = []
         self.died: list[tuple[str, str]] = []
@@ -177,7 +178,12 @@ class InlineFleet:
         self._settle()
 
     def set_clock(self, now_us: int) -> None:
-        self.now_us = now_us
+        self._now_us = now_us
+
+    def now_us(self) -> int:
+        """What time it is, for a pod that asks for it."""
+        self.asked_time = True
+        return self._now_us
 
     def close(self) -> None:
         for pod in list(self._gates):
@@ -293,7 +299,7 @@ class _InlineGate:
         actor = greenlet.getcurrent()
         assert isinstance(actor, _Actor)
         actor.connection = connection
-        deadline_us = None if seconds is None else self._fleet.now_us + round(seconds * US_PER_S)
+        deadline_us = None if seconds is None else self._fleet.now_us() + round(seconds * US_PER_S)
         action = self.before("receive", (what, deadline_us))
         if action != GO:
             connection.disconnect()
@@ -308,7 +314,7 @@ class _InlineGate:
         if seconds is None:
             self.before("lock", (lock,))
         else:
-            self.before("timer", (self._fleet.now_us + round(seconds * US_PER_S) + PAST_US, seconds, lock))
+            self.before("timer", (self._fleet.now_us() + round(seconds * US_PER_S) + PAST_US, seconds, lock))
         self.after("free" if lock.free else None)
         return bool(lock.free)
 
@@ -318,7 +324,7 @@ class _InlineGate:
         if self.dead:
             self._end(actor)
         if seconds is not None:
-            deadline_us = self._fleet.now_us + round(seconds * US_PER_S) + PAST_US
+            deadline_us = self._fleet.now_us() + round(seconds * US_PER_S) + PAST_US
             actor.step = Step(actor.name, "timer", (deadline_us, seconds))
         step, hub = actor.step, self._fleet._hub
         action: str = hub.switch() if actor.aside is None else actor.aside(hub.switch)
@@ -358,10 +364,10 @@ class _InlineGate:
                 raise PodKilledError
 
     def now(self) -> float:
-        return self._fleet.now_us / US_PER_S
+        return self._fleet.now_us() / US_PER_S
 
     def sleep(self, seconds: float, past_us: int = 0) -> None:
-        self.before("timer", (self._fleet.now_us + max(0, round(seconds * US_PER_S)) + past_us, seconds))
+        self.before("timer", (self._fleet.now_us() + max(0, round(seconds * US_PER_S)) + past_us, seconds))
         self.after(None)
 
     def spawn(self, name: str, function: Callable[[], None]) -> str:

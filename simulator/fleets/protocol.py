@@ -17,6 +17,8 @@ class Fleet(Protocol):
     """Steps taken since this list was last emptied: (step, action, reply)."""
     results: list[tuple[int, Result]]
     """How calls ended since this list was last emptied: (number of the call, result)."""
+    asked_time: bool
+    """Whether a pod may have asked for the time since this was set to False."""
     died: list[tuple[str, str]]
     """Actors that ended in an error that nobody caught: (actor, error)."""
 

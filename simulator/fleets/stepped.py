@@ -29,6 +29,7 @@ class SteppedFleet(Fleet):
         self._call_service = call_service
         self._steps: dict[str, Step] = {}
         self._now_us = EPOCH_US
+        self.asked_time = True
         self._incarnations: dict[str, int] = {}
         self.done: list[tuple[Step, str, Any]] = []
         self.results: list[tuple[int, Result]] = []
@@ -85,6 +86,7 @@ class SteppedFleet(Fleet):
 
     def _until_quiet(self, pod: str) -> None:
         """Take a pod's messages until all of its actors stand at gates, or have ended."""
+        self.asked_time = True  # pods in processes do not tell
         while True:
             try:
                 kind, *rest = self.receive(pod, within_s=STEP_WITHIN_S)

@@ -226,7 +226,7 @@ class Explorer:
             if reduce:
                 visited.note(place.key, cost)
             for other in place.others:
-                frontier.push(other.cost, Branch(course, position, (place.key[0], place.begun), other))
+                frontier.push(other.cost, Branch(course, position, place.before, other))
         frontier.ends.update(record.ends[: record.places[cut].learnt] if cut < len(record.places) else record.ends)
 
     def _judge(self, frontier: Frontier, cost: Cost, retries: int, record: Record, judged: Judged) -> None:

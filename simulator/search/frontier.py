@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from podrace.simulator.history.events import Event
 from podrace.simulator.judge.findings import Judgement
 from podrace.simulator.search.schedule import Decision
-from podrace.simulator.world.trace import Ends, state_after
+from podrace.simulator.world.trace import Before, Ends, state_after
 
 Cost = tuple[int, int]
 """Faults and preemptions."""
@@ -58,7 +58,7 @@ class Other(NamedTuple):
     decision: Decision
     event: int
     begins: bool
-    """What tells, with the place, the state that it would lead to (see trace.state_after)."""
+    """What tells, with what was before, the state that it would lead to (see trace.state_after)."""
     hand: str
     """The actor that would be in hand then, unless it waits."""
     last_pod: str
@@ -71,7 +71,7 @@ class Branch(NamedTuple):
 
     course: Course
     position: int
-    place: tuple[int, int]
+    before: Before
     other: Other
 
 
@@ -130,7 +130,7 @@ class Frontier:
     def leads_to(self, branch: Branch) -> Key | None:
         """The state that a branch leads to; None where that is not known yet, or does not matter."""
         other = branch.other
-        state = state_after(branch.place, other.event, other.begins, self.ends) if self.reduce else None
+        state = state_after(branch.before, other.event, other.begins, self.ends) if self.reduce else None
         return None if state is None else (state, other.hand, other.last_pod)
 
     def is_known(self, branch: Branch) -> bool:

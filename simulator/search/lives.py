@@ -16,15 +16,12 @@ from podrace.simulator.history.events import plain
 from podrace.simulator.servers.probe import Probe
 from podrace.simulator.world import scripts
 from podrace.simulator.world.clock import EPOCH_S, US_PER_S, Clock, roundest
+from podrace.simulator.world.footprints import ASKS_LIFE, TELLS_TIME
 
-ASKS_LIFE = frozenset({"TTL", "PTTL", "EXPIRETIME", "PEXPIRETIME"})
-SETS_LIFE = frozenset(
-    {
-        *("SET", "SETEX", "PSETEX", "GETSET", "GETEX", "EXPIRE", "PEXPIRE", "EXPIREAT", "PEXPIREAT", "PERSIST"),
-        *("RESTORE", "COPY", "RENAME", "RENAMENX", "EVAL", "EVALSHA", "EVAL_RO", "EVALSHA_RO", "FCALL"),
-        *("FCALL_RO", "SORT", "BITOP", *ASKS_LIFE),
-    }
-)
+SETS_LIFE = TELLS_TIME | {
+    *("SET", "GETSET", "PERSIST", "COPY", "RENAME", "RENAMENX", "SORT", "BITOP"),
+    *("EVAL", "EVALSHA", "EVAL_RO", "EVALSHA_RO", "FCALL", "FCALL_RO"),
+}
 """Commands that may give a key a time to live, or whose reply may depend on one. All others leave it or end the key."""
 _FUNCTIONS = frozenset({"FCALL", "FCALL_RO"})
 _LONG_MS = (EPOCH_S - 10 * 365 * 24 * 3600) * 1000

@@ -39,7 +39,7 @@ class Pending:
         uses_group = words[0] in _GROUPS_USED_BY
         if not uses_group and not self._delivered_us:
             return
-        touched = touches.touched()
+        touched = [key for key in touches.touched() if not key.startswith(" ")]
         if uses_group:
             for key in touched:
                 self._delivered_us.setdefault(key, {})

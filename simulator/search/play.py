@@ -27,9 +27,9 @@ from podrace.simulator.search.so_far import SoFar
 from podrace.simulator.search.standing import Standing
 from podrace.simulator.search.touches import Touches
 from podrace.simulator.world.clock import US_PER_S
-from podrace.simulator.world.footprints import ALL_OF_IT, Footprint
+from podrace.simulator.world.footprints import Footprint
 from podrace.simulator.world.steps import DROP_REPLY, DROP_REQUEST, GO, SENT, WAITING, Step, is_woken, pod_of
-from podrace.simulator.world.trace import Ends
+from podrace.simulator.world.trace import ACTOR, POD, READS_CLOCK, Ends
 
 MOST_STEPS = 3000
 
@@ -202,6 +202,7 @@ class Play:
         if action != GO:
             self.struck += 1
         results = len(self.lines.ended)
+        self.fleet.asked_time = False
         if kind == "redis":
             self._take_redis(step, action, footprint, hears_later=later)
         elif kind == "call":
@@ -210,6 +211,8 @@ class Play:
             self._note(step, action)
             self.fleet.let_go(actor, action, hears_later=later)
         self.last_pod = pod_of(actor)
+        if event is not None:
+            event = self.reads_clock(event, actor, POD if not later else ACTOR)
         if event is not None and not later:
             touches.trace.starts(self.fleet.steps(), self.last_pod, event)
         self.collect(event)
@@ -222,6 +225,16 @@ class Play:
             self.last = None if now is None else actor
         elif now.kind != "receive" or kind != "redis" or not self._goes_on_at_once(now, step):
             self.last = None
+
+    def reads_clock(self, event: int, actor: str, scope: str) -> int:
+        """Note whether a pod has read the clock after an event. Returns the hash on which what follows depends.
+
+        The end of a call counts as such, for a check may ask how long the call took.
+        """
+        if not self.fleet.asked_time and not self.fleet.results:
+            return event
+        self.ends[event] = READS_CLOCK
+        return self.touches.trace.reads_clock(event, actor, scope=scope)
 
     def _take_redis(self, step: Step, action: str, footprint: Footprint, *, hears_later: bool) -> None:
         side = self.side
@@ -306,8 +319,10 @@ class Play:
         clock = self.side.clock
         passes_us = until_us - clock.now_us
         if self._users_lines:
-            trace = self.touches.trace
-            trace.add(trace.event(CLOCK, f"{UNTIL}{passes_us}", ALL_OF_IT), CLOCK, ALL_OF_IT)
+            trace, footprint = self.touches.trace, self.touches.of_time(passes_us)
+            event = trace.event(CLOCK, f"{UNTIL}{passes_us}" + (" by itself" if by_itself else ""), footprint)
+            trace.add(event, CLOCK, footprint)
+            trace.passes(event)
         clock.now_us = until_us
         gone = [key.removeprefix(self.side.prefix) for key in self.side.end_keys()]
         self.fleet.set_clock(until_us)

@@ -21,6 +21,7 @@ from podrace.simulator.search.frontier import Bounds, Branch, Cost, Course, Key,
 from podrace.simulator.search.play import Play
 from podrace.simulator.search.schedule import Decision, Stop, follow
 from podrace.simulator.world.steps import GO, Step, pod_of
+from podrace.simulator.world.trace import Before, Ended
 
 
 class Restart(Exception):  # noqa: N818 - it is no error
@@ -40,7 +41,7 @@ class Place(NamedTuple):
     """Where a run was free to decide."""
 
     key: Key
-    begun: int
+    before: Before
     learnt: int
     """How many of the record's ends were known by then."""
     others: tuple[Other, ...]
@@ -64,7 +65,7 @@ class Record:
     start: int
     """How many decisions its branch had taken for it."""
     places: list[Place]
-    ends: list[tuple[int, tuple[tuple[str, bool], ...]]]
+    ends: list[tuple[int, Ended]]
     judged: Judged | None
     """None where the run was stopped at its last place, which was known."""
     events: list[Event]
@@ -180,14 +181,14 @@ class _Chooser:
         if self._is_late():
             self.late = True
             raise Stop
-        state, begun = play.touches.trace.place()
-        key = state, play.last or "", play.last_pod if self._strikes_pods else ""
+        before = play.touches.trace.before()
+        key = before.value, play.last or "", play.last_pod if self._strikes_pods else ""
         if self._bounds.reduce and self._is_known(key, self._cost):
-            self.places.append(Place(key, begun, len(play.ends), ()))
+            self.places.append(Place(key, before, len(play.ends), ()))
             raise Stop
         self._others = []
         self._note_others(play, steps, default)
-        self.places.append(Place(key, begun, len(play.ends), tuple(self._others)))
+        self.places.append(Place(key, before, len(play.ends), tuple(self._others)))
         return Decision(default.actor, GO)
 
     def _note_others(self, play: Play, steps: list[Step], default: Step) -> None:

@@ -11,12 +11,13 @@ from typing import Any
 
 from podrace.simulator.errors import TargetError
 from podrace.simulator.history.events import plain
-from podrace.simulator.search.lives import ASKS_LIFE, SETS_LIFE, Lives
+from podrace.simulator.search.lives import SETS_LIFE, Lives
 from podrace.simulator.search.pending import Pending
 from podrace.simulator.servers.probe import Probe
 from podrace.simulator.world import scripts
 from podrace.simulator.world.clock import US_PER_S, Clock
 from podrace.simulator.world.footprints import (
+    ASKS_LIFE,
     CHANNELS,
     EVERYTHING,
     CommandTable,

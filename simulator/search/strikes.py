@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 from podrace.simulator.history.outcome import Result
 from podrace.simulator.scenarios.faults import CANCEL, CLOCK, KILL, UNTIL
-from podrace.simulator.world.footprints import ALL_OF_IT, NOTHING, Footprint
+from podrace.simulator.world.footprints import ALL_OF_IT, THE_TIME, Footprint
 from podrace.simulator.world.steps import pod_of
-from podrace.simulator.world.trace import ALL_OF_POD, POD
+from podrace.simulator.world.trace import ALL_OF_POD, POD, READS_CLOCK
 
 if TYPE_CHECKING:
     from podrace.simulator.search.play import Play
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def event_of(play: Play, whom: str, action: str) -> int:
     """The hash that a strike on a pod, or on the clock, would have in the trace."""
     if whom == CLOCK:
-        return play.touches.trace.event(whom, action, ALL_OF_IT, scope=POD)
+        return play.touches.trace.event(whom, action, play.touches.of_time(int(action.removeprefix(UNTIL))), scope=POD)
     return play.touches.trace.event(whom, action, _lets_go(play, whom), scope=ALL_OF_POD)
 
 
@@ -48,6 +48,9 @@ def _kill(play: Play, pod: str, event: int, *, restarts: bool) -> None:
     if not restarts:
         play.standing.dead.add(pod)
     play.collect()
+    if restarts and play.lines.under_way(pod):
+        play.ends[event] = READS_CLOCK
+        event = play.touches.trace.reads_clock(event, pod, scope=POD)
     play.history.fault(pod, "killed, and started again by its next call" if restarts else "killed")
     for actor, number in play.lines.under_way(pod):
         if not restarts:
@@ -65,7 +68,9 @@ def _cancel(play: Play, actor: str, event: int) -> None:
     """Cancel the call of an actor where it stands."""
     ((_, number),) = [one for one in play.lines.under_way() if one[0] == actor]
     play.history.fault(actor, f"{play.lines.calls[number].name} is cancelled")
+    play.fleet.asked_time = False
     play.fleet.cancel(actor)
+    event = play.reads_clock(event, actor, POD)
     play.ends.setdefault(event, ())
     play.collect(event)
 
@@ -73,4 +78,4 @@ def _cancel(play: Play, actor: str, event: int) -> None:
 def _lets_go(play: Play, pod: str) -> Footprint:
     """What a pod lets go that is struck: its subscriptions, where it has some."""
     waits = any(step.pod == pod and step.kind == "receive" for step in play.fleet.steps())
-    return ALL_OF_IT if waits or play.so_far.has_done("SUBSCRIBE", pod) else NOTHING
+    return ALL_OF_IT if waits or play.so_far.has_done("SUBSCRIBE", pod) else Footprint(reads=(THE_TIME,))

@@ -9,9 +9,11 @@ from podrace.simulator.scenarios.faults import CORRUPT
 from podrace.simulator.scenarios.model import Workload
 from podrace.simulator.search.lines import Lines
 from podrace.simulator.search.server_side import ServerSide
-from podrace.simulator.world.footprints import CHANNELS, NOTHING, Footprint
+from podrace.simulator.world.footprints import CHANNELS, NOTHING, THE_TIME, Footprint
 from podrace.simulator.world.steps import GO, SENT, TRANSACTION, Step, could_go_on, pod_of
 from podrace.simulator.world.trace import ACTOR, POD, Trace
+
+READS_CLOCK = Footprint(reads=(THE_TIME,))
 
 
 class Touches:
@@ -42,11 +44,18 @@ class Touches:
                 return Footprint(touches.reads, (*touches.writes, self._side.prefix + action.removeprefix(CORRUPT)))
             return touches
         if step.kind == "service":
-            return Footprint(writes=tuple(f" {name}" for name in self._workload.touches(*step.args)))
+            return Footprint((THE_TIME,), tuple(f" {name}" for name in self._workload.touches(*step.args)))
         if step.kind == "receive":
             waited_for = self._blocked.get(step.actor)
-            return Footprint(writes=waited_for) if waited_for is not None else Footprint(reads=(CHANNELS,))
-        return NOTHING
+            read = () if step.args[1] is None else (THE_TIME,)
+            return Footprint((CHANNELS, *read)) if waited_for is None else Footprint(read, waited_for)
+        return READS_CLOCK if step.kind in ("timer", "call") else NOTHING
+
+    def of_time(self, passes_us: int) -> Footprint:
+        """What time touches that passes: what time it is, and the keys whose lives end."""
+        clock = self._side.clock
+        over = [key for key, due_us in clock.deadlines.items() if due_us <= clock.now_us + passes_us]
+        return Footprint(writes=(THE_TIME, *sorted(over)))
 
     def event_of(self, step: Step, action: str) -> tuple[int, bool]:
         """The hash that taking the step would have in the trace, and whether it begins something (see `begins`)."""

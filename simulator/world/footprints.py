@@ -20,10 +20,19 @@ EVERYTHING = "*"
 """Stands for every key there is or could be."""
 
 CHANNELS = " published messages"
+THE_TIME = " the time"
+"""What time it is: written when time passes, read by what asks for it, waits until then, or gives a key its life."""
 
 _SCRIPTS = frozenset({"EVAL", "EVALSHA", "EVAL_RO", "EVALSHA_RO"})
 _KEYLESS = frozenset({"PING", "ECHO", "TIME", "INFO", "UNWATCH", "DISCARD", "HELLO", "AUTH", "COMMAND", "LASTSAVE"})
 _PUBLISHED = frozenset({"PUBLISH", "SPUBLISH", "SUBSCRIBE", "PSUBSCRIBE", "SSUBSCRIBE", "UNSUBSCRIBE", "PUNSUBSCRIBE"})
+
+ASKS_LIFE = frozenset({"TTL", "PTTL", "EXPIRETIME", "PEXPIRETIME"})
+TELLS_TIME = ASKS_LIFE | {
+    *("SETEX", "PSETEX", "GETEX", "EXPIRE", "PEXPIRE", "EXPIREAT", "PEXPIREAT", "RESTORE", "TIME"),
+}
+"""Commands that may give a key a life, or whose reply may depend on what time it is; SET and those of streams aside."""
+_LIVES_OF_SET = frozenset({"EX", "PX", "EXAT", "PXAT"})
 
 MOST_KNOWN = 10_000
 """Commands whose footprint is remembered: the same ones come again in every schedule."""
@@ -135,7 +144,22 @@ class CommandTable:
                 tuple(dict.fromkeys(key for part in parts for key in part.writes)),
             )
         words = words_of(command)
+        touches = self._of_one(words[0], words)
+        if EVERYTHING in touches.writes or not self._tells_time(words):
+            return touches
+        return Footprint((*touches.reads, THE_TIME), touches.writes)
+
+    def _tells_time(self, words: tuple[Any, ...]) -> bool:
+        """Whether what a command does may depend on what time it is, the ends of its keys' lives aside."""
         name = words[0]
+        if name not in _SCRIPTS:
+            gives = name == "SET" and not _LIVES_OF_SET.isdisjoint(plain(word).upper() for word in words[3:])
+            return gives or name in TELLS_TIME or name.startswith("X")
+        text = self.script_of(words)
+        sends = scripts.commands(text) if text is not None and scripts.is_clean(text) else ("TIME",)
+        return any(one == "SET" or one in TELLS_TIME or one.startswith("X") for one in sends)
+
+    def _of_one(self, name: str, words: tuple[Any, ...]) -> Footprint:
         if name in _SCRIPTS:
             return self._of_script(name, words)
         if name in ("FCALL", "FCALL_RO", "FUNCTION", "EXEC", "MULTI", "SELECT", "SWAPDB", "MOVE"):

@@ -5,6 +5,10 @@ touched its pod's memory, and the last conflicting accesses of what it touches. 
 for any two orders that differ only in steps that commute, and so is the state that they lead to. Hashes do not
 depend on the process: one seed gives one search.
 
+When time passes, that depends on all before it that has read the clock, and on what has touched the keys whose lives
+end then; what reads the clock later depends on it. Whether a pod reads it after a step shows only once the step was
+taken: then one more event stands for that. The end of a call counts as such: a check may ask how long a call took.
+
 The begin of a call and the end of another are ordered where a check looks at real time; two begins, or two
 ends, are not: real time orders an end and a later begin, nothing else.
 """
@@ -14,8 +18,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from hashlib import blake2b
+from typing import Final, Literal, NamedTuple
 
-from podrace.simulator.world.footprints import EVERYTHING, Footprint
+from podrace.simulator.world.footprints import EVERYTHING, THE_TIME, Footprint
 from podrace.simulator.world.steps import Step, pod_of
 
 MASK = (1 << 61) - 1
@@ -46,19 +51,41 @@ POD = "pod"
 ALL_OF_POD = "all of the pod"
 """The scope of one that concerns every actor of the pod: it dies."""
 
-Ends = dict[int, tuple[tuple[str, bool], ...]]
-"""By event, the calls that it ends: their names, and whether a check looks at when."""
+READS_CLOCK: Final = "reads the clock"
+Ended = tuple[tuple[str, bool], ...] | Literal["reads the clock"]
+"""The calls that an event ends: their names, and whether a check looks at when. READS_CLOCK where the pod reads the
+clock after it: what it ends is then known by the hash of that (see `reading`)."""
+Ends = dict[int, Ended]
 
 
-def state_after(place: tuple[int, int], event: int, begins: bool, ends: Ends) -> int | None:
-    """The state that an event leads to from a place, the ends of calls that it brings included; None where unknown."""
-    ended = ends.get(event)
-    if ended is None:
-        return None
-    value, begun = place
+class Before(NamedTuple):
+    """What the state after a next event depends on, besides that event."""
+
+    value: int
+    """The state."""
+    begins: int
+    clock: int
+    """The event that let time pass last."""
+
+
+def reading(event: int, clock: int) -> int:
+    """The hash of the event that a pod reads the clock after an event."""
+    return _mix(_mix(event, clock), of_text(READS_CLOCK))
+
+
+def state_after(before: Before, event: int, begins: bool, ends: Ends) -> int | None:
+    """The state that an event leads to, the ends of calls that it brings included; None where unknown."""
+    value, begun = before.value + event, before.begins
     if begins:
         begun = (begun + event) & MASK
-    return (value + event + sum(_end_of(event, name, begun if timed else 1) for name, timed in ended)) & MASK
+    ended = ends.get(event)
+    if ended == READS_CLOCK:
+        event = reading(event, before.clock)
+        value += event
+        ended = ends.get(event)
+    if ended is None or isinstance(ended, str):
+        return None
+    return (value + sum(_end_of(event, name, begun if timed else 1) for name, timed in ended)) & MASK
 
 
 class Trace:
@@ -69,6 +96,7 @@ class Trace:
         "_all_reads",
         "_all_writes",
         "_begins",
+        "_clock",
         "_ends",
         "_ends_by_name",
         "_last",
@@ -90,6 +118,8 @@ class Trace:
         self._last = 0
         """The last event that concerned everything."""
         self._begins = 0
+        self._clock = 0
+        """The event that let time pass last."""
         self._ends = 0
         self._ends_by_name: dict[str, int] = {}
 
@@ -165,9 +195,23 @@ class Trace:
             if pod_of(actor) == pod:
                 self._actors.setdefault(actor, event)
 
-    def place(self) -> tuple[int, int]:
-        """What the state after a next event depends on, besides that event."""
-        return self.value, self._begins
+    def before(self) -> Before:
+        return Before(self.value, self._begins, self._clock)
+
+    def passes(self, event: int) -> None:
+        """Let time have passed by the event of that hash, the last one."""
+        self._clock = event
+
+    def reads_clock(self, event: int, actor: str, *, scope: str) -> int:
+        """Let a pod read the clock after the event of that hash, the last one. Returns the hash of that."""
+        read = reading(event, self._clock)
+        self.value = (self.value + read) & MASK
+        self._reads[THE_TIME] = (self._reads.get(THE_TIME, 0) + read) & MASK
+        if actor in self._actors:
+            self._actors[actor] = read
+        if scope != ACTOR:
+            self._pods[pod_of(actor)] = read
+        return read
 
     def end(self, event: int, name: str, *, timed: bool) -> None:
         """Let a call end with the event of that hash."""

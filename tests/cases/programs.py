@@ -14,6 +14,10 @@ Command = tuple[Any, ...]
 
 ADD = "return redis.call('INCRBY', KEYS[1], 2) + (tonumber(redis.call('GET', KEYS[2]) or '0') or 7)"
 MOVE = "local one = redis.call('LPOP', KEYS[1]) if one then redis.call('RPUSH', KEYS[2], one) end return one"
+LEASE = "return redis.call('SET', KEYS[1], redis.call('GET', KEYS[2]) or 'mine', 'NX', 'PX', 2000)"
+RENEW = "return redis.call('PEXPIRE', KEYS[1], 3000) + redis.call('EXISTS', KEYS[2])"
+CHECK = "return redis.call('GET', KEYS[1]) or redis.call('SET', KEYS[2], 'none')"
+SCRIPTS = {"ADD": ADD, "MOVE": MOVE, "LEASE": LEASE, "RENEW": RENEW, "CHECK": CHECK}
 OWN = frozenset(
     [
         "LOCKED",
@@ -92,7 +96,7 @@ class Runner(Pod):
 
     def script(self, name: str, one: str, other: str) -> Any:
         """As redis-py does it: EVALSHA, then EVAL if the server does not know the script."""
-        return self.redis.register_script(ADD if name == "ADD" else MOVE)(keys=[self.key(one), self.key(other)])
+        return self.redis.register_script(SCRIPTS[name])(keys=[self.key(one), self.key(other)])
 
     def pop(self, key: str, timeout_s: float) -> Any:
         return self.redis.blpop(self.key(key), timeout_s)

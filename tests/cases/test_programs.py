@@ -1,7 +1,7 @@
 """The reduction, which skips equivalent orders, loses no outcome: small programs are explored with and without it.
 
-The comparison is as fine as it can be: the value and lifetime of every key, what every call returned, who waits for
-ever, and which call ended before which other began. `PODRACE_PROGRAMS=5000` tries more than CI does.
+The comparison is as fine as it can be: the value and lifetime of every key, what every call returned and when, who
+waits for ever, and which call ended before which other began. `PODRACE_PROGRAMS=5000` tries more than CI does.
 """
 
 from __future__ import annotations
@@ -45,6 +45,8 @@ FAULTS: dict[str, Any] = {
     "corrupt": [CorruptKey()],
     "cancel": [CancelCall()],
     "kill and time": [Kill(pods=frozenset("A")), TimePasses()],
+    "restart and time": [Kill(restart=True, pods=frozenset("A")), TimePasses()],
+    "connection and time": [LoseConnection(pods=frozenset("A")), TimePasses()],
 }
 
 
@@ -90,7 +92,12 @@ def outcomes(server: Server, program: Program, *, reduce: bool, faults: int = 1)
         calls = [(one.name, one.type, one.value, one.error) for one in sorted(run.calls, key=lambda one: one.name)]
         order = sorted((one.name, other.name) for one in run.calls for other in run.calls if one.before(other))
         left = [(one.key, one.value, one.left_s) for one in run.left]
-        seen.add(repr((calls, order, left, dict(sorted(run.waits.items())))))
+        passed = [(place, one["passes_s"]) for place, one in enumerate(run.history) if one["type"] == "time"]
+        times_s = {
+            one.name: [sum(s for place, s in passed if place < until) for until in (one.began, one.ended or 0)]
+            for one in run.calls
+        }
+        seen.add(repr((calls, sorted(times_s.items()), order, left, dict(sorted(run.waits.items())))))
         return iter(())
 
     def count(runs: int) -> None:
@@ -151,6 +158,7 @@ STEPS = st.one_of(
     st.tuples(st.just("BOTH"), PLAIN, PLAIN),
     st.tuples(st.just("SCRIPT"), st.just("ADD"), TEXTS, TEXTS),
     st.tuples(st.just("SCRIPT"), st.just("MOVE"), LISTS, LISTS),
+    st.tuples(st.just("SCRIPT"), st.sampled_from(["LEASE", "RENEW", "CHECK"]), TEXTS, TEXTS),
     st.tuples(st.just("POP"), LISTS, st.sampled_from([0, 1, 3])),
     st.tuples(st.just("WAIT"), st.just("c")),
     st.tuples(st.just("REMEMBER"), st.just("word")),

@@ -23,14 +23,16 @@ from podrace.simulator.world.footprints import (
     CHANNELS,
     EVERYTHING,
     NOTHING,
+    THE_TIME,
     CommandTable,
     Footprint,
     key_text,
+    sha_of,
     words_of,
 )
 from podrace.simulator.world.foreign import Guard
 from podrace.simulator.world.steps import TRANSACTION
-from podrace.simulator.world.trace import MASK, Trace
+from podrace.simulator.world.trace import MASK, POD, READS_CLOCK, Ends, Trace, state_after
 
 
 @pytest.fixture(scope="module")
@@ -47,10 +49,19 @@ def table(probe: Probe) -> CommandTable:
 
 SHA = "e0e1f9fabfc9d4800c877a703b823ac0578ff8db"
 SCRIPT = f" script {SHA}"
+GET_SCRIPT = " script " + sha_of("return redis.call('GET', KEYS[1])")
+SET_SCRIPT = " script " + sha_of("return redis.call('SET', KEYS[1], 1, ARGV[1], 9)")
 COMMANDS: tuple[tuple[tuple[Any, ...], tuple[tuple[str, ...], tuple[str, ...]]], ...] = (
     (("GET", "k"), (("k",), ())),
     (("get", b"k"), (("k",), ())),
-    (("SET", "k", "v", "NX", "EX", 30), ((), ("k",))),
+    (("SET", "k", "v", "NX"), ((), ("k",))),
+    (("set", "k", "v", "NX", b"ex", 30), ((THE_TIME,), ("k",))),
+    (("EXPIRE", "k", 30), ((THE_TIME,), ("k",))),
+    (("PTTL", "k"), (("k", THE_TIME), ())),
+    (("TIME",), ((THE_TIME,), ())),
+    ((TRANSACTION, ("MULTI",), ("SETEX", "a", 1, 2), ("GET", "b"), ("EXEC",)), ((THE_TIME, "b"), ("a",))),
+    (("EVAL", "return redis.call('GET', KEYS[1])", 1, "a"), ((), ("a", GET_SCRIPT))),
+    (("EVAL", "return redis.call('SET', KEYS[1], 1, ARGV[1], 9)", 1, "a", "EX"), ((THE_TIME,), ("a", SET_SCRIPT))),
     (("MGET", "a", "b", "c"), (("a", "b", "c"), ())),
     (("MSET", "a", 1, "b", 2), ((), ("a", "b"))),
     (("DEL", "a", "b"), ((), ("a", "b"))),
@@ -65,8 +76,8 @@ COMMANDS: tuple[tuple[tuple[Any, ...], tuple[tuple[str, ...], tuple[str, ...]]],
     (("CONFIG GET", "appendonly"), ((" configuration",), ())),
     (("config", "get", "appendonly"), ((" configuration",), ())),
     (("CONFIG SET", "appendonly", "yes"), ((), (EVERYTHING,))),
-    (("EVALSHA", SHA, 1, "a"), ((SCRIPT,), ("a",))),
-    (("EVALSHA_RO", SHA.upper(), 1, "a"), (("a", SCRIPT), ())),
+    (("EVALSHA", SHA, 1, "a"), ((SCRIPT, THE_TIME), ("a",))),  # a script that nobody has seen
+    (("EVALSHA_RO", SHA.upper(), 1, "a"), (("a", SCRIPT, THE_TIME), ())),
     (("SCRIPT LOAD", "return 1"), ((), (SCRIPT,))),
     (("SCRIPT", "EXISTS", SHA), ((SCRIPT,), ())),
     (("SCRIPT FLUSH",), ((), (EVERYTHING,))),
@@ -89,8 +100,8 @@ COMMANDS: tuple[tuple[tuple[Any, ...], tuple[tuple[str, ...], tuple[str, ...]]],
     # The keys have no fixed place, so the server is asked.
     (("LMPOP", 2, "a", "b", "LEFT"), ((), ("a", "b"))),
     (("ZUNIONSTORE", "to", 2, "a", "b"), (("a", "b"), ("to",))),
-    (("XREAD", "COUNT", 1, "STREAMS", "a", "b", 0, 0), (("a", "b"), ())),
-    (("XGROUP CREATE", "a", "group", "$", "MKSTREAM"), ((), ("a",))),
+    (("XREAD", "COUNT", 1, "STREAMS", "a", "b", 0, 0), (("a", "b", THE_TIME), ())),
+    (("XGROUP CREATE", "a", "group", "$", "MKSTREAM"), ((THE_TIME,), ("a",))),
     (("OBJECT", "ENCODING", "a"), (("a",), ())),
     (("SORT", "a", "STORE", "to"), (("a",), ("to",))),
     (("SORT", "a", "BY", "weight_*", "STORE", "to"), (("a", EVERYTHING), ("to",))),
@@ -209,6 +220,7 @@ steps = st.lists(st.tuples(st.sampled_from("ABC"), footprints), min_size=2, max_
 )
 
 
+READS_X, TIME_PASSES = Footprint(reads=("x",)), Footprint(writes=(THE_TIME, "a key that ends"))
 Labelled = tuple[str, Footprint, str]
 
 
@@ -223,7 +235,7 @@ def value(order: list[Labelled]) -> int:
 
 
 def conflict(one: Labelled, two: Labelled) -> bool:
-    """By the definition, not as Trace does it. A step that writes everything, as passing time, is a barrier."""
+    """By the definition, not as Trace does it. A step that writes everything is a barrier."""
     if one[0] == two[0] or EVERYTHING in (*one[1].writes, *two[1].writes):
         return True
 
@@ -307,6 +319,45 @@ def test_a_call_that_has_waited_for_another_comes_after_its_end() -> None:
         values.add(trace.event("B", "go", NOTHING, after=("m1",)))
         assert trace.event("B", "go", NOTHING) == Trace().event("B", "go", NOTHING)
     assert len(values) == 2
+
+
+def timed(*names: str) -> int:
+    """The fingerprint if time passes among steps of pod A, which read x; after one with `!` A reads the clock."""
+    trace = Trace()
+    for name in names:
+        actor, touches = ("clock", TIME_PASSES) if name == "time" else ("A", READS_X)
+        event = trace.event(actor, name, touches)
+        trace.add(event, actor, touches)
+        if name == "time":
+            trace.passes(event)
+        elif name.endswith("!"):
+            trace.reads_clock(event, actor, scope=POD)
+    return trace.value
+
+
+def test_time_that_passes_commutes_with_what_does_not_depend_on_it() -> None:
+    assert timed("1", "time", "2") == timed("time", "1", "2") == timed("1", "2", "time")
+    assert timed("1!", "time", "2") != timed("time", "1!", "2")
+    assert timed("1!", "time", "2") == timed("1!", "2", "time")
+
+
+def test_the_state_after_a_step_is_known_where_the_pod_reads_the_clock() -> None:
+    states: set[int] = set()
+    ends: Ends = {}
+    for passes in (False, True):
+        trace = Trace()
+        if passes:
+            event = trace.event("clock", "time", TIME_PASSES)
+            trace.add(event, "clock", TIME_PASSES)
+            trace.passes(event)
+        before, event = trace.before(), trace.event("A", "go", READS_X)
+        trace.add(event, "A", READS_X)
+        ends[event] = READS_CLOCK
+        assert state_after(before, event, False, ends) is None  # what it ends after that is not known yet
+        ends[trace.reads_clock(event, "A", scope=POD)] = ()
+        assert state_after(before, event, False, ends) == trace.value
+        states.add(trace.value)
+    assert len(states) == 2
 
 
 def test_another_process_computes_the_same_fingerprint() -> None:

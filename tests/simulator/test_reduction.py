@@ -113,6 +113,7 @@ PROGRAMS: dict[str, dict[str, Program]] = {
     "timers": {"A": (("SLEEP", 1), ("APPEND", "x", "a")), "B": (("SLEEP", 1), ("APPEND", "x", "b"))},
     "timers one after the other": {"A": (("SLEEP", 2), GET_X), "B": (("SLEEP", 1), ("SET", "x", "1"), ("NOW",))},
     "a child": {"A": (("SPAWN", (GET_X, ("SET", "y", "1"))), GET_Y), "B": (("SET", "x", "1"), GET_Y)},
+    "time read and not read": {"A": (GET_X, ("NOW",), GET_X), "B": (("SETEX", "x", 3, "1"), ("SLEEP", 2), GET_Y)},
     "a key that ends": {"A": (("SETEX", "x", 30, "1"), ("SLEEP", 31), GET_X), "B": (("INCR", "x"),)},
 }
 FAULTS: dict[str, tuple[Fault, ...]] = {
@@ -130,6 +131,7 @@ STRUCK = (
     "a script by its hash",
     "timers one after the other",
     "a key that ends",
+    "time read and not read",
 )
 
 
@@ -181,3 +183,17 @@ def test_replies_to_actors_of_one_pod_never_commute(explore: Explore) -> None:
     assert reduced.outcomes == whole.outcomes
     assert len(reduced.outcomes) > 1
     assert reduced.run <= whole.run / 3
+
+
+def test_time_that_passes_among_commands_that_do_not_depend_on_it_is_tried_once(explore: Explore) -> None:
+    def schedules(*commands: Any) -> int:
+        return explore({"A": commands, "B": (("SETEX", "y", 30, "1"),)}, Bounds(preemptions=0), TimePasses()).run
+
+    assert schedules(*[GET_X] * 2) == schedules(*[GET_X] * 5)
+    depends: dict[str, Program] = {
+        "gives a life": (("SETEX", "x", 30, "1"),),
+        "reads the clock": (("NOW",), GET_X),
+        "reads a key that ends": (GET_Y,),
+    }
+    for name, commands in depends.items():
+        assert schedules(*commands * 2) < schedules(*commands * 5), name
