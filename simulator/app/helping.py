@@ -108,12 +108,14 @@ class _Helper:
         for key, cost in batch.reached:
             self._visited.note(key, cost)
         self._lab.table.know(batch.scripts, batch.unclear)
-        courses: dict[int, Course] = {}
+        ours: dict[int, Any] = {}  # branches of one course have most of it in common
+        for _, branch in batch.branches:
+            for step in branch.course.taken:
+                if id(step) not in ours:
+                    ours[id(step)] = _sendable(step, self._theirs, self._ours)
         records = []
         for cost, branch in batch.branches:
-            course = courses.get(id(branch.course))
-            if course is None:
-                course = courses[id(branch.course)] = _renamed(branch.course, self._theirs, self._ours)
+            course = Course(branch.course.decisions, tuple(ours[id(step)] for step in branch.course.taken))
             records.append(self._record(branch._replace(course=course), cost, batch.retries))
         return Answer(records, is_led=self._is_led())
 
@@ -127,7 +129,11 @@ class _Helper:
             return None
         for place in record.places if record.judged else record.places[:-1]:
             self._visited.note(place.key, cost)
-        return replace(record, course=_renamed(record.course, self._ours, self._theirs), events=[], prints=bool(places))
+        tail = Course(
+            record.course.decisions[branch.position :],
+            tuple(_sendable(step, self._ours, self._theirs) for step in record.course.taken[branch.position :]),
+        )
+        return replace(record, course=tail, events=[], prints=bool(places))
 
     def _is_led(self) -> bool:
         try:
@@ -137,14 +143,8 @@ class _Helper:
         return True
 
 
-def _renamed(course: Course, before: str, after: str) -> Course:
-    """The course with another folder's name in it."""
-    return Course(
-        course.decisions, tuple((actor, kind, _sendable(args, before, after)) for actor, kind, args in course.taken)
-    )
-
-
 def _sendable(value: Any, before: str, after: str) -> Any:
+    """The value as another process has it, with another folder's name in it."""
     if isinstance(value, str):
         return value.replace(before, after) if before in value else value
     if isinstance(value, bytes):

@@ -13,21 +13,22 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, wait
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 
-from podrace.simulator.search.frontier import Branch, Cost, Frontier, Key
+from podrace.simulator.search.frontier import Branch, Cost, Course, Frontier, Key
 from podrace.simulator.search.record import AnotherWayError, Record
 from podrace.simulator.world.footprints import CommandTable
 
-BEGINS_AFTER_S = 0.3
+BEGINS_AFTER_S = 0.1
 """A search that ends before needs no helpers: to start one takes longer."""
 BRANCHES = 4
 """So many a helper plays at a time: few are played in vain, and few messages sent."""
 BATCHES = 2
 """So many a helper has before it, so that it need not wait for the next."""
-LEAST_LEAD, MOST_LEAD, SHORTER, LONGER = 1, 50, 0.99, 1.2
-"""How much is left to us before what a helper gets: more where we had to wait for it, else less and less."""
+LEAST_LEAD, MOST_LEAD, SHORTER, LONGER = 1, 50, 0.998, 1.2
+"""How much is left to us before what a helper gets: more where we had to wait for it, else slowly less, so that we
+wait for one record in a hundred at most."""
 PATIENCE_S = 0.5
 """For so long the search waits for a helper's record at most; then it plays the branch itself."""
 MOST_LOOKED_AT = 500
@@ -53,6 +54,7 @@ class Answer:
     """What a helper has done: the branches' records, None for one that could not be made."""
 
     records: Sequence[Record | None]
+    """Their courses begin where their branches leave the courses that they come from."""
     is_led: bool = True
     """Whether nothing was noticed that the harness cannot lead."""
 
@@ -83,6 +85,12 @@ class _Given:
     branch: Branch
     future: Future[Answer]
     number: int
+
+
+def until_it_leaves(branch: Branch) -> Branch:
+    """The branch with no more of its course than a run has to follow."""
+    decisions, taken = branch.course
+    return branch._replace(course=Course(decisions[: branch.position], taken[: branch.position]))
 
 
 class Ahead:
@@ -182,8 +190,9 @@ class Ahead:
         if helper.search != self._search:
             helper.search, helper.told = self._search, 0
         table = self._table
+        sent = [(cost, until_it_leaves(branch)) for cost, branch in branches]
         batch = Batch(
-            self._search, self._retries, branches, noted[helper.told :], dict(table.texts), frozenset(table.unclear)
+            self._search, self._retries, sent, noted[helper.told :], dict(table.texts), frozenset(table.unclear)
         )
         helper.told = len(noted)
         try:
@@ -205,8 +214,11 @@ class Ahead:
             return None
         except Exception:  # it has died, or what it was to send cannot be sent
             return None
-        self.helped += record is not None
-        return record
+        if record is None:
+            return None
+        self.helped += 1
+        way, tail = until_it_leaves(given.branch).course, record.course
+        return replace(record, course=Course(way.decisions + tail.decisions, way.taken + tail.taken))
 
     def close(self) -> None:
         """Let the helpers put away what they have opened."""
