@@ -18,7 +18,7 @@ import os
 import sys
 import types
 import typing
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import chain
 from operator import attrgetter, is_
@@ -52,9 +52,13 @@ class OwnModules:
     def __init__(self, path: str, here: Here = current_inside, *, free: bool = False) -> None:
         self._path = path
         self._target = load_target(path)
-        self.plain = _plain_factory(path, self._target, here, free) if is_plain(self._target) else None
+        self.plain: Target | None = None
         """Makes pods of plain code; None where the target is none."""
-        if self.plain is not None:
+        self.is_own: Callable[[str], bool] = lambda name: name in self._names
+        """Whether a module is one of the target's own, by its name."""
+        if is_plain(self._target):
+            self.is_own = _owned_by_plain(path, self._target)
+            self.plain = _plain_factory(path, self.is_own, self._target, here, free)
             self.afresh = True
             return
         self._names = _own_modules(path.partition(":")[0])
@@ -74,10 +78,6 @@ class OwnModules:
         view = View(frozenset(self._names).__contains__, packages_of(self._names), self._code)
         found: Target = getattr(view.load(module_name), attribute)
         return found
-
-    def is_own(self, name: str) -> bool:
-        """Whether a module is one of the target's own."""
-        return name in self._names
 
     def has_changed(self) -> bool:
         """Whether pods that shared the modules have changed what these hold. From then on they share them no longer."""
@@ -101,25 +101,31 @@ class OwnModules:
             yield sys.modules[name]
 
 
-def _plain_factory(path: str, target: Any, here: Here, free: bool) -> Target:
-    """A factory of pods of plain code, which own the packages named, the target's module, and what lies near that."""
-    from podrace.simulator.world.plain.standard import standard  # all that it replaces is loaded only here
-
+def _owned_by_plain(path: str, target: Any) -> Callable[[str], bool]:
+    """Plain code owns the packages named, the target's module, and what lies near that."""
     module = path.partition(":")[0]
     for package in target.own_packages:
         if _spec_of(package) is None:
             raise UsageError(f"target {path!r}: @podrace.own names {package}, and there is no such module")
     roots = (module, *target.own_packages)
     folder = _folder_of(module)
-    above = packages_of(roots)
-    code = Code()
     known: dict[str, bool] = {}
 
     def is_own(name: str) -> bool:
         if name not in known:
+            known[name] = False  # while it is looked for: who looks for files is asked here whose module it is
             known[name] = any(name == root or name.startswith(f"{root}.") for root in roots) or _lies_in(folder, name)
         return known[name]
 
+    return is_own
+
+
+def _plain_factory(path: str, is_own: Callable[[str], bool], target: Any, here: Here, free: bool) -> Target:
+    """A factory of pods of plain code, whose own modules are run afresh for each."""
+    from podrace.simulator.world.plain.standard import standard  # all that it replaces is loaded only here
+
+    above = packages_of((path.partition(":")[0], *target.own_packages))
+    code = Code()
     base = standard(here, free=free)
     return target_in(lambda: View(is_own, above, code, base), path)
 

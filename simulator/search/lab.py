@@ -157,7 +157,7 @@ class InlineLab(Lab):
         self._connections = self.probe.connections()
         self._native_threads = native_threads()
         self._stack.enter_context(libraries.led(current_env, greenlet.getcurrent))
-        self._stack.enter_context(watched(refuse_current, None if self._modules.plain else self._modules.is_own))
+        self._stack.enter_context(watched(refuse_current, self._modules.is_own))
         self._stack.enter_context(quiet_collector(FEW) if self._modules.plain else quiet_collector())
         self._stack.callback(self._close_clients)
         return self

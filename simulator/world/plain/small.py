@@ -8,6 +8,7 @@ import pickle as real_pickle
 import random as real_random
 import secrets as real_secrets
 import signal as real_signal
+import socket as real_socket
 import sys
 import time as real_time
 import uuid as real_uuid
@@ -117,6 +118,10 @@ def uuid_names(here: Here) -> dict[str, Any]:
     return names | {name: lambda *_, **__: drawn(4) for name in ("uuid6", "uuid7") if hasattr(real_uuid, name)}
 
 
+_BOUND = [name for name, value in vars(real_random).items() if getattr(value, "__self__", None) is real_random._inst]
+"""What `random` has of its hidden generator."""
+
+
 def random_names(here: Here) -> dict[str, Any]:
     class Random(real_random.Random):
         def seed(self, a: Any = None, version: int = 2) -> None:
@@ -129,9 +134,7 @@ def random_names(here: Here) -> dict[str, Any]:
     def of_the_pod(name: str) -> Callable[..., Any]:
         return lambda *args, **options: getattr(here().env.rng, name)(*args, **options)
 
-    hidden = real_random._inst
-    bound = {name for name, value in vars(real_random).items() if getattr(value, "__self__", None) is hidden}
-    return {name: of_the_pod(name) for name in bound} | {"Random": Random, "SystemRandom": SystemRandom}
+    return {name: of_the_pod(name) for name in _BOUND} | {"Random": Random, "SystemRandom": SystemRandom}
 
 
 def secrets_names(here: Here) -> dict[str, Any]:
@@ -201,7 +204,13 @@ class _Environ(MutableMapping[str, str]):
 
 def os_names(here: Here) -> dict[str, Any]:
     environ = _Environ(here)
+
+    def uname() -> os.uname_result:
+        system, _, *others = os.uname()
+        return os.uname_result((system, host_of(here), *others))
+
     return {
+        "uname": uname,
         "environ": environ,
         "getenv": lambda name, default=None: environ.get(name, default),
         "urandom": lambda size: here().env.rng.randbytes(size),
@@ -237,11 +246,25 @@ def pickle_names(here: Here) -> dict[str, Any]:
 
         return called
 
-    return {name: among_its_own(getattr(real_pickle, name)) for name in ("dump", "dumps", "load", "loads")}
+    class Pickler(real_pickle.Pickler):
+        dump = among_its_own(real_pickle.Pickler.dump)
+
+    class Unpickler(real_pickle.Unpickler):
+        load = among_its_own(real_pickle.Unpickler.load)
+
+    names = {name: among_its_own(getattr(real_pickle, name)) for name in ("dump", "dumps", "load", "loads")}
+    return names | {"Pickler": Pickler, "Unpickler": Unpickler}
+
+
+def host_of(here: Here) -> str:
+    return f"pod-{here().env.name.lower()}"
 
 
 def socket_names(here: Here) -> dict[str, Any]:
-    return {"gethostname": lambda: f"pod-{here().env.name.lower()}"}
+    return {
+        "gethostname": lambda: host_of(here),
+        "getfqdn": lambda name="": real_socket.getfqdn(name) if name else host_of(here),
+    }
 
 
 class _Modules(MutableMapping[str, Any]):

@@ -13,7 +13,7 @@ from podrace.simulator.world.view import Standard
 
 COPIED = frozenset(
     {
-        *("threading", "_threading_local", "queue", "sched"),
+        *("threading", "_threading_local", "queue", "sched", "timeit", "email.utils"),
         *("concurrent.futures", "concurrent.futures._base", "concurrent.futures.thread"),
     }
 )
@@ -37,6 +37,7 @@ FACADES: Mapping[str, Callable[[Here], Mapping[str, Any]]] = {
     "socket": small.socket_names,
     "signal": small.signal_names,
     "pickle": small.pickle_names,
+    "platform": lambda here: {"node": lambda: small.host_of(here)},
     "sys": small.sys_names,
     "importlib": small.importlib_names,
     "atexit": lambda here: {"register": lambda function, *_, **__: function},

@@ -91,6 +91,9 @@ def thread_names(here: Here) -> dict[str, Any]:
     def not_by_itself(*_: Any, **__: Any) -> None:
         here().refuse("starts a thread by _thread", "use threading.Thread")
 
+    def interrupt_main(*_: Any) -> None:
+        here().refuse("handles or sends signals", "leave that to the program around the pod")
+
     def local() -> PerActor:
         return PerActor(get_ident)
 
@@ -98,6 +101,7 @@ def thread_names(here: Here) -> dict[str, Any]:
         "allocate_lock": lock, "allocate": lock, "LockType": lock, "lock": lock, "_set_sentinel": lock,
         "get_ident": get_ident, "get_native_id": get_ident, "_get_main_thread_ident": lambda: 0, "_local": local,
         "start_new_thread": not_by_itself, "start_new": not_by_itself, "start_joinable_thread": not_by_itself,
+        "interrupt_main": interrupt_main,
     }  # fmt: skip
 
 

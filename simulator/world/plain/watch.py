@@ -9,21 +9,30 @@ from __future__ import annotations
 
 import _posixsubprocess
 import _thread
+import ctypes
+import fcntl
+import importlib.util
+import multiprocessing.context
 import os
 import random
+import resource
+import runpy
 import secrets
 import select
 import selectors
 import signal
 import socket
+import ssl
+import stat
 import subprocess
 import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from functools import partial
+from pathlib import Path
 from typing import Any, TextIO
 
 from podrace.simulator.errors import place_of
@@ -37,11 +46,26 @@ _CONNECTS = f"name the package that makes the client in @podrace.own where that 
 _SLEEPS = "sleeps", "use runtime.sleep, or name the module that sleeps in @podrace.own"
 _STARTS_THREAD = "starts a thread of its own", "use runtime.spawn, or name the module that starts it in @podrace.own"
 _STARTS_PROCESS = "starts a process", _OUTSIDE
+_WAITS_FOR_PROCESS = "starts or waits for processes", _OUTSIDE
+_SHARES = "shares something with processes", "within a pod use that of threading or of queue"
 _CHANGES_PROCESS = "changes what all pods of one process would share", "keep it in the pod, or hand it in as an option"
 _WAITS = "waits for files or sockets", _OUTSIDE
 _SIGNALS = "handles or sends signals", "leave that to the program around the pod"
-_READS_CLOCK = "reads a clock that is not the run's", "use env.runtime.now()"
-_BY_CHANCE = "draws at random", "use env.rng"
+_READS_CLOCK = (
+    "reads a clock that is not the run's",
+    "use env.runtime.now(), or import time in a module that @podrace.own names",
+)
+_BY_CHANCE = "draws at random", "use env.rng, or import random in a module that @podrace.own names"
+_CALLS_C = "calls a library in C", _OUTSIDE
+_LOCKS_FILE = "locks a file", _OUTSIDE
+_OPENS_PAIR = "opens sockets or pipes", "let the threads of a pod talk by a queue.Queue"
+_ASKS_FOR_TIMES = "asks for the time of a file", "keep the time beside the file, as time.time() tells it"
+_BESIDE_IMPORTS = "runs a module beside its imports", "import it by its name"
+
+_SHARED = (
+    *("Lock", "RLock", "Condition", "Semaphore", "BoundedSemaphore", "Event", "Barrier"),
+    *("Queue", "JoinableQueue", "SimpleQueue", "Pipe", "Value", "Array", "RawValue", "RawArray"),
+)
 
 Functions = dict[int, tuple[Callable[..., Any], tuple[str, str]]]
 """By the function's id: the function, what it does, and what to do instead."""
@@ -67,10 +91,18 @@ _REFUSED_IN_OWN: Functions = {
             (one for one in vars(random).values() if isinstance(getattr(one, "__self__", None), random.Random)),
             _BY_CHANCE,
         ),
+        ((ssl.RAND_bytes,), _BY_CHANCE),
+        ((os.times, os.getloadavg, resource.getrusage), _READS_CLOCK),
+        ((os.path.getmtime, os.path.getatime, os.path.getctime), _ASKS_FOR_TIMES),
+        ((os.wait, os.wait3, os.wait4, os.waitpid), _WAITS_FOR_PROCESS),
+        ((fcntl.flock, fcntl.lockf), _LOCKS_FILE),
+        ((socket.socketpair,), _OPENS_PAIR),
+        ((getattr(multiprocessing, name) for name in _SHARED), _SHARES),
+        ((runpy.run_path, runpy.run_module, importlib.util.module_from_spec), _BESIDE_IMPORTS),
     )
     for function in functions
 }
-"""Libraries read clocks and draw at random for ends of their own: refused is what a target's own modules do."""
+"""Libraries do all that for ends of their own: refused is what a target's own modules do."""
 _NAMED_ANYWHERE = _REFUSED | _REFUSED_IN_OWN
 """Functions that modules import by name."""
 _OURS = __name__.partition(".world.")[0] + "."
@@ -92,26 +124,39 @@ _ASKED_FOR_WHERE_THEY_STAND: tuple[tuple[Any, tuple[str, ...], tuple[str, str]],
     (os, ("system", "fork", "forkpty", "posix_spawn", "posix_spawnp", "execv", "execve"), _STARTS_PROCESS),
     (os, ("putenv", "unsetenv", "chdir"), _CHANGES_PROCESS),
     (os, ("kill", "killpg"), _SIGNALS),
-    (signal, ("setitimer", "alarm", "pause", "pthread_kill"), _SIGNALS),
+    (signal, ("setitimer", "alarm", "pause", "pthread_kill", "raise_signal"), _SIGNALS),
     (signal, ("sigwait", "sigwaitinfo", "sigtimedwait"), _SIGNALS),
     (os, ("_exit", "abort"), ("ends its process", "let it raise an exception, or return")),
 )
+_ASKED_IN_OWN = (
+    (ctypes.CDLL, ("__init__", "__getattr__", "__getitem__"), _CALLS_C),
+    (multiprocessing.context.BaseContext, _SHARED, _SHARES),
+)
+_TELL_TIMES = ((os, ("stat", "lstat", "fstat")), (Path, ("stat", "lstat")))
 _known: dict[str, tuple[Any, list[str]]] = {}
 """By name, a module with the names that it has for these functions."""
 
 
 @contextmanager
-def watched(refuse: Refuse, is_own: Callable[[str], bool] | None = None) -> Iterator[None]:
+def watched(refuse: Refuse, is_own: Callable[[str], bool]) -> Iterator[None]:
     """Meanwhile a pod that does what cannot be led is refused. `is_own` knows the target's own modules by name."""
     with ExitStack() as stack:
-        for owner, names_of_it, what in _ASKED_FOR_WHERE_THEY_STAND:
+
+        def put(owner: Any, names_of_it: Sequence[str], make: Callable[[Callable[..., Any]], Any]) -> None:
             for name in filter(partial(hasattr, owner), names_of_it):
                 own = name in vars(owner)
                 real = getattr(owner, name)
-                setattr(owner, name, _checked(real, what, refuse))
+                setattr(owner, name, make(real))
                 stack.callback(setattr, owner, name, real) if own else stack.callback(delattr, owner, name)
+
+        for owner, names_of_it, what in _ASKED_FOR_WHERE_THEY_STAND:
+            put(owner, names_of_it, partial(_checked, what=what, refuse=refuse))
+        for owner, names_of_it, what in _ASKED_IN_OWN:
+            put(owner, names_of_it, partial(_checked, what=what, refuse=refuse, is_own=is_own))
+        for owner, names_of_it in _TELL_TIMES:
+            put(owner, names_of_it, partial(_without_times, refuse=refuse, is_own=is_own))
         checked = {key: _checked(*found, refuse) for key, found in _REFUSED.items()}
-        checked |= {key: _checked(*found, refuse, is_own) for key, found in _REFUSED_IN_OWN.items()} if is_own else {}
+        checked |= {key: _checked(*found, refuse, is_own) for key, found in _REFUSED_IN_OWN.items()}
         for names, name, real in list(_places()):
             if id(real) in checked:
                 names[name] = checked[id(real)]
@@ -150,6 +195,37 @@ def _checked(
         return real(*args, **options)
 
     return function
+
+
+def _without_times(real: Callable[..., Any], refuse: Refuse, is_own: Callable[[str], bool]) -> Callable[..., Any]:
+    """A function that tells of a file, without its times where one of a target's own modules asks."""
+
+    def function(*args: Any, **options: Any) -> Any:
+        found = real(*args, **options)
+        return _Stat(found, refuse) if is_own(sys._getframe(1).f_globals.get("__name__", "")) else found
+
+    return function
+
+
+class _Stat:
+    """What is known of a file, but for its times, which are of no run's clock."""
+
+    def __init__(self, real: os.stat_result, refuse: Refuse) -> None:
+        self._real = real
+        self._refuse = refuse
+
+    def __getattr__(self, name: str) -> Any:
+        if "time" in name:
+            self._ask(sys._getframe(1))
+        return getattr(self._real, name)
+
+    def __getitem__(self, index: int) -> Any:
+        if index in (stat.ST_ATIME, stat.ST_MTIME, stat.ST_CTIME):
+            self._ask(sys._getframe(1))
+        return self._real[index]
+
+    def _ask(self, frame: Any) -> None:
+        self._refuse(lambda: unled(_ASKS_FOR_TIMES[0], place_of(frame), _ASKS_FOR_TIMES[1]))
 
 
 def _is_the_harness(frame: Any) -> bool:

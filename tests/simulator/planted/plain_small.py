@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import copy
 import datetime as dates
+import email.utils
 import functools
 import io
+import logging
 import os
 import pickle
+import platform
 import random
 import secrets
 import socket
@@ -18,7 +21,10 @@ import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from stat import S_ISREG
 from time import monotonic, sleep
+from timeit import default_timer, timeit
 from typing import Any
 
 import podrace
@@ -212,11 +218,53 @@ def finalizers() -> Any:
     return told
 
 
+def pickled_by_hand() -> Any:
+    job, file = Job(), io.BytesIO()
+    pickle.Pickler(file).dump(job)
+    return pickle.Unpickler(io.BytesIO(file.getvalue())).load() == job == pickle.loads(file.getvalue())
+
+
+class Kept(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__()
+        self.records: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append(record)
+
+
+def clocks_of_libraries() -> Any:
+    began_s = default_timer()
+    took_s = timeit(lambda: sleep(SHORT_S), number=1)
+    log, kept = logging.Logger("not registered"), Kept()
+    log.addHandler(kept)
+    log.warning("when?")
+    sent = email.utils.parsedate_to_datetime(email.utils.formatdate())
+    return (
+        SHORT_S <= took_s < 9, took_s <= default_timer() - began_s, abs(kept.records[0].created - time.time()) < 100,
+        abs(sent.timestamp() - time.time()) < 100, abs(email.utils.localtime().timestamp() - time.time()) < 100,
+        email.utils.make_msgid() != email.utils.make_msgid(),
+    )  # fmt: skip
+
+
+def name_of_the_machine() -> Any:
+    return socket.gethostname() == platform.node() == os.uname().nodename == os.uname()[1]
+
+
+def files() -> Any:
+    path = Path(__file__)
+    return (
+        path.stat().st_size == os.stat(path).st_size == os.path.getsize(path) > 0, path.exists(), path.is_file(),
+        S_ISREG(os.lstat(path).st_mode), os.path.isdir(path.parent), len(list(path.parent.glob(path.name))),
+    )  # fmt: skip
+
+
 PROGRAMS = {
     program.__name__: program
     for program in (
         clocks, clocks_that_show, sleeps, datetimes, datetime_subclass, uuids, chance, secret_things, defaults,
         this_machine, this_module, given_out, pickled, other_clocks, cached, finalizers, environment_variables,
+        pickled_by_hand, clocks_of_libraries, name_of_the_machine, files,
     )
 }  # fmt: skip
 

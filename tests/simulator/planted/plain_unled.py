@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import _thread
 import asyncio
+import builtins
+import ctypes
+import fcntl
+import http.cookiejar
+import importlib.util
 import logging
 import multiprocessing
 import os
+import resource
+import runpy
 import select
 import selectors
 import signal
 import socket
+import ssl
 import time
 from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import redis
@@ -103,6 +112,88 @@ class Unled:
 
     def sets_an_alarm(self) -> None:
         signal.setitimer(signal.ITIMER_REAL, 0)
+
+    def sends_itself_a_signal(self) -> None:
+        signal.raise_signal(signal.SIGURG)
+
+    def interrupts_the_main_thread(self) -> None:
+        _thread.interrupt_main(signal.SIGURG)
+
+    def waits_for_a_process(self) -> None:
+        os.waitpid(-1, os.WNOHANG)
+
+    def sleeps_in_c(self) -> None:
+        ctypes.CDLL(None).usleep(1)
+
+    def sleeps_in_c_by_a_loader(self) -> None:
+        ctypes.cdll.LoadLibrary("libc.so.6").usleep(1)
+
+    def sleeps_in_c_by_python_itself(self) -> None:
+        ctypes.pythonapi.sched_yield()
+
+    def talks_by_a_pair_of_sockets(self) -> None:
+        socket.socketpair()
+
+    def talks_by_a_pipe(self) -> None:
+        multiprocessing.Pipe()
+
+    def waits_for_a_process_event(self) -> None:
+        multiprocessing.Event().wait(0.001)
+
+    def takes_a_process_lock(self) -> None:
+        multiprocessing.get_context("fork").Lock().acquire(timeout=0.001)
+
+    def asks_a_process_queue(self) -> None:
+        multiprocessing.Queue().empty()
+
+    def shares_a_value(self) -> None:
+        multiprocessing.Value("i")
+
+    def locks_a_file(self) -> None:
+        with open(__file__, encoding="utf-8") as file:
+            fcntl.flock(file, fcntl.LOCK_SH)
+
+    def locks_a_part_of_a_file(self) -> None:
+        with open(__file__, encoding="utf-8") as file:
+            fcntl.lockf(file, fcntl.LOCK_SH)
+
+    def asks_how_old_a_file_is(self) -> float:
+        return time.time() - os.path.getmtime(__file__)
+
+    def asks_a_path_how_old_it_is(self) -> bool:
+        return Path(__file__).stat().st_mtime < time.time()
+
+    def asks_the_system_how_old_a_file_is(self) -> bool:
+        return os.stat(__file__).st_mtime_ns < time.time_ns()
+
+    def asks_by_number_how_old_a_file_is(self) -> bool:
+        return os.stat(__file__)[8] < time.time()
+
+    def asks_how_long_it_worked(self) -> float:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_utime
+
+    def asks_for_the_times_of_its_process(self) -> float:
+        return os.times().elapsed
+
+    def asks_how_busy_the_machine_is(self) -> float:
+        return os.getloadavg()[0]
+
+    def draws_bytes_by_ssl(self) -> bytes:
+        return ssl.RAND_bytes(1)
+
+    def reads_the_clock_of_the_process(self) -> float:
+        return float(builtins.__import__("time").time())
+
+    def reads_the_clock_through_a_library(self) -> float:
+        return http.cookiejar.time.time()  # type: ignore[attr-defined]
+
+    def runs_a_file(self) -> None:
+        runpy.run_path(__file__)
+
+    def makes_a_module_of_a_file(self) -> None:
+        spec = importlib.util.spec_from_file_location("plug_in", __file__)
+        assert spec is not None
+        importlib.util.module_from_spec(spec)
 
     def starts_a_thread_below_threading(self) -> None:
         _thread.start_new_thread(int, ())
