@@ -18,6 +18,7 @@ from typing import Any
 
 from podrace.simulator.target import PodEnv
 from podrace.simulator.world.clock import US_PER_S
+from podrace.simulator.world.plain.threads import PerActor
 
 
 @contextmanager
@@ -49,32 +50,13 @@ def led(current: Callable[[], PodEnv | None], actor: Callable[[], Any]) -> Itera
         env = current()
         return uuid.UUID(int=env.rng.getrandbits(128), version=4) if env else uuid.uuid1()
 
-    class Local:
-        """One set of attributes an actor."""
-
-        def __init__(self) -> None:
-            object.__setattr__(self, "_by_actor", {})
-
-        def _own(self) -> dict[str, Any]:
-            own: dict[str, Any] = object.__getattribute__(self, "_by_actor").setdefault(actor(), {})
-            return own
-
-        def __getattr__(self, name: str) -> Any:
-            try:
-                return self._own()[name]
-            except KeyError:
-                raise AttributeError(name) from None
-
-        def __setattr__(self, name: str, value: Any) -> None:
-            self._own()[name] = value
-
     module: Any = redis.lock
     asynchronous: Any = redis.asyncio.lock
     records: Any = logging
     before = module.mod_time, module.uuid, module.threading, asynchronous.uuid
     module.mod_time = SimpleNamespace(monotonic=now, sleep=sleep, time=now)
     module.uuid = asynchronous.uuid = SimpleNamespace(uuid1=uuid1)
-    module.threading = SimpleNamespace(local=lambda: Local() if current() else threading.local())
+    module.threading = SimpleNamespace(local=lambda: PerActor(actor) if current() else threading.local())
     records.time = LoggingTime()
     try:
         yield

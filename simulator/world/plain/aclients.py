@@ -7,7 +7,7 @@ from typing import Any
 
 import redis.asyncio as real_redis
 
-from podrace.simulator.world.plain.clients import KEPT, Pool, client_of, named, options_of
+from podrace.simulator.world.plain.clients import KEPT, Made, client_of, named, names_with
 from podrace.simulator.world.plain.inside import Here
 from podrace.simulator.world.plain.loop import request
 
@@ -18,21 +18,13 @@ def aioredis_names(here: Here) -> dict[str, Any]:
     def ask(function: Callable[[], Any]) -> Any:
         return request(here, function)
 
-    class Redis(real_redis.Redis):
+    class Redis(Made, real_redis.Redis):  # type: ignore[misc]
         def __init__(self, *args: Any, **options: Any) -> None:
             self._sync = client_of(here(), named(args, options))
             self.response_callbacks: Any = {}
             self.connection: Any = None
             self.single_connection_client = False
             self.auto_close_connection_pool = False
-
-        @classmethod
-        def from_url(cls, url: str, **options: Any) -> Any:  # type: ignore[override]
-            return cls(**options_of(url, options))
-
-        @classmethod
-        def from_pool(cls, connection_pool: Any) -> Any:
-            return cls(connection_pool=connection_pool)
 
         async def execute_command(self, *args: Any, **options: Any) -> Any:
             return await ask(lambda: self._sync.execute_command(*args, **options))
@@ -66,19 +58,13 @@ def aioredis_names(here: Here) -> dict[str, Any]:
         def __del__(self, *_: Any, **__: Any) -> None:
             """There is nothing to close."""
 
-    def cannot(*_: Any, **__: Any) -> Any:
-        here().refuse("talks to a cluster or a sentinel", "use redis.asyncio.Redis: one node is what can be led")
-
-    return {
-        "Redis": Redis, "StrictRedis": Redis, "from_url": Redis.from_url, "ConnectionPool": Pool,
-        "BlockingConnectionPool": Pool, "RedisCluster": cannot, "Sentinel": cannot,
-    }  # fmt: skip
+    return names_with(Redis, here)
 
 
 def free_names(here: Here) -> dict[str, Any]:
     """The real client, which leads to the pod's server whatever address it names."""
 
-    class Redis(real_redis.Redis):
+    class Redis(Made, real_redis.Redis):  # type: ignore[misc]
         def __init__(self, *args: Any, **options: Any) -> None:
             inside = here()
             asked = named(args, options)
@@ -91,14 +77,7 @@ def free_names(here: Here) -> dict[str, Any]:
             )
             super().__init__(**where, **{name: asked[name] for name in KEPT if asked.get(name) is not None})
 
-        @classmethod
-        def from_url(cls, url: str, **options: Any) -> Any:  # type: ignore[override]
-            return cls(**options_of(url, options))
-
-    return {
-        "Redis": Redis, "StrictRedis": Redis, "from_url": Redis.from_url, "ConnectionPool": Pool,
-        "BlockingConnectionPool": Pool,
-    }  # fmt: skip
+    return names_with(Redis, here)
 
 
 class Pipeline:

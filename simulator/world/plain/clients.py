@@ -36,6 +36,18 @@ class _Done:
         return iter(())
 
 
+class Made:
+    """Mixed into a client: the other ways to make one."""
+
+    @classmethod
+    def from_url(cls, url: str, **options: Any) -> Any:
+        return cls(**options_of(url, options))
+
+    @classmethod
+    def from_pool(cls, connection_pool: Any) -> Any:
+        return cls(connection_pool=connection_pool)  # type: ignore[call-arg]
+
+
 def redis_names(here: Here) -> dict[str, Any]:
     """`Redis`, `from_url` and pools. A client is the pod's own, whichever class it is asked of."""
 
@@ -43,7 +55,7 @@ def redis_names(here: Here) -> dict[str, Any]:
         def __instancecheck__(cls, thing: Any) -> bool:
             return isinstance(thing, real_redis.Redis) if cls is Redis else super().__instancecheck__(thing)
 
-    class Redis(real_redis.Redis, metaclass=Facade):
+    class Redis(Made, real_redis.Redis, metaclass=Facade):
         def __new__(cls, *args: Any, **options: Any) -> Any:
             made = client_of(here(), named(args, options))
             if cls is Redis:
@@ -53,19 +65,17 @@ def redis_names(here: Here) -> dict[str, Any]:
             vars(thing).update(vars(made))
             return thing
 
-        @classmethod
-        def from_url(cls, url: str, **options: Any) -> Any:
-            return cls(**options_of(url, options))
+    return names_with(Redis, here)
 
-        @classmethod
-        def from_pool(cls, connection_pool: Any) -> Any:
-            return cls(connection_pool=connection_pool)
+
+def names_with(client: Any, here: Here) -> dict[str, Any]:
+    """What leads to clients of this class, in `redis` as in `redis.asyncio`."""
 
     def cannot(*_: Any, **__: Any) -> Any:
-        here().refuse("talks to a cluster or a sentinel", "use redis.Redis: one node is what can be led")
+        here().refuse("talks to a cluster or a sentinel", "use Redis: one node is what can be led")
 
     return {
-        "Redis": Redis, "StrictRedis": Redis, "from_url": Redis.from_url, "ConnectionPool": Pool,
+        "Redis": client, "StrictRedis": client, "from_url": client.from_url, "ConnectionPool": Pool,
         "BlockingConnectionPool": Pool, "RedisCluster": cannot, "Sentinel": cannot,
     }  # fmt: skip
 

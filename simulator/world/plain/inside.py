@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, MutableMapping
 from typing import Any, NoReturn
 
 from podrace.simulator.errors import TargetError, place_of
@@ -70,6 +70,28 @@ class Inside:
 
 Here = Callable[[], Inside]
 """The pod whose actor is running. Raises PodKilledError where none is."""
+
+
+class PodsOwn(MutableMapping[Any, Any]):
+    """Leads to another mapping in each pod: to that which `of` finds for whoever runs."""
+
+    def __init__(self, of: Callable[[], MutableMapping[Any, Any]]) -> None:
+        self._of = of
+
+    def __getitem__(self, key: Any) -> Any:
+        return self._of()[key]
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self._of()[key] = value
+
+    def __delitem__(self, key: Any) -> None:
+        del self._of()[key]
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(list(self._of()))
+
+    def __len__(self) -> int:
+        return len(self._of())
 
 
 def inside_of(gate: Any) -> Inside:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import inspect
 import sys
 import threading
 from asyncio import base_events
@@ -284,48 +283,14 @@ def request(here: Here, function: Callable[[], Any]) -> Any:
     return loop.request(function)
 
 
-def _runner(here: Here) -> Any:
-    """asyncio.Runner, on the pod's loops."""
-
-    class Runner:
-        def __init__(self, *, debug: bool | None = None, loop_factory: Any = None) -> None:
-            self._loop = Loop(here())
-
-        def __enter__(self) -> Any:
-            return self
-
-        def __exit__(self, *_: Any) -> None:
-            self.close()
-
-        def get_loop(self) -> Loop:
-            return self._loop
-
-        def run(self, coro: Any, *, context: Any = None) -> Any:
-            if asyncio._get_running_loop() is not None:
-                raise RuntimeError("Runner.run() cannot be called from a running event loop")
-            return self._loop.run_until_complete(self._loop.create_task(coro, context=context))
-
-        def close(self) -> None:
-            loop = self._loop
-            left = asyncio.all_tasks(loop)
-            for task in left:
-                task.cancel()
-            if left:
-                loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
-            loop.run_until_complete(loop.shutdown_asyncgens())
-            loop.close()
-
-    return Runner
-
-
 def asyncio_names(here: Here) -> dict[str, Any]:
-    Runner = _runner(here)  # noqa: N806 - a class
+    class Runner(asyncio.Runner):  # type: ignore[misc]
+        def __init__(self, *, debug: bool | None = None, loop_factory: Any = None) -> None:
+            super().__init__(loop_factory=lambda: Loop(here()))
 
     def run(main: Any, *, debug: bool | None = None, loop_factory: Any = None) -> Any:
         if asyncio._get_running_loop() is not None:
             raise RuntimeError("asyncio.run() cannot be called from a running event loop")
-        if not inspect.iscoroutine(main):
-            raise ValueError(f"a coroutine was expected, got {main!r}")
         with Runner() as runner:
             return runner.run(main)
 

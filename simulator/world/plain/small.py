@@ -6,17 +6,17 @@ import datetime as real_datetime
 import os
 import pickle as real_pickle
 import random as real_random
-import secrets as real_secrets
 import signal as real_signal
 import socket as real_socket
 import sys
 import time as real_time
 import uuid as real_uuid
-from collections.abc import Callable, Iterator, MutableMapping
+from collections import ChainMap
+from collections.abc import Callable
 from typing import Any, Self
 
 from podrace.simulator.world.clock import EPOCH_S, US_PER_S
-from podrace.simulator.world.plain.inside import Here
+from podrace.simulator.world.plain.inside import Here, PodsOwn
 from podrace.simulator.world.steps import PAST_US
 
 CORES = 4
@@ -127,9 +127,17 @@ def random_names(here: Here) -> dict[str, Any]:
         def seed(self, a: Any = None, version: int = 2) -> None:
             super().seed(here().env.rng.getrandbits(64) if a is None else a, version)
 
-    class SystemRandom(Random):
-        def seed(self, *_: Any, **__: Any) -> None:
-            super().seed()
+    class SystemRandom(real_random.SystemRandom):
+        """Of the pod that draws: `secrets` has one for all of them."""
+
+        def random(self) -> float:
+            return here().env.rng.random()
+
+        def getrandbits(self, k: int) -> int:
+            return here().env.rng.getrandbits(k)
+
+        def randbytes(self, n: int) -> bytes:
+            return here().env.rng.randbytes(n)
 
     def of_the_pod(name: str) -> Callable[..., Any]:
         return lambda *args, **options: getattr(here().env.rng, name)(*args, **options)
@@ -137,65 +145,31 @@ def random_names(here: Here) -> dict[str, Any]:
     return {name: of_the_pod(name) for name in _BOUND} | {"Random": Random, "SystemRandom": SystemRandom}
 
 
-def secrets_names(here: Here) -> dict[str, Any]:
-    def token_bytes(nbytes: int | None = None) -> bytes:
-        return here().env.rng.randbytes(real_secrets.DEFAULT_ENTROPY if nbytes is None else nbytes)
-
-    def token_urlsafe(nbytes: int | None = None) -> str:
-        import base64
-
-        return base64.urlsafe_b64encode(token_bytes(nbytes)).rstrip(b"=").decode("ascii")
-
-    def randbelow(exclusive_upper_bound: int) -> int:
-        if exclusive_upper_bound <= 0:
-            raise ValueError("Upper bound must be positive.")
-        return here().env.rng.randrange(exclusive_upper_bound)
-
-    return {
-        "token_bytes": token_bytes, "token_hex": lambda nbytes=None: token_bytes(nbytes).hex(),
-        "token_urlsafe": token_urlsafe, "randbelow": randbelow, "choice": lambda seq: here().env.rng.choice(seq),
-        "randbits": lambda k: here().env.rng.getrandbits(k), "SystemRandom": random_names(here)["SystemRandom"],
-    }  # fmt: skip
-
-
-class _Environ(MutableMapping[str, str]):
+class _Environ(PodsOwn):
     """`os.environ` of the pod that runs: a copy of the process's, from where the pod first looks at it."""
 
     def __init__(self, here: Here) -> None:
-        self._here = here
+        def own() -> dict[str, str]:
+            inside = here()
+            if inside.environ is None:
+                inside.environ = dict(os.environ)
+            return inside.environ
 
-    @property
-    def _own(self) -> dict[str, str]:
-        inside = self._here()
-        if inside.environ is None:
-            inside.environ = dict(os.environ)
-        return inside.environ
-
-    def __getitem__(self, name: str) -> str:
-        return self._own[name]
+        super().__init__(own)
 
     def __setitem__(self, name: str, value: str) -> None:
         if not isinstance(name, str) or not isinstance(value, str):
             raise TypeError(f"str expected, not {type(value if isinstance(name, str) else name).__name__}")
-        self._own[name] = value
-
-    def __delitem__(self, name: str) -> None:
-        del self._own[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(list(self._own))
-
-    def __len__(self) -> int:
-        return len(self._own)
+        super().__setitem__(name, value)
 
     def copy(self) -> dict[str, str]:
-        return dict(self._own)
+        return dict(self)
 
     def __or__(self, other: Any) -> dict[str, str]:
-        return {**self._own, **other}
+        return {**self, **other}
 
     def __ror__(self, other: Any) -> dict[str, str]:
-        return {**other, **self._own}
+        return {**other, **self}
 
     def __ior__(self, other: Any) -> Self:
         self.update(other)
@@ -267,31 +241,9 @@ def socket_names(here: Here) -> dict[str, Any]:
     }
 
 
-class _Modules(MutableMapping[str, Any]):
-    """`sys.modules` as the pod sees it: its own modules before those of the process."""
-
-    def __init__(self, here: Here) -> None:
-        self._here = here
-
-    def __getitem__(self, name: str) -> Any:
-        own = self._here().view.modules
-        return own[name] if name in own else sys.modules[name]
-
-    def __setitem__(self, name: str, module: Any) -> None:
-        self._here().view.modules[name] = module
-
-    def __delitem__(self, name: str) -> None:
-        del self._here().view.modules[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter({**sys.modules, **self._here().view.modules})
-
-    def __len__(self) -> int:
-        return len({**sys.modules, **self._here().view.modules})
-
-
 def sys_names(here: Here) -> dict[str, Any]:
-    return {"modules": _Modules(here)}
+    """A pod sees its own modules before those of the process."""
+    return {"modules": PodsOwn(lambda: ChainMap(here().view.modules, sys.modules))}
 
 
 def importlib_names(here: Here) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from podrace.simulator.world.view import Standard
 
 COPIED = frozenset(
     {
-        *("threading", "_threading_local", "queue", "sched", "timeit", "email.utils"),
+        *("threading", "_threading_local", "queue", "sched", "timeit", "email.utils", "secrets"),
         *("concurrent.futures", "concurrent.futures._base", "concurrent.futures.thread"),
     }
 )
@@ -32,7 +32,6 @@ FACADES: Mapping[str, Callable[[Here], Mapping[str, Any]]] = {
     "datetime": small.datetime_names,
     "uuid": small.uuid_names,
     "random": small.random_names,
-    "secrets": small.secrets_names,
     "os": small.os_names,
     "socket": small.socket_names,
     "signal": small.signal_names,

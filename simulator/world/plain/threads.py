@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import sys
 from _thread import allocate_lock
-from collections.abc import Callable, Iterator, MutableMapping
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
 from podrace.simulator.world.locks import VirtualLock
-from podrace.simulator.world.plain.inside import Here, Inside
+from podrace.simulator.world.plain.inside import Here, Inside, PodsOwn
 from podrace.simulator.world.steps import PodKilledError
 
 
@@ -116,7 +116,7 @@ def _ident(here: Here) -> int:
 class PerActor:
     """`_thread._local`, as much of it as `threading` itself needs; others get that of `_threading_local`."""
 
-    def __init__(self, ident: Callable[[], int]) -> None:
+    def __init__(self, ident: Callable[[], Any]) -> None:
         vars(self).update(_ident=ident, _by_actor={})
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -129,34 +129,12 @@ class PerActor:
             raise AttributeError(name) from None
 
 
-class _Threads(MutableMapping[int, Any]):
-    """`threading._active`: the threads of the pod that asks."""
-
-    def __init__(self, here: Here) -> None:
-        self._here = here
-
-    def __getitem__(self, ident: int) -> Any:
-        return self._here().threads[ident]
-
-    def __setitem__(self, ident: int, thread: Any) -> None:
-        self._here().threads[ident] = thread
-
-    def __delitem__(self, ident: int) -> None:
-        del self._here().threads[ident]
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self._here().threads)
-
-    def __len__(self) -> int:
-        return len(self._here().threads)
-
-
 def adapt_threading(threading: ModuleType, here: Here, local: Callable[[], Any]) -> None:
     """Threads are actors; what is counted is counted for each pod."""
     names = threading.__dict__
     names["_CRLock"] = None  # so RLock() makes the one that is written in Python
     names["Lock"] = names["_allocate_lock"]
-    names["_active"] = _Threads(here)
+    names["_active"] = PodsOwn(lambda: here().threads)
     names["_newname"] = lambda template="Thread-%d": template % here().count(template)
     thread = names["Thread"]
     thread.start, thread.join, thread.is_alive = _starter(names, here), _join, _is_alive
