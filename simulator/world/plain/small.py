@@ -197,8 +197,14 @@ def os_names(here: Here) -> dict[str, Any]:
 
 
 def signal_names(here: Here) -> dict[str, Any]:
-    """No signal ever comes to a pod: it is killed without one."""
-    return {"signal": lambda number, handler: real_signal.SIG_DFL}
+    """No signal ever comes to a pod: it is killed without one. SIGINT is Ctrl-C, whoever sends it."""
+
+    def raise_signal(number: int) -> None:
+        if number != real_signal.SIGINT:
+            here().refuse("handles or sends signals", "leave that to the program around the pod")
+        real_signal.raise_signal(number)
+
+    return {"signal": lambda number, handler: real_signal.SIG_DFL, "raise_signal": raise_signal}
 
 
 def pickle_names(here: Here) -> dict[str, Any]:

@@ -124,7 +124,7 @@ _ASKED_FOR_WHERE_THEY_STAND: tuple[tuple[Any, tuple[str, ...], tuple[str, str]],
     (os, ("system", "fork", "forkpty", "posix_spawn", "posix_spawnp", "execv", "execve"), _STARTS_PROCESS),
     (os, ("putenv", "unsetenv", "chdir"), _CHANGES_PROCESS),
     (os, ("kill", "killpg"), _SIGNALS),
-    (signal, ("setitimer", "alarm", "pause", "pthread_kill", "raise_signal"), _SIGNALS),
+    (signal, ("setitimer", "alarm", "pause", "pthread_kill"), _SIGNALS),
     (signal, ("sigwait", "sigwaitinfo", "sigtimedwait"), _SIGNALS),
     (os, ("_exit", "abort"), ("ends its process", "let it raise an exception, or return")),
 )
