@@ -8,9 +8,9 @@ one effect and in order for its user; or in its place stands a part that names i
 
 Where `add_message` raised a ValueError, nothing was promised and nothing is kept. Where it raised a connection error,
 nobody can know: call again with the same message id, and the message is there exactly once. A status never goes
-backwards: where the server's record of it was damaged, asking is an error until the upload was done again; but where
-`keep_bytes` has dropped its bytes, an upload that was completed may then be `failed`. A dead pod delays a user's queue
-by no more than one lease.
+backwards: where the server's record of it was damaged, asking is an error until the upload was done again; but without
+`keep_bytes` an upload that was completed may then be `failed`. A dead pod delays a user's queue by no more than one
+lease.
 
 It rests on a memory agent that records the ids of a user's batches and never refuses one that it has, refuses an older
 fence, and a batch that comes when one of its files is over (see `memory`); on a server that keeps what it has
@@ -33,23 +33,10 @@ import orjson
 from redis.exceptions import RedisClusterException, RedisError
 
 from podrace.reference.accumulator import MemoryAgent
-from podrace.reference.durable_input import (
-    NewMessage,
-    Settings,
-    checked_placeholder,
-    checked_user_id,
-    read_message,
-)
-from podrace.reference.durable_scripts import SCRIPTS, Scripts
+from podrace.reference.durable_input import NewMessage, Settings, checked_id, checked_placeholder, read_message
+from podrace.reference.durable_scripts import SCRIPTS
 from podrace.reference.durable_server import NotDurableError, damages
-from podrace.reference.durable_store import (
-    Accepted,
-    Batch,
-    DamagedError,
-    DurableStore,
-    Item,
-    damaged_status,
-)
+from podrace.reference.durable_store import Accepted, Batch, DamagedError, DurableStore, Item, damaged_status
 from podrace.reference.durable_uploads import PASSING, Uploader
 from podrace.reference.runtime import Runtime
 from podrace.reference.status import COMPLETED, PENDING, Placeholder, Status, UploadFailedError, is_pending_placeholder
@@ -65,7 +52,7 @@ Image = Path | str | Mapping[str, Any]
 class DurablePod:
     """One instance of the service. `env` is what `targets.durable` gets; options are those of `Settings`."""
 
-    def __init__(self, env: Any, *, scripts: Scripts = SCRIPTS) -> None:
+    def __init__(self, env: Any, *, scripts: Mapping[str, str] = SCRIPTS) -> None:
         self._settings = settings = Settings.from_options(env.options)
         if env.redis.get_encoder().decode_responses:
             raise ValueError("the Redis client has decode_responses=True: expected bytes, images are among the replies")
@@ -76,11 +63,8 @@ class DurablePod:
             env.redis,
             prefix=env.prefix,
             holder=f"{env.name}-{env.rng.getrandbits(64):016x}",
+            settings=settings,
             scripts=scripts,
-            lease_ms=int(settings.lease_s * 1000),
-            remember_ms=int(settings.remember_s * 1000),
-            replicas=settings.wait_replicas,
-            wait_ms=int(settings.replica_timeout_s * 1000),
         )
         self._uploader = Uploader(self._store, env.gemini, env.runtime, settings)
         self._check_server()
@@ -100,7 +84,7 @@ class DurablePod:
         """Accept a message; the promise above begins with the return. Returns what stands for its images.
 
         The same `message_id` again is the same message, whatever else has changed, for `remember_s` after it was
-        absorbed. Raises one of the ValueErrors in `durable_input`: then nothing was accepted.
+        absorbed. Raises InvalidInputError or KeptBytesError: then nothing was accepted.
         """
         (outcome,) = self._accept([self._read(user_id, text, images, message_id)])
         if isinstance(outcome, Exception):
@@ -127,9 +111,7 @@ class DurablePod:
         )
 
     def _accept(self, messages: list[NewMessage]) -> list[list[dict[str, Any]] | Exception]:
-        settings = self._settings
-        keep_bytes = settings.keep_bytes != "no"
-        outcomes = self._store.accept(messages, keep_bytes=keep_bytes, max_kept_bytes=settings.max_kept_bytes)
+        outcomes = self._store.accept(messages)
         for message, outcome in zip(messages, outcomes, strict=True):
             if isinstance(outcome, Accepted) and outcome.new:
                 self._uploader.start(message)
@@ -198,24 +180,19 @@ class DurablePod:
         and whose pod is dead are taken over. Raises what the memory agent's connection raises: the batch is offered
         again, under the same id, once the claim has lapsed.
         """
-        user_id = checked_user_id(user_id)
+        user_id = checked_id(user_id, "user id")
         delivered = refused = 0
         while True:
-            claim = self._store.claim(
-                user_id,
-                self._store.new_id(),
-                lowest_fence=int(self._runtime.now() * 1000),
-                fewest=self._settings.absorb_limit,
-                most=max(self._settings.absorb_limit, self._settings.batch_limit),
-            )
-            if claim.batch is None:
-                self._uploader.take_over(user_id, claim.pending)
+            now_ms = int(self._runtime.now() * 1000)
+            claimed = self._store.claim(user_id, self._store.new_id(), lowest_fence=now_ms)
+            if not isinstance(claimed, Batch):
+                self._uploader.take_over(user_id, claimed)
                 return delivered
-            verdict = self._deliver(user_id, claim.batch)
+            verdict = self._deliver(user_id, claimed)
             if verdict == "acked":
-                delivered += len(claim.batch.items)
+                delivered += len(claimed.items)
                 refused = 0
-                if not claim.batch.more:
+                if not claimed.more:
                     return delivered
             elif verdict == "stale":
                 return delivered
@@ -245,13 +222,8 @@ class DurablePod:
 
     def _refused(self, user_id: str, batch: Batch, error: Exception) -> str:
         reason = f"{type(error).__name__}: {str(error)[:200]}"
-        verdict = self._store.dead_letter(
-            user_id,
-            batch,
-            refusals=self._settings.send_attempts,
-            reason=reason,
-            missing=_missing_record(batch.items[0], reason),
-        )
+        missing = _missing_record(batch.items[0], reason)
+        verdict = self._store.dead_letter(user_id, batch, reason=reason, missing=missing)
         _log.warning("user %r: batch %s refused (%s): %s", user_id, batch.batch_id, verdict, reason)
         return verdict
 

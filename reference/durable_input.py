@@ -31,32 +31,8 @@ _SIGNATURES = (
 )
 
 
-class InvalidUserIdError(ValueError):
-    """Nothing was accepted: the user's id is missing, empty, too long or no text."""
-
-
-class InvalidMessageIdError(ValueError):
-    """Nothing was accepted: the message's id is missing, empty, too long or no text."""
-
-
-class InvalidTextError(ValueError):
-    """Nothing was accepted: the text is none, or holds what UTF-8 has no form for."""
-
-
-class InvalidPlaceholderError(ValueError):
-    """Nothing was accepted: the image is neither a file nor the placeholder of an upload that this user has."""
-
-
-class ImageGoneError(ValueError):
-    """Nothing was accepted: the image's file cannot be read."""
-
-
-class NotAnImageError(ValueError):
-    """Nothing was accepted: the file is no PNG, JPEG, WebP, GIF, HEIC or HEIF."""
-
-
-class ImageTooLargeError(ValueError):
-    """Nothing was accepted: the image is larger than `max_image_bytes`."""
+class InvalidInputError(ValueError):
+    """Nothing was accepted: the text says what was expected, and what came instead."""
 
 
 class KeptBytesError(ValueError):
@@ -87,9 +63,8 @@ class Settings:
     max_image_bytes: int = 20 * 2**20
     max_kept_bytes: int = 200 * 2**20
     """Of all images of one user that are kept in Redis."""
-    keep_bytes: str = "acked"
-    """Until when: `acked` (a file that Gemini drops meanwhile is uploaded again), `uploaded`, or `no` (then an upload
-    whose pod dies is named as missing)."""
+    keep_bytes: bool = True
+    """Until the acknowledgement. Else an upload whose pod dies, or whose file Gemini drops, is named as missing."""
     remember_s: float = 3600.0
     """For how long an acknowledged message is known: longer than callers retry, and than clocks differ."""
     file_life_s: float = FILE_LIFE_S
@@ -100,9 +75,8 @@ class Settings:
     replica_timeout_s: float = 1.0
 
     def __post_init__(self) -> None:
-        for name, allowed in (("keep_bytes", ("acked", "uploaded", "no")), ("durability", ("refuse", "warn", "off"))):
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"option {name}: expected one of {', '.join(allowed)}, got {getattr(self, name)!r}")
+        if self.durability not in ("refuse", "warn", "off"):
+            raise ValueError(f"option durability: expected refuse, warn or off, got {self.durability!r}")
         if self.lease_s <= 0 or self.remember_s < self.lease_s:
             raise ValueError("options lease_s, remember_s: expected 0 < lease_s <= remember_s")
 
@@ -110,6 +84,9 @@ class Settings:
     def from_options(cls, options: Mapping[str, Any]) -> Settings:
         names = {field.name for field in fields(cls)}
         return cls(**{name: value for name, value in options.items() if name in names})
+
+
+DEFAULTS = Settings()
 
 
 @dataclass(frozen=True)
@@ -136,26 +113,28 @@ class NewMessage:
         return orjson.dumps({"message_id": self.message_id, "text": self.text, "images": self.images})
 
 
-def checked_user_id(user_id: object) -> str:
-    return _checked(user_id, "user id", InvalidUserIdError)
-
-
-def checked_message_id(message_id: object) -> str:
-    return _checked(message_id, "message id", InvalidMessageIdError)
+def new_placeholder(upload_id: str, filename: str, user_id: str, message_id: str) -> Placeholder:
+    return {
+        "upload_uuid": upload_id,
+        "filename": filename,
+        "pending": True,
+        "user_id": user_id,
+        "message_id": message_id,
+    }
 
 
 def checked_placeholder(placeholder: object, user_id: str | None = None) -> Placeholder:
     """A placeholder that `durable` made, of this user where one is named."""
     if not isinstance(placeholder, dict) or not is_pending_placeholder(placeholder):
-        raise InvalidPlaceholderError(f"placeholder: expected what add_message returned, got {_shown(placeholder)}")
+        raise InvalidInputError(f"placeholder: expected what add_message returned, got {_shown(placeholder)}")
     try:
         checked_upload_id(placeholder["upload_uuid"])
-        owner = checked_user_id(placeholder.get("user_id"))
-        checked_message_id(placeholder.get("message_id"))
+        owner = checked_id(placeholder.get("user_id"), "user id")
+        checked_id(placeholder.get("message_id"), "message id")
     except ValueError as error:
-        raise InvalidPlaceholderError(f"placeholder {_shown(placeholder)}: {error}") from None
+        raise InvalidInputError(f"placeholder {_shown(placeholder)}: {error}") from None
     if user_id is not None and owner != user_id:
-        raise InvalidPlaceholderError(f"placeholder {_shown(placeholder)}: it is not of user {_shown(user_id)}")
+        raise InvalidInputError(f"placeholder {_shown(placeholder)}: it is not of user {_shown(user_id)}")
     return placeholder
 
 
@@ -168,13 +147,13 @@ def read_message(
     compress: bool,
     max_image_bytes: int,
 ) -> NewMessage:
-    """Check a message and read its images. Raises one of the errors above, before anything is written."""
-    user = checked_user_id(user_id)
-    message = checked_message_id(message_id)
+    """Check a message and read its images. Raises InvalidInputError, before anything is written."""
+    user = checked_id(user_id, "user id")
+    message = checked_id(message_id, "message id")
     if not isinstance(text, str) or _bytes_of(text) is None:
-        raise InvalidTextError(f"text: expected a str that UTF-8 can hold, got {_shown(text)}")
+        raise InvalidInputError(f"text: expected a str that UTF-8 can hold, got {_shown(text)}")
     if not isinstance(images, Sequence) or isinstance(images, str | bytes):
-        raise InvalidPlaceholderError(f"images: expected a list of files and placeholders, got {_shown(images)}")
+        raise InvalidInputError(f"images: expected a list of files and placeholders, got {_shown(images)}")
     shown: list[dict[str, Any]] = []
     new: list[NewImage] = []
     again: list[Placeholder] = []
@@ -184,13 +163,8 @@ def read_message(
             if image.get("pending"):
                 again.append(shown[-1])
             continue
-        placeholder: Placeholder = {
-            "upload_uuid": _upload_id(user, message, position),
-            "filename": str(image).encode("utf-8", "replace").decode(),
-            "pending": True,
-            "user_id": user,
-            "message_id": message,
-        }
+        filename = str(image).encode("utf-8", "replace").decode()
+        placeholder = new_placeholder(_upload_id(user, message, position), filename, user, message)
         shown.append(placeholder)
         new.append(NewImage(placeholder, read_image(image, compress=compress, max_image_bytes=max_image_bytes)))
     return NewMessage(user, message, text, tuple(shown), tuple(new), tuple(again))
@@ -212,14 +186,14 @@ def read_image(image: Path | str, *, compress: bool, max_image_bytes: int) -> by
         finally:
             os.close(opened)
     except (OSError, TypeError, ValueError) as error:
-        raise ImageGoneError(f"image {_shown(image)}: cannot be read: {error}") from error
+        raise InvalidInputError(f"image {_shown(image)}: cannot be read: {error}") from error
     finally:
         if compressed:
             Path(compressed).unlink(missing_ok=True)
     if size > max_image_bytes:
-        raise ImageTooLargeError(f"image {_shown(image)}: expected at most {max_image_bytes} bytes, got {size}")
+        raise InvalidInputError(f"image {_shown(image)}: expected at most {max_image_bytes} bytes, got {size}")
     if mime_type(content) is None:
-        raise NotAnImageError(f"image {_shown(image)}: expected PNG, JPEG, WebP, GIF, HEIC or HEIF, got none of them")
+        raise InvalidInputError(f"image {_shown(image)}: expected PNG, JPEG, WebP, GIF, HEIC or HEIF, got none of them")
     return content
 
 
@@ -241,18 +215,19 @@ def _known_image(image: dict[str, Any], user_id: str) -> dict[str, Any]:
     try:
         orjson.dumps(image)
     except TypeError as error:
-        raise InvalidPlaceholderError(f"image {_shown(image)}: {error}") from None
+        raise InvalidInputError(f"image {_shown(image)}: {error}") from None
     if not isinstance(image.get("uri"), str):
-        raise InvalidPlaceholderError(f"image {_shown(image)}: expected a file, a placeholder, or a dict with a uri")
+        raise InvalidInputError(f"image {_shown(image)}: expected a file, a placeholder, or a dict with a uri")
     return image
 
 
-def _checked(value: object, what: str, error: type[ValueError]) -> str:
+def checked_id(value: object, what: str) -> str:
+    """The id of a user or a message; `what` says which."""
     if isinstance(value, str) and 0 < len(value) <= MAX_ID_BYTES and value.isascii():
         return value  # each read of a status passes here
     encoded = _bytes_of(value) if isinstance(value, str) else None
     if not encoded or len(encoded) > MAX_ID_BYTES:
-        raise error(f"{what}: expected a text of 1 to {MAX_ID_BYTES} bytes of UTF-8, got {_shown(value)}")
+        raise InvalidInputError(f"{what}: expected a text of 1 to {MAX_ID_BYTES} bytes of UTF-8, got {_shown(value)}")
     assert isinstance(value, str)
     return value
 

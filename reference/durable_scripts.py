@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,37 +27,19 @@ class NotReplicatedError(RedisTimeoutError):
         self.replies = replies
 
 
-@dataclass(frozen=True)
-class Scripts:
-    """The texts of `lua/`. A test hands in others, to see that a safeguard is missed."""
-
-    accept: str
-    renew: str
-    take: str
-    finish: str
-    claim: str
-    ack: str
-    dead_letter: str
-    requeue: str
-
-    @classmethod
-    def load(cls) -> Scripts:
-        folder = Path(__file__).with_name("lua")
-        return cls(**{field.name: (folder / f"{field.name}.lua").read_text() for field in fields(cls)})
-
-
-SCRIPTS = Scripts.load()
+SCRIPTS: Mapping[str, str] = {path.stem: path.read_text() for path in Path(__file__).with_name("lua").glob("*.lua")}
+"""The texts of `lua/`. A test hands in others, to see that a safeguard is missed."""
 
 
 class ScriptRunner:
     """Runs the scripts on a server, or on the nodes of a Cluster. What it raises is redis-py's."""
 
-    def __init__(self, client: redis.Redis, scripts: Scripts, *, replicas: int, wait_ms: int) -> None:
+    def __init__(self, client: redis.Redis, scripts: Mapping[str, str], *, replicas: int, wait_ms: int) -> None:
         self._redis: Any = client
         self._replicas = replicas
         self._wait_ms = wait_ms
-        self._texts = {field.name: getattr(scripts, field.name) for field in fields(scripts)}
-        self._sha = {name: hashlib.sha1(text.encode()).hexdigest() for name, text in self._texts.items()}
+        self._texts = scripts
+        self._sha = {name: hashlib.sha1(text.encode()).hexdigest() for name, text in scripts.items()}
 
     def run(self, name: str, keys: list[str], args: Sequence[Any]) -> Any:
         try:

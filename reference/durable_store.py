@@ -30,8 +30,8 @@ from urllib.parse import quote, unquote
 
 import orjson
 
-from podrace.reference.durable_input import InvalidPlaceholderError, KeptBytesError, NewMessage
-from podrace.reference.durable_scripts import SCRIPTS, Call, NotReplicatedError, ScriptRunner, Scripts
+from podrace.reference.durable_input import DEFAULTS, InvalidInputError, KeptBytesError, NewMessage, Settings
+from podrace.reference.durable_scripts import SCRIPTS, Call, NotReplicatedError, ScriptRunner
 from podrace.reference.status import COMPLETED, FAILED, PENDING, Placeholder, Status, unknown
 
 if TYPE_CHECKING:
@@ -70,23 +70,6 @@ class Batch:
     items: list[Item]
 
 
-@dataclass(frozen=True)
-class Claim:
-    """A batch; or the uploads that the queue waits for, as (upload id, id of the message that brought it in)."""
-
-    batch: Batch | None
-    pending: list[tuple[str, str]]
-
-
-@dataclass(frozen=True)
-class Taken:
-    """An upload to be tried (again): which attempt it is, and its bytes, empty where they were not kept."""
-
-    attempt: int
-    filename: str
-    content: bytes
-
-
 class DurableStore:
     """The scripts as functions. What they raise is redis-py's; a connection that broke leaves the outcome open."""
 
@@ -96,22 +79,22 @@ class DurableStore:
         *,
         prefix: str,
         holder: str = "operator",
-        scripts: Scripts = SCRIPTS,
-        lease_ms: int = 15_000,
-        remember_ms: int = 3_600_000,
-        replicas: int = 0,
-        wait_ms: int = 1000,
+        settings: Settings = DEFAULTS,
+        scripts: Mapping[str, str] = SCRIPTS,
     ) -> None:
         self.redis = client
         self.holder = holder
         self._prefix = prefix
         self._numbers = count(1)
         self._quoted = lru_cache(maxsize=10_000)(partial(quote, safe=""))
-        self._runner = ScriptRunner(client, scripts, replicas=replicas, wait_ms=wait_ms)
+        self._runner = ScriptRunner(
+            client, scripts, replicas=settings.wait_replicas, wait_ms=int(settings.replica_timeout_s * 1000)
+        )
         self._run = self._runner.run
         self.look_again = self._runner.look_again
-        self._lease_ms = lease_ms
-        self._remember_ms = remember_ms
+        self._settings = settings
+        self._lease_ms = int(settings.lease_s * 1000)
+        self._remember_ms = int(settings.remember_s * 1000)
 
     def new_id(self) -> str:
         """Of a claim, or of an attempt at an upload: nobody else has it."""
@@ -128,14 +111,12 @@ class DurableStore:
 
     # -- accepting
 
-    def accept(
-        self, messages: Sequence[NewMessage], *, keep_bytes: bool, max_kept_bytes: int
-    ) -> list[Accepted | Exception]:
+    def accept(self, messages: Sequence[NewMessage]) -> list[Accepted | Exception]:
         """Accept each message, or say why not, in one round trip.
 
         A placeholder of a message that was acknowledged takes one more: its status is then in the done record.
         """
-        calls = [self._accept_call(message, {}, keep_bytes, max_kept_bytes) for message in messages]
+        calls = [self._accept_call(message, {}) for message in messages]
         replies = self._runner.run_all(calls)
         for number, (message, reply) in enumerate(zip(messages, replies, strict=True)):
             if isinstance(reply, list) and reply[0] == b"unknown":
@@ -143,19 +124,17 @@ class DurableStore:
                 known = {
                     p["upload_uuid"]: _in_done(p, self._done(p)) for p in message.again if p["upload_uuid"] in wanted
                 }
-                call = self._accept_call(message, known, keep_bytes, max_kept_bytes)
-                replies[number] = self._runner.run_all([call])[0]
+                (replies[number],) = self._runner.run_all([self._accept_call(message, known)])
         return [_accepted(message, reply) for message, reply in zip(messages, replies, strict=True)]
 
-    def _accept_call(
-        self, message: NewMessage, known: Mapping[str, Status | None], keep_bytes: bool, max_kept_bytes: int
-    ) -> Call:
-        user, name = message.user_id, message.message_id
+    def _accept_call(self, message: NewMessage, known: Mapping[str, Status | None]) -> Call:
+        user, name, keep_bytes = message.user_id, message.message_id, self._settings.keep_bytes
         quoted = self._quoted(name)
         what = ["queue", "messages", f"done:{quoted}", "dead"]
         if message.new or message.again:
             what += ["uploads", f"lease:{quoted}"] + (["bytes", "state"] if keep_bytes else [])
-        args: list[Any] = [name, message.record(), self.holder, self._lease_ms, max_kept_bytes, len(message.new)]
+        args: list[Any] = [name, message.record(), self.holder, self._lease_ms, self._settings.max_kept_bytes]
+        args.append(len(message.new))
         for image in message.new:
             args += [image.placeholder["upload_uuid"], pending_status(image.placeholder)]
             args.append(image.content if keep_bytes else b"")
@@ -175,23 +154,18 @@ class DurableStore:
             args += [placeholder["upload_uuid"], pending_status(placeholder, percent), percent]
         return bool(self._run("renew", keys, args))
 
-    def take(self, user_id: str, upload_id: str, owner: str, attempt_id: str) -> Taken | None:
-        """Begin a further attempt; None where another pod is at it, or nothing is left to do."""
+    def take(self, user_id: str, upload_id: str, owner: str, attempt_id: str) -> tuple[int, str, bytes] | None:
+        """Begin a further attempt: which it is, the file's name, and its bytes, empty where they were not kept.
+
+        None where another pod is at it, or nothing is left to do.
+        """
         keys = self._keys(user_id, f"lease:{self._quoted(owner)}", "uploads", "bytes")
         reply = self._run("take", keys, [upload_id, self.holder, self._lease_ms, attempt_id])
-        return Taken(reply[0], orjson.loads(reply[1])["filename"] or "", reply[2]) if reply[0] else None
+        return (reply[0], orjson.loads(reply[1])["filename"] or "", reply[2]) if reply[0] else None
 
-    def finish(
-        self,
-        user_id: str,
-        upload_id: str,
-        status: Status,
-        *,
-        drop_bytes: bool,
-        replaces: str = "",
-    ) -> Status | None:
+    def finish(self, user_id: str, upload_id: str, status: Status, *, replaces: str = "") -> Status | None:
         """Write how an upload ended. Returns what stands: this status, another's, or None where nobody needs it."""
-        keys = self._keys(user_id, "uploads", "finished", *(("bytes", "state") if drop_bytes else ()))
+        keys = self._keys(user_id, "uploads", "finished", *(("bytes", "state") if status["status"] == FAILED else ()))
         reply = self._run("finish", keys, [upload_id, orjson.dumps(status), replaces])
         if reply[0]:
             return status
@@ -209,24 +183,16 @@ class DurableStore:
         return _status_for_reader(placeholder, value, self._done(placeholder) if value is None else None)
 
     def statuses(self, placeholders: Sequence[Placeholder]) -> list[Status | DamagedError]:
-        """The same for many: one round trip, and one more where some of their messages were acknowledged."""
-        by_user: dict[str, list[int]] = {}
-        for number, placeholder in enumerate(placeholders):
-            by_user.setdefault(placeholder["user_id"], []).append(number)
+        """The same for many, in one round trip."""
         pipeline: Any = self.redis.pipeline(transaction=False)
-        for user, numbers in by_user.items():
-            pipeline.hmget(self.key(user, "uploads"), [placeholders[number]["upload_uuid"] for number in numbers])
-        found: dict[int, bytes | None] = {}
-        for numbers, values in zip(by_user.values(), pipeline.execute() if by_user else (), strict=True):
-            found.update(zip(numbers, values, strict=True))
-        missing = [number for number, value in found.items() if value is None]
-        for number in missing:
-            pipeline.get(self.key(placeholders[number]["user_id"], "done", placeholders[number]["message_id"]))
-        done = dict(zip(missing, pipeline.execute() if missing else (), strict=True))
+        for placeholder in placeholders:
+            pipeline.hget(self.key(placeholder["user_id"], "uploads"), placeholder["upload_uuid"])
+            pipeline.get(self.key(placeholder["user_id"], "done", placeholder["message_id"]))
+        values = pipeline.execute() if placeholders else []
         told: list[Status | DamagedError] = []
-        for number, placeholder in enumerate(placeholders):
+        for placeholder, current, done in zip(placeholders, values[::2], values[1::2], strict=True):
             try:
-                told.append(_status_for_reader(placeholder, found[number], done.get(number)))
+                told.append(_status_for_reader(placeholder, current, done))
             except DamagedError as error:
                 told.append(error)
         return told
@@ -236,10 +202,14 @@ class DurableStore:
 
     # -- absorbing
 
-    def claim(self, user_id: str, claimer: str, *, lowest_fence: int, fewest: int, most: int) -> Claim:
-        """Claim what is ready. Which messages its batch has must outlive the primary: else they go twice."""
+    def claim(self, user_id: str, claimer: str, *, lowest_fence: int) -> Batch | list[tuple[str, str]]:
+        """Claim what is ready; else the uploads that it waits for: (upload id, id of the message that brought it in).
+
+        Which messages a batch has must outlive the primary: else they go twice.
+        """
+        fewest = self._settings.absorb_limit
         keys = self._keys(user_id, "queue", "messages", "uploads", "state", "claim", "dead")
-        args = [claimer, self._lease_ms, lowest_fence, fewest, most]
+        args = [claimer, self._lease_ms, lowest_fence, fewest, max(fewest, self._settings.batch_limit)]
         try:
             (reply,) = self._runner.run_all([("claim", keys, args)])
         except NotReplicatedError as error:
@@ -250,10 +220,10 @@ class DurableStore:
             raise reply
         if reply[0] == b"none":
             names = [name.decode() for name in reply[1:]]
-            return Claim(None, list(zip(names[::2], names[1::2], strict=True)))
+            return list(zip(names[::2], names[1::2], strict=True))
         _, batch_id, fence, more, *messages = reply
         items = [Item(name.decode(), _decoded(record), _statuses(pairs)) for name, record, *pairs in messages]
-        return Claim(Batch(batch_id.decode(), int(fence), claimer, bool(more), items), [])
+        return Batch(batch_id.decode(), int(fence), claimer, bool(more), items)
 
     def ack(self, user_id: str, batch: Batch) -> bool:
         """Take the delivered batch out. False where its claim has become another's, who offers it again."""
@@ -265,21 +235,15 @@ class DurableStore:
             args += [item.message_id, orjson.dumps(done_record)]
         return bool(self._run("ack", keys, args))
 
-    def dead_letter(self, user_id: str, batch: Batch, *, refusals: int, reason: str, missing: bytes) -> str:
+    def dead_letter(self, user_id: str, batch: Batch, *, reason: str, missing: bytes) -> str:
         """Count a refusal: `again`, `apart`, `dead`, `counted` (sent twice), or `stale` (no longer ours)."""
         keys = self._keys(user_id, "queue", "messages", "state", "claim", "dead")
-        verdict: bytes = self._run("dead_letter", keys, [batch.fence, refusals, reason, missing])
+        verdict: bytes = self._run("dead_letter", keys, [batch.fence, self._settings.send_attempts, reason, missing])
         return verdict.decode()
 
-    def dead_letters(self, user_id: str) -> dict[str, tuple[str, bytes]]:
-        """By message id: why it could not be sent, and its record as it was."""
-        held: Any = self.redis.hgetall(self.key(user_id, "dead"))
-        letters = [name.removeprefix(b"record/") for name in held if name.startswith(b"record/")]
-        return {name.decode(): (held.get(b"reason/" + name, b"").decode(), held[b"record/" + name]) for name in letters}
-
-    def users_with_dead_letters(self) -> list[str]:
-        """Looks at every key of the server, without blocking it."""
-        before, after = f"{self._prefix}durable:{{", "}:dead"
+    def users_with(self, what: str) -> list[str]:
+        """Those who have such a key. Looks at every key of the server, without blocking it."""
+        before, after = f"{self._prefix}durable:{{", f"}}:{what}"
         pattern = re.sub(r"([*?\[\]\\])", r"\\\1", before) + "*" + after
         found = (key.decode() for key in self.redis.scan_iter(match=pattern, count=1000))
         return sorted(unquote(key[len(before) : -len(after)]) for key in found)
@@ -290,15 +254,8 @@ class DurableStore:
 
 
 def pending_status(placeholder: Placeholder, progress: int = 0) -> bytes:
-    return orjson.dumps(
-        {
-            "status": PENDING,
-            "result": None,
-            "filename": placeholder["filename"],
-            "progress": progress,
-            "message_id": placeholder["message_id"],
-        }
-    )
+    known = {"filename": placeholder["filename"], "progress": progress, "message_id": placeholder["message_id"]}
+    return orjson.dumps({"status": PENDING, "result": None, **known})
 
 
 def damaged_status() -> Status:
@@ -331,7 +288,7 @@ def _accepted(message: NewMessage, reply: Any) -> Accepted | Exception:
                 f"message {message.message_id[:60]!r}: its images are too large beside the {reply[1]} bytes that wait"
             )
         case _:
-            return InvalidPlaceholderError(
+            return InvalidInputError(
                 f"message {message.message_id[:60]!r}: uploads {reply[1:]} are forgotten; hand in the files again"
             )
 

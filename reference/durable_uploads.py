@@ -20,7 +20,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from podrace.reference.durable_heartbeat import Heartbeat
-from podrace.reference.durable_input import NewMessage, Settings, mime_type
+from podrace.reference.durable_input import NewMessage, Settings, mime_type, new_placeholder
 from podrace.reference.durable_store import DurableStore
 from podrace.reference.runtime import Runtime
 from podrace.reference.status import COMPLETED, FAILED, Placeholder, Status, file_reference
@@ -109,14 +109,7 @@ class Uploader:
             with self._lock:
                 if upload_id in self._mine:
                     continue
-            placeholder: Placeholder = {
-                "upload_uuid": upload_id,
-                "filename": "",
-                "pending": True,
-                "user_id": user_id,
-                "message_id": owner,
-            }
-            upload = self._new(placeholder, b"")
+            upload = self._new(new_placeholder(upload_id, "", user_id, owner), b"")
             if self._take(upload, self._store.new_id()):
                 self._submit(upload)
 
@@ -271,18 +264,14 @@ class Uploader:
         taken = self._store.take(user_id, upload.upload_id, owner, attempt_id)
         if taken is None:
             return False
-        upload.attempt = taken.attempt
-        upload.content = upload.content or taken.content
-        upload.placeholder["filename"] = taken.filename
+        upload.attempt, upload.placeholder["filename"], kept = taken
+        upload.content = upload.content or kept
         return True
 
     def _finish(self, upload: Upload, status: Status, *, replaces: str = "") -> Status | None:
         """Write how an upload ended. Returns the status now in Redis; None if nobody needs the upload any more."""
-        drop = self._settings.keep_bytes == "uploaded" or status["status"] == FAILED
         user_id = upload.placeholder["user_id"]
-        stands = self._insist(
-            lambda: self._store.finish(user_id, upload.upload_id, status, drop_bytes=drop, replaces=replaces)
-        )
+        stands = self._insist(lambda: self._store.finish(user_id, upload.upload_id, status, replaces=replaces))
         if stands is not status and status["status"] == COMPLETED:
             ours = status["result"]["name"]
             if not stands or (stands.get("result") or {}).get("name") != ours:

@@ -148,7 +148,7 @@ def test_round_trips(benchmark: Any, make: Callable[..., Any], image: Path, imag
 @pytest.mark.parametrize("kept", [True, False])
 def test_whole_life(benchmark: Any, pinned: Server, make: Callable[..., Any], image: Path, kept: bool) -> None:
     """With the image's bytes kept in Redis, beside `shared` and a SET of as many; without, beside `shared` alone."""
-    (durable, _), (shared, _) = make(targets.durable, keep_bytes="acked" if kept else "no"), make(targets.shared)
+    (durable, _), (shared, _) = make(targets.durable, keep_bytes=kept), make(targets.shared)
     content, bare = image.read_bytes(), connect(pinned.url)
     live = life(shared, [image])
 
@@ -251,7 +251,7 @@ class Idle(Inline):
 
 def end(pod: DurablePod, placeholder: Any) -> None:
     status = {"status": COMPLETED, "result": {"uri": "u", "name": "n"}, "filename": "f", "progress": 100}
-    pod._store.finish(USER, placeholder["upload_uuid"], status, drop_bytes=True)
+    pod._store.finish(USER, placeholder["upload_uuid"], status)
 
 
 def heard(url: str) -> None:

@@ -11,6 +11,7 @@ import pytest
 import redis
 
 from podrace.reference.durable import DurablePod
+from podrace.reference.durable_store import Batch
 from podrace.reference.gemini import GeminiFiles
 from podrace.reference.memory import MemoryLedger
 from podrace.reference.status import UploadFailedError
@@ -113,7 +114,7 @@ def test_attempts_of_dead_pods_count(
 def test_without_kept_bytes_nobody_can_take_over(
     make_durable: MakePod, runtime: VirtualRuntime, png: Path, ledger: MemoryLedger, lapse: Callable[[str], None]
 ) -> None:
-    options = {"keep_bytes": "no"}
+    options = {"keep_bytes": False}
     make_durable("dead", runtime=type(runtime)(), options=options).add_message("ann", "1", [png], "m1")
     lapse("lease:m1")
     pod = make_durable("B", options=options)
@@ -238,8 +239,8 @@ def test_if_another_pod_has_uploaded_the_file_again_meanwhile_its_file_is_sent(
     def pause() -> None:
         gemini.during = lambda: None
         b._store.redis.delete(TAG + "claim")
-        claimed = b._store.claim("ann", "another", lowest_fence=1, fewest=1, most=1).batch
-        assert claimed is not None
+        claimed = b._store.claim("ann", "another", lowest_fence=1)
+        assert isinstance(claimed, Batch)
         b._build(claimed)
 
     gemini.during = pause
@@ -252,8 +253,8 @@ def test_if_another_pod_has_uploaded_the_file_again_meanwhile_its_file_is_sent(
 @pytest.mark.parametrize(
     ("keep", "reason"),
     [
-        ("uploaded", "Gemini has dropped the file, and: its bytes were not kept"),
-        ("acked", "Gemini has dropped the file, and: RefusalError: 400 refused"),
+        (False, "Gemini has dropped the file, and: its bytes were not kept"),
+        (True, "Gemini has dropped the file, and: RefusalError: 400 refused"),
     ],
 )
 def test_an_expired_file_that_cannot_be_uploaded_again_is_named_as_missing(
@@ -262,7 +263,7 @@ def test_an_expired_file_that_cannot_be_uploaded_again_is_named_as_missing(
     png: Path,
     gemini: Gemini,
     ledger: MemoryLedger,
-    keep: str,
+    keep: bool,
     reason: str,
 ) -> None:
     pod = make_durable(options={"keep_bytes": keep})

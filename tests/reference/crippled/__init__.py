@@ -6,7 +6,6 @@ A factory is named by what it lacks. `SCRIPTS_WITHOUT` takes a line out of a scr
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
 from functools import partial
 from types import MappingProxyType, SimpleNamespace
 from typing import Any
@@ -56,9 +55,9 @@ SCRIPTS_WITHOUT: Mapping[str, tuple[str, str, str]] = MappingProxyType(
 
 def _with_script(env: Any, name: str) -> DurablePod:
     script, safeguard, instead = SCRIPTS_WITHOUT[name]
-    text = asdict(SCRIPTS)[script]
+    text = SCRIPTS[script]
     assert text.count(safeguard) == 1, f"{script}.lua no longer has {safeguard!r}"
-    return DurablePod(env, scripts=replace(SCRIPTS, **{script: text.replace(safeguard, instead)}))
+    return DurablePod(env, scripts={**SCRIPTS, script: text.replace(safeguard, instead)})
 
 
 class _Sends:
@@ -133,9 +132,9 @@ class _AcceptsInTwoSteps(DurablePod):
 
 
 def _no_atomic_accept(env: Any) -> DurablePod:
-    text = SCRIPTS.accept.replace("redis.call('RPUSH', KEYS[1], ARGV[1])\n", "")
-    assert text != SCRIPTS.accept
-    return _AcceptsInTwoSteps(env, scripts=replace(SCRIPTS, accept=text))
+    text = SCRIPTS["accept"].replace("redis.call('RPUSH', KEYS[1], ARGV[1])\n", "")
+    assert text != SCRIPTS["accept"]
+    return _AcceptsInTwoSteps(env, scripts={**SCRIPTS, "accept": text})
 
 
 class _ReadsThenSubscribes(DurablePod):
