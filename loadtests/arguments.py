@@ -17,6 +17,7 @@ from podrace.simulator.fleets import guarded
 LEAST = {"pods": 2, "image_size": 1, "rate": 0, "slo_p99_us": 1}
 ON_PAGE = ("target", "pods", "rate", "image_size")
 """Our options on the page; all others are settled before it comes up."""
+OURS = {*ON_PAGE, "slo", "slo_p99_us", "shape", "files_url", "run_folder", "seed", "podrace_plan"}
 
 _settled: list[bool] = []
 
@@ -67,10 +68,11 @@ def _settle(options: Any, parser: Any) -> None:
         raise UsageError("--shape search: expected --rate above 0, where the search begins, got 0")
     if options.processes:
         os.register_at_fork(after_in_child=guarded.die_with_parent)
-        if options.master_bind_port == parser.get_default("master_bind_port"):
-            options.master_bind_port = options.master_port = free_port()
-    if options.processes or options.master:
-        _check_port(options.master_bind_host, options.master_bind_port)
+        asked = options.master_bind_port
+        port = _free_port(options.master_bind_host, 0 if asked == parser.get_default("master_bind_port") else asked)
+        options.master_bind_port = options.master_port = port
+    elif options.master:
+        _free_port(options.master_bind_host, options.master_bind_port)
 
 
 def _concrete(user: Any) -> Iterator[Any]:
@@ -81,14 +83,8 @@ def _concrete(user: Any) -> Iterator[Any]:
         yield from _concrete(each)
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def _check_port(host: str, port: int) -> None:
-    """Check the port: Locust itself would exit with 1, which says that a limit was exceeded."""
+def _free_port(host: str, port: int) -> int:
+    """The port, or any for 0, if it is free: Locust itself would exit with 1, which says that a limit was exceeded."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -96,6 +92,7 @@ def _check_port(host: str, port: int) -> None:
         except OSError as error:
             reason = error.strerror or error
             raise UsageError(f"--master-bind-port {port}: expected a free port on {host}: {reason}") from error
+        return int(probe.getsockname()[1])
 
 
 def check_numbers(values: Mapping[str, Any]) -> None:
@@ -113,6 +110,8 @@ def check_numbers(values: Mapping[str, Any]) -> None:
 def check_form(form: Mapping[str, str], options: Mapping[str, Any]) -> None:
     """Raise UsageError for a field of the page's form that Locust would answer with HTTP 500, or not at all."""
     for name, value in form.items():
+        if name in OURS and name not in ON_PAGE:
+            raise UsageError(f"{name}: is settled when Locust starts, by its option; expected no such field")
         kind = type(options.get(name))
         if kind in (int, float):
             try:
@@ -126,7 +125,7 @@ def check_form(form: Mapping[str, str], options: Mapping[str, Any]) -> None:
 
 def as_command(options: Mapping[str, Any], parser: Any) -> list[str]:
     """The command that repeats a run: every option that is not its default, whichever way it was set."""
-    words = ["locust"]
+    command = ["locust"]
     positional: list[str] = []
     for action in parser._actions:
         value = options.get(action.dest, action.default)
@@ -134,5 +133,5 @@ def as_command(options: Mapping[str, Any], parser: Any) -> list[str]:
             positional = list(value or [])
         elif action.dest in options and value != action.default and value not in (None, False, []):
             flag = max(action.option_strings, key=len)
-            words += [flag] if value is True else [flag, *map(str, value if isinstance(value, list) else [value])]
-    return words + positional
+            command += [flag] if value is True else [flag, *map(str, value if isinstance(value, list) else [value])]
+    return command + positional

@@ -8,7 +8,7 @@ import os
 import random
 import tempfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
@@ -135,10 +135,10 @@ class Fleet:
         except Exception as error:
             raise HarnessError(f"files API {self.plan.files_url}: {type(error).__name__}: {error}") from error
 
-    def next_pods(self) -> tuple[int, int]:
-        """Where the load balancer sends the next two requests of a user: to two different pods."""
+    def next_two(self, pods: Sequence[Any]) -> tuple[Any, Any]:
+        """Where the load balancer sends the next two requests of a user: to two different pods, or their stores."""
         first = next(self._turns)
-        return first, (first + 1) % len(self.pods)
+        return pods[first], pods[(first + 1) % len(pods)]
 
     def new_user(self, scenario: str) -> str:
         """The id of a user nobody else has, in any process."""
@@ -182,4 +182,4 @@ class Fleet:
             keys = self._clients[0].scan_iter(
                 match=f"{self.plan.prefix}*", count=1000
             )  # KEYS would stop everybody else
-            return {text for key in keys for text in TEXT.findall(str(probe.values([key_text(key)])))}
+            return {found[0] for key in keys for found in TEXT.finditer(str(probe.values([key_text(key)])))}

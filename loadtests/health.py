@@ -24,8 +24,6 @@ WAITED_SHARE = 0.25
 """Of the time: a generator that waits for a core so long is on a machine that slows down the servers too."""
 STOLEN_SHARE = 0.05
 
-Interval = dict[str, Any]
-
 
 class Health:
     """One process, from `start` on; `take` returns what came since it was last called."""
@@ -57,7 +55,8 @@ class Health:
             self._probe = None
             gc.callbacks.remove(self._on_collection)
 
-    def take(self) -> Interval:
+    def take(self) -> dict[str, Any]:
+        """What came since the last call, in a form that Locust's messages can carry."""
         machine = psutil.cpu_times()
         marks = (time.perf_counter(), time.process_time(), _waited_s(), getattr(machine, "steal", 0.0), sum(machine))
         wall_s, cpu_s, waited_s, stolen_s, total_s = (
@@ -101,7 +100,7 @@ class GeneratorHealth:
         self._stolen: list[float] = []
         self.begun = self.missed = 0
 
-    def add(self, worker: str, interval: Interval) -> None:
+    def add(self, worker: str, interval: Mapping[str, Any]) -> None:
         for lag_us, count in interval["lags_us"]:
             self._lags.record_value(min(lag_us, HIGHEST_US), count)
         self._pauses_us += interval["pauses_us"]
@@ -121,6 +120,11 @@ class GeneratorHealth:
     @property
     def stolen_share(self) -> float:
         return sum(self._stolen) / len(self._stolen) if self._stolen else 0.0
+
+    @property
+    def begun_per_s(self) -> float:
+        """While users run: what comes after them is measured too."""
+        return _rate(self.begun, max((one["wall_s"] for one in self._seconds.values()), default=0.0))
 
     def lag_us(self, percentile: float) -> int:
         return percentiles_us(self._lags, [percentile])[0]
@@ -150,22 +154,26 @@ class GeneratorHealth:
         """What result.json, the table and the tab show. Rates are of tasks; a closed loop intends none."""
         values = percentiles_us(self._lags, [*SUMMARY.values()])
         intended = self.begun + self.missed
+        tasks: dict[str, float] = {"intended": intended, "begun": self.begun, "never_begun": self.missed}
+        tasks |= {"intended_per_s": _rate(intended, duration_s), "begun_per_s": _rate(self.begun, duration_s)}
         document = {
             "wake_lag": dict(zip(SUMMARY, values, strict=True)) | {"max_us": int(self._lags.get_max_value())},
             "collector": {"pauses": len(self._pauses_us), "max_us": max(self._pauses_us, default=0)},
             "cpu_share": round(self.core_shares[0], 3),
             "waited_share": round(self.core_shares[1], 3),
             "stolen_share": round(self.stolen_share, 4),
-            "tasks": {"intended": intended, "begun": self.begun, "never_begun": self.missed}
-            | ({"intended_per_s": round(intended / duration_s, 1), "begun_per_s": round(self.begun / duration_s, 1)}
-               if duration_s else {}),
-        }  # fmt: skip
+            "tasks": tasks,
+        }
         return document | {"says": _lines(document)}
+
+
+def _rate(tasks: int, seconds: float) -> float:
+    return round(tasks / seconds, 1) if seconds else 0.0
 
 
 def _lines(health: Mapping[str, Any]) -> Sequence[str]:
     lag, tasks = health["wake_lag"], health["tasks"]
-    rate = f"{tasks.get('intended_per_s', 0):g} tasks/s intended, {tasks.get('begun_per_s', 0):g} begun"
+    rate = f"{tasks['intended_per_s']:g} tasks/s intended, {tasks['begun_per_s']:g} begun"
     return (
         f"generator: woke up late by p50 {lag['p50_us']}, p99 {lag['p99_us']}, at most {lag['max_us']} µs; "
         f"{health['collector']['pauses']} collections, at most {health['collector']['max_us']} µs; "

@@ -130,13 +130,13 @@ class Journal:
                 self._deliver(user_id, parts[began:end])
                 began = end
 
-    def verified(self, scenario: str, right: bool, sentence: str) -> None:
-        """Count an answer that was compared with the only right one."""
+    def verified(self, scenario: str, wrong: str) -> None:
+        """Count an answer that was compared with the only right one; `wrong` says how it differs, if it does."""
         counts = self.counts[scenario]
         counts["accepted"] += 1
-        counts["delivered" if right else "misreported"] += 1
-        if not right:
-            self.sentences.setdefault(scenario, sentence)
+        counts["misreported" if wrong else "delivered"] += 1
+        if wrong:
+            self.sentences.setdefault(scenario, wrong)
 
     def waiting(self) -> list[str]:
         """The users with a message that was accepted and has not been delivered."""
@@ -153,9 +153,10 @@ class Journal:
         self._judge(self._open.values(), held=frozenset(held))
 
     def _deliver(self, user_id: str, parts: Parts) -> None:
-        number = number_of(parts[0].get("text"))
-        if number is None or number >= len(self._gone):
+        found = TEXT.fullmatch(str(parts[0].get("text")))
+        if found is None or int(found[2]) >= len(self._gone):
             return  # nothing that was handed in: the message that it may have been is lost
+        scenario, number = found[1], int(found[2])
         self._moment += 1
         message, delivery = self._open.get(number), (self._moment, user_id, parts)
         if message is not None:
@@ -164,7 +165,6 @@ class Journal:
             delivery = (self._moment, user_id, parts[:1])  # its image has been judged with it
             before = [delivery] * (self._gone[number] - GONE_REFUSED)
             ended = "ok" if before else "fail"
-            scenario = str(parts[0]["text"]).partition(" ")[0]
             again = Message(scenario, user_id, number, False, 0, 0.0, 1, ended, True, deliveries=(*before, delivery))
             self._note(scenario, _judged([again], {}, frozenset(), False)[1])
 
@@ -198,18 +198,12 @@ class Journal:
             self._images.pop(uri, None)
 
 
-TEXT = re.compile(r"load-[a-z]+ message [0-9]+")
+TEXT = re.compile(r"(load-[a-z]+) message ([0-9]+)")
 
 
 def text_of(scenario: str, number: int) -> str:
     """The text of a message: by it a delivery is known."""
     return f"{scenario} message {number}"
-
-
-def number_of(text: object) -> int | None:
-    """The number in such a text; None for any other."""
-    last = str(text).rpartition(" message ")[2]
-    return int(last) if last.isascii() and last.isdigit() else None
 
 
 def image_name(number: int) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from bisect import bisect_left
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from hashlib import sha256
 from itertools import accumulate
 from math import log2, sqrt
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import gevent
 from hdrh.histogram import HdrHistogram
 
 HIGHEST_US = 600_000_000
@@ -26,10 +27,18 @@ KINDS = ("raw", "corrected", "failed")
 SUMMARY = {"p50_us": 50.0, "p90_us": 90.0, "p99_us": 99.0, "p99_9_us": 99.9}
 LEAST_FOR_P99_9 = 1000
 """With fewer samples, the slowest of a thousand is just the slowest."""
+LEAST_FOR_P99 = 50
+"""Of a step of a search."""
 LONGEST_LABEL = 200
 TICKS_PER_HALF = 5
 """Points of a .hgrm for each halving of what is left to 100 %."""
 CURVE = (0, 10, 20, 30, 40, 50, 60, 70, 80, 90, 95, 98, 99, 99.5, 99.8, 99.9, 99.95, 99.99, 99.999, 100)
+
+LOG_HEAD = """#[Logged with podrace; unit: microseconds; corrected: from the intended start]
+#[Histogram log format version 1.3]
+#[StartTime: %.3f (seconds since epoch)]
+"StartTimestamp","Interval_Length","Interval_Max","Interval_Compressed_Histogram"
+"""
 
 Interval = dict[str, Any]
 """What one process measured since its last report, in a form that Locust's messages can carry."""
@@ -43,16 +52,13 @@ class Recorder:
         self._reset()
 
     def _reset(self) -> None:
-        self._latencies: dict[str, tuple[list[int], list[int], list[int]]] = {}
+        self._latencies: dict[str, tuple[list[int], list[int], list[int]]] = defaultdict(lambda: ([], [], []))
         self._errors: Counter[tuple[str, str]] = Counter()
         self._commands: Counter[str] = Counter()
 
     def on_request(self, name: str, response_time: float, context: Any = None, exception: Any = None, **_: Any) -> None:
         """Locust's request event; `response_time` is in milliseconds. Of a pipeline the context counts commands."""
-        try:
-            raw, corrected, failed = self._latencies[name]
-        except KeyError:
-            raw, corrected, failed = self._latencies[name] = ([], [], [])
+        raw, corrected, failed = self._latencies[name]
         latency_us = int(response_time * 1000)  # Locust hands the float on, and rounds only in its own table
         if exception is not None:
             self._errors[name, type(exception).__name__] += 1
@@ -116,11 +122,9 @@ def percentile_text(histogram: Any) -> str:
 def _label(name: str, kind: str) -> str:
     """An operation and a kind as a file's name and as a log's tag: no two share one."""
     label = quote(f"{name}-{kind}", safe=" ").replace("_", "%5F").replace(" ", "_")
-    return (
-        label
-        if len(label) <= LONGEST_LABEL
-        else f"{label[: LONGEST_LABEL - 17]}-{sha256(label.encode()).hexdigest()[:16]}"
-    )
+    if len(label) > LONGEST_LABEL:
+        label = f"{label[: LONGEST_LABEL - 17]}-{sha256(label.encode()).hexdigest()[:16]}"
+    return label
 
 
 class Latencies:
@@ -129,7 +133,6 @@ class Latencies:
     def __init__(self, folder: Path | None = None) -> None:
         self._folder = folder
         self._logs: dict[str, Any] = {}
-        self._window: dict[tuple[str, str], Any] = {}
         self.reset()
 
     def reset(self) -> None:
@@ -143,13 +146,8 @@ class Latencies:
     def names(self) -> list[str]:
         return sorted({name for name, _ in self._histograms})
 
-    def add(
-        self, worker: str, interval: Interval, *, counted: bool = True, pause: Callable[[], None] = lambda: None
-    ) -> None:
-        """Merge one process's interval; one that is not `counted` is only logged.
-
-        `pause` is called between operations, to let others go on.
-        """
+    def add(self, worker: str, interval: Interval, *, counted: bool = True) -> None:
+        """Merge one process's interval; one that is not `counted` is only logged."""
         if counted:
             for name, error, count in interval["errors"]:
                 self.errors[name][error] += count
@@ -159,22 +157,17 @@ class Latencies:
                 part = new_histogram()
                 for value_us, count in pairs:
                     part.record_value(min(value_us, HIGHEST_US), count)
-                into = [self._histograms, *([self._window] if kind != "failed" else [])] if counted else []
-                for histograms in into:
-                    histograms.setdefault((name, kind), new_histogram()).add(part)
+                if counted:
+                    self._histograms.setdefault((name, kind), new_histogram()).add(part)
                 if self._folder:
                     self._write(worker, name, kind, part, interval)
-                pause()
+                gevent.sleep(0)  # users may run in this process
 
     def _write(self, worker: str, name: str, kind: str, part: Any, interval: Interval) -> None:
         assert self._folder is not None
-        log = self._logs.get(worker)
-        if log is None:
+        if (log := self._logs.get(worker)) is None:
             log = self._logs[worker] = (self._folder / f"{worker}.hlog").open("w", encoding="utf-8")
-            log.write("#[Logged with podrace; unit: microseconds; corrected: from the intended start]\n")
-            log.write("#[Histogram log format version 1.3]\n")
-            log.write(f"#[StartTime: {interval['began_s']:.3f} (seconds since epoch)]\n")
-            log.write('"StartTimestamp","Interval_Length","Interval_Max","Interval_Compressed_Histogram"\n')
+            log.write(LOG_HEAD % interval["began_s"])
         start_s, length_s = interval["began_s"], interval["ended_s"] - interval["began_s"]
         maximum_ms = part.get_max_value() / 1000
         log.write(f"Tag={_label(name, kind)},{start_s:.3f},{length_s:.3f},{maximum_ms:.3f},{part.encode().decode()}\n")
@@ -190,11 +183,14 @@ class Latencies:
                 path = self._folder / "hgrm" / f"{_label(name, kind)}.hgrm"
                 path.write_text(percentile_text(histogram), encoding="ascii")
 
-    def take_window_p99_us(self, *, least: int = 50) -> int | None:
-        """The worst p99 of any operation since the last call; None where too little was measured."""
-        window, self._window = self._window, {}
-        enough = [histogram for histogram in window.values() if histogram.total_count >= least]
-        return max(percentiles_us(histogram, [99.0])[0] for histogram in enough) if enough else None
+    def worst_p99_us(self) -> int | None:
+        """The worst p99 of any operation; None where too little was measured."""
+        enough = [
+            histogram
+            for (_, kind), histogram in self._histograms.items()
+            if kind != "failed" and histogram.total_count >= LEAST_FOR_P99
+        ]
+        return max((percentiles_us(histogram, [99.0])[0] for histogram in enough), default=None)
 
     def kinds(self, name: str) -> list[str]:
         """Which of the three an operation has."""
@@ -228,12 +224,3 @@ class Latencies:
             operations.append(entry)
         paced = any(kind == "corrected" for _, kind in self._histograms)
         return {"version": 1, "unit": "us", "duration_s": duration_s, "paced": paced, "operations": operations}
-
-
-def merged_counts(parts: Iterable[Mapping[str, Mapping[str, int]]]) -> dict[str, Counter[str]]:
-    """Counts by scenario, added up over processes."""
-    merged: dict[str, Counter[str]] = defaultdict(Counter)
-    for part in parts:
-        for scenario, counts in part.items():
-            merged[scenario].update(counts)
-    return merged

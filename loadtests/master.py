@@ -8,8 +8,10 @@ import atexit
 import os
 import sys
 import time
+from collections import Counter, defaultdict
 from contextlib import ExitStack
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +22,8 @@ from podrace.loadtests import shapes, slo, verdict
 from podrace.loadtests.arguments import check_form
 from podrace.loadtests.fleet import DRAIN_S, UPLOAD_TIMEOUT_S
 from podrace.loadtests.health import GeneratorHealth
-from podrace.loadtests.latency import Latencies, merged_counts
-from podrace.loadtests.servers import check_files_api, child, run_id, serve, with_our_option
+from podrace.loadtests.latency import Latencies
+from podrace.loadtests.servers import child, files_api_lost, run_id, serve, with_our_option
 from podrace.loadtests.session import DONE, FAILED, RATE, STOP, VERSION, Worker
 from podrace.loadtests.targets import STORE, UPLOAD, Plan, find_target
 from podrace.simulator.app.runs import run_folder
@@ -43,23 +45,23 @@ class Master(Worker):
     def __init__(self, environment: Any) -> None:
         super().__init__(environment)
         self.has_workers = isinstance(self.runner, runners.MasterRunner)
-        self.latencies = Latencies()
-        self.generator = self._window = GeneratorHealth()
-        self.search: shapes.RateSearch | None = None
-        self.folder: Path | None = None
+        self._stack, self._server_stack = ExitStack(), ExitStack()
+        self._run: ExitStack | None = None
+        self._forget(None)
+
+    def _forget(self, folder: Path | None) -> None:
+        """Forget the run before; the next one's files go into `folder`."""
+        self.folder, self.run_id = folder, ""
+        self.latencies, self.generator = Latencies(folder), GeneratorHealth()
         self.cells: list[Any] = []
         self.reports: dict[str, dict[str, Any]] = {}
         self.failures: list[dict[str, Any]] = []
         self.done: set[str] = set()
         self.expected: set[str] = set()
         self._stale: set[str] = set()
-        self._stack, self._server_stack = ExitStack(), ExitStack()
-        self._run: ExitStack | None = None
-        self._window_began_s = self._began_s = 0.0
         self.warm = self.aborted = False
         self.asked = 0
-        self._ended_s = 0.0
-        self.run_id = ""
+        self._began_s = self._ended_s = 0.0
 
     def start(self) -> None:
         """Check all that was asked for and open what is needed. Raises PodraceError before any load starts."""
@@ -74,7 +76,8 @@ class Master(Worker):
         self.files_url = options.files_url
         if UPLOAD in self.scenarios:
             self.files_url = self.files_url or self._stack.enter_context(child("podrace.simulator.servers.files_api"))
-            check_files_api(self.files_url)
+            if reason := files_api_lost(self.files_url):
+                raise UsageError(f"--files-url {self.files_url}: {reason}")
         with run_folder(Path(options.run_folder or "runs"), "load"):
             pass  # a folder that cannot be written is an error now, not when the users are about to start
         self._choose_shape()
@@ -114,8 +117,18 @@ class Master(Worker):
             except UsageError as error:
                 raise UsageError(with_our_option(error)) from None
 
+    @property
+    def search(self) -> shapes.RateSearch | None:
+        shape = self.environment.shape_class
+        return shape.search if isinstance(shape, shapes.SearchShape) else None
+
     def counts(self) -> dict[str, Any]:
-        return dict(merged_counts(report.get("counts", {}) for report in self.reports.values()))
+        """What became of messages, by scenario, added up over the processes."""
+        merged: dict[str, Counter[str]] = defaultdict(Counter)
+        for report in self.reports.values():
+            for scenario, counts in report.get("counts", {}).items():
+                merged[scenario].update(counts)
+        return dict(merged)
 
     def duration_s(self) -> float:
         return (self._ended_s or time.monotonic()) - self.latencies.began_s
@@ -133,7 +146,7 @@ class Master(Worker):
         limits = self.slo
         if not self.options.slo:
             limits = slo.only(limits, {name for user in self.asked_users() for name in getattr(user, "limited", ())})
-        if self.search is not None:
+        if self.search:
             limits = slo.only(limits, set())  # a search goes beyond on purpose
         kept = find_target(self.options.target).expected
         counts = {name: counted for name, counted in self.counts().items() if kept(name) == HOLDS}
@@ -182,26 +195,24 @@ class Master(Worker):
         shape: Any = None
         users = options.num_users or 20
         if options.shape == "search":
-            self.search = shapes.RateSearch(options.slo_p99_us, start_per_s=options.rate)
-            shape = shapes.SearchShape(self.search, users, self._take_window, self._set_rate)
+            begin = partial(shapes.RateSearch, options.slo_p99_us, start_per_s=options.rate)
+            shape = shapes.SearchShape(begin, users, forget=self.reset, measured=self._window, set_rate=self.set_rate)
         elif options.shape == "spike":
             shape = shapes.SpikeShape(users, options.run_time or 60)
         if shape is not None:
             shape.runner = self.runner
             self.environment.shape_class = shape
 
-    def _set_rate(self, rate_per_s: float) -> None:
-        self.set_rate(rate_per_s)
+    def set_rate(self, rate_per_s: float) -> None:
+        super().set_rate(rate_per_s)
         if self.has_workers:
             self.runner.send_message(RATE, rate_per_s)
 
-    def _take_window(self) -> shapes.Window:
-        p99_us, window = self.latencies.take_window_p99_us(), self._window
-        seconds, now_s = time.monotonic() - self._window_began_s, time.monotonic()
-        self._window, self._window_began_s = GeneratorHealth(), now_s
+    def _window(self) -> shapes.Window:
+        p99_us, generator = self.latencies.worst_p99_us(), self.generator
         excess_us = (p99_us or 0) - self.options.slo_p99_us
-        reason = window.explains(excess_us, 99.0) if excess_us > 0 else window.busy()
-        return shapes.Window(p99_us=p99_us, tasks_per_s=round(window.begun / seconds, 1), generator=reason)
+        reason = generator.explains(excess_us, 99.0) if excess_us > 0 else generator.busy()
+        return shapes.Window(p99_us=p99_us, tasks_per_s=generator.begun_per_s, generator=reason)
 
     def _on_test_start(self) -> None:
         self.environment.process_exit_code = verdict.FAILED  # until the end says otherwise
@@ -212,13 +223,7 @@ class Master(Worker):
         while path and (path / "result.json").exists():  # of an earlier run, started from the page
             number += 1
             path = Path(f"{options.run_folder}-{number}")
-        self.folder = self._run.enter_context(run_folder(path, "load"))
-        self.latencies = Latencies(self.folder)
-        self.generator = self._window = GeneratorHealth()
-        for forgotten in (self.reports, self.failures, self.done, self.expected, self._stale, self.cells):
-            forgotten.clear()
-        self.warm = self.aborted = False
-        self._ended_s = 0.0
+        self._forget(self._run.enter_context(run_folder(path, "load")))
         self.run_id = run_id(self.server)
         self.plan = Plan(
             token=os.urandom(8).hex(),
@@ -232,9 +237,8 @@ class Master(Worker):
             seed=options.seed,
         )
         options.podrace_plan = asdict(self.plan)  # Locust sends every argument that is not its own to the workers
-        self._began_s = self._window_began_s = time.monotonic()
+        self._began_s = time.monotonic()
         if not self.has_workers:
-            self._own_url = None
             self._begin()
             self.latencies.began_s = time.monotonic()
 
@@ -262,7 +266,7 @@ class Master(Worker):
             self._flush()
         found = verdict.Verdict(self)
         self.latencies.close()
-        self.cells[:] = found.cells
+        self.cells = found.cells
         found.tell()
         return found.exit_code
 
@@ -338,11 +342,10 @@ class Master(Worker):
     def _add(self, worker: str, report: dict[str, Any]) -> None:
         stale = worker in self._stale
         self._stale.discard(worker)
-        pause: Any = (lambda: None) if self.has_workers else (lambda: gevent.sleep(0))
-        self.latencies.add(worker, report.pop("interval"), counted=not stale, pause=pause)
+        self.latencies.add(worker, report.pop("interval"), counted=not stale)
         health = report.pop("health")
-        for generator in {id(one): one for one in (self.generator, self._window) if not stale}.values():
-            generator.add(worker, health)
+        if not stale:
+            self.generator.add(worker, health)
         self.reports[worker] = report
         if not self.warm and time.monotonic() - self._began_s >= self.slo.warm_up_s:
             self.warm = True

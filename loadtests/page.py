@@ -5,20 +5,11 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from podrace.simulator.errors import PodraceError, UsageError
+from podrace.simulator.errors import PodraceError
 
 KEY = "podrace"
-COLUMNS = {
-    "name": "What",
-    "count": "Count",
-    "failed": "Failed",
-    "p50_us": "p50 (µs)",
-    "p90_us": "p90 (µs)",
-    "p99_us": "p99 (µs)",
-    "p99_9_us": "p99.9 (µs)",
-    "max_us": "Max (µs)",
-}
-NOT_ON_PAGE = ("slo", "slo_p99_us", "shape", "files_url", "run_folder", "seed", "podrace_plan")
+LATENCIES = {"p50_us": "p50 (µs)", "p90_us": "p90 (µs)", "p99_us": "p99 (µs)", "p99_9_us": "p99.9 (µs)"}
+COLUMNS = {"name": "What", "count": "Count", "failed": "Failed", **LATENCIES, "max_us": "Max (µs)"}
 LABELS = {"raw": "", "corrected": ", from the intended start", "failed": ", failed"}
 
 
@@ -39,9 +30,6 @@ def add_tab(web_ui: Any, master: Any) -> None:
         if not request.path.endswith("/swarm"):
             return None
         try:
-            settled = [name for name in NOT_ON_PAGE if name in request.form]
-            if settled:
-                raise UsageError(f"{settled[0]}: is settled when Locust starts, by its option; expected no such field")
             master.check_form(request.form)
         except PodraceError as error:
             return jsonify({"success": False, "message": str(error), "host": master.environment.host})

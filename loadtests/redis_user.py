@@ -71,19 +71,15 @@ class RedisUser(User):
     rate_per_s: float | None = None
     rate_share = 1.0
     """Of --rate."""
-    max_connections = 1
     limited: tuple[str, ...] = ()
     scenario = ""
 
     def __init__(self, environment: Any) -> None:
         super().__init__(environment)
-        session = getattr(environment, "podrace", None)
-        self._health: Health = session.health if session else Health()
-        self._session = session
-        url = (
-            session.redis_url if session else self.host or ""
-        )  # Locust shows its own host on the page, without the password
-        self.client = MeasuredClient(self, connect(url, max_connections=self.max_connections))
+        self._session = session = environment.podrace
+        self._health: Health = session.health
+        # not Locust's own host, which stands on the page without its password
+        self.client = MeasuredClient(self, connect(session.plan.redis_url, max_connections=1))
         self._fire = environment.events.request.fire
         self._paced = type(self).wait_time is RedisUser.wait_time  # a wait_time of Locust's intends no start
         self._rate = 0.0
@@ -95,7 +91,8 @@ class RedisUser(User):
     @property
     def prefix(self) -> str:
         """Of keys that are gone when the run is over."""
-        return self._session.prefix if self._session else ""
+        prefix: str = self._session.plan.prefix
+        return prefix
 
     def on_start(self) -> None:
         self._rate = self._asked_rate()
@@ -178,6 +175,4 @@ class RedisUser(User):
     def _asked_rate(self) -> float:
         if not self._paced:
             return 0.0
-        if self.rate_per_s is not None:
-            return self.rate_per_s
-        return self._session.rate_per_s * self.rate_share if self._session else 0.0
+        return self._session.plan.rate_per_s * self.rate_share if self.rate_per_s is None else self.rate_per_s

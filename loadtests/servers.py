@@ -15,7 +15,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 import podrace
-from podrace.simulator.errors import HarnessError, PodraceError, UsageError
+from podrace.simulator.errors import HarnessError, PodraceError
 from podrace.simulator.scenarios.upload_checks import LEASE_S
 from podrace.simulator.servers import programs
 from podrace.simulator.servers.connection import Server, connect, delete_prefix, open_server
@@ -31,12 +31,6 @@ def files_api_lost(url: str) -> str:
         return ""  # it answers
     except (OSError, ValueError) as error:
         return f"the Files API does not answer ({getattr(error, 'reason', error)})"
-
-
-def check_files_api(url: str) -> None:
-    """Raise UsageError if nobody answers at the URL."""
-    if reason := files_api_lost(url):
-        raise UsageError(f"--files-url {url}: {reason}")
 
 
 @contextmanager

@@ -41,19 +41,9 @@ class Worker:
         self.health = Health()
         self.fleet: Fleet | None = None
         self.plan: Plan | None = None
-        self.rate_per_s = 0.0
         self.users: int | None = None
         """How many users were running when they were told to stop."""
-        self._own_url: str | None = self.options.host
         self._stopping = RLock()
-
-    @property
-    def redis_url(self) -> str:
-        return self.plan.redis_url if self.plan else ""
-
-    @property
-    def prefix(self) -> str:
-        return self.plan.prefix if self.plan else ""
 
     @property
     def scenarios(self) -> set[str]:
@@ -72,9 +62,7 @@ class Worker:
 
     def build(self, plan: Plan) -> None:
         """Make all that the users need, and collect garbage, before the load begins."""
-        if self._own_url:
-            plan = replace(plan, redis_url=self._own_url)
-        self.plan, self.fleet, self.rate_per_s, self.users = plan, None, plan.rate_per_s, None
+        self.plan, self.fleet, self.users = plan, None, None
         if self.scenarios:
             target: LoadTarget = find_target(plan.target)
             self.fleet = Fleet(plan, target, worker=self.runner.client_id)
@@ -106,7 +94,9 @@ class Worker:
         return report
 
     def set_rate(self, rate_per_s: float) -> None:
-        self.rate_per_s = rate_per_s
+        """A search goes on with another rate."""
+        if self.plan is not None:
+            self.plan = replace(self.plan, rate_per_s=rate_per_s)
 
     def stopping(self) -> None:
         """The users are about to be told to stop."""

@@ -1,7 +1,7 @@
 """A spike of users, and the search for the highest rate within a limit; a ramp is Locust's own --spawn-rate.
 
 Locust takes the first shape class it finds in a locustfile, so these are chosen by `--shape` and kept out of
-the locustfile's names. `spike` and `RateSearch` are pure; the shapes put them under Locust's clock.
+the locustfile's names.
 """
 
 from __future__ import annotations
@@ -16,13 +16,6 @@ STEP_S = 8.0
 SETTLE_S = 3.0
 """The beginning of each step of a search is left out: reports still come from the last step, and its backlog."""
 MOST_PER_S = 1_000_000.0
-
-
-def spike(users: int, duration_s: float, at_s: float) -> int | None:
-    """A tenth of the users, all of them in the middle third, a tenth again; None ends the run."""
-    if at_s >= duration_s:
-        return None
-    return users if 1 <= at_s / duration_s * 3 < 2 else max(1, users // 10)
 
 
 class Window(NamedTuple):
@@ -85,7 +78,7 @@ class RateSearch:
 
 
 class SpikeShape(LoadTestShape):
-    """A spike under Locust's clock."""
+    """A tenth of the users, all of them in the middle third, a tenth again."""
 
     abstract = True  # never picked by itself
 
@@ -94,36 +87,44 @@ class SpikeShape(LoadTestShape):
         self._users, self._duration_s = users, duration_s
 
     def tick(self) -> tuple[int, float] | None:
-        users = spike(self._users, self._duration_s, self.get_run_time())
-        return None if users is None else (users, 100.0)
+        third = self.get_run_time() / self._duration_s * 3
+        if third >= 3:
+            return None
+        return (self._users if 1 <= third < 2 else max(1, self._users // 10)), 100.0
 
 
 class SearchShape(LoadTestShape):
-    """A RateSearch in steps. `measure` returns, and forgets, what was measured since it was last called."""
+    """A RateSearch in steps: once one has settled, what came before is forgotten, so that a run ends with its last."""
 
     abstract = True
 
     def __init__(
-        self, search: RateSearch, users: int, measure: Callable[[], Window], set_rate: Callable[[float], None]
+        self,
+        begin: Callable[[], RateSearch],
+        users: int,
+        *,
+        forget: Callable[[], None],
+        measured: Callable[[], Window],
+        set_rate: Callable[[float], None],
     ) -> None:
         super().__init__()
-        self.search = search
-        self._users, self._measure, self._set_rate = users, measure, set_rate
-        self._step_began_s = 0.0
-        self._settled = False
+        self._begin, self._users = begin, users
+        self._forget, self._measured, self._set_rate = forget, measured, set_rate
+        self.reset_time()
 
     def reset_time(self) -> None:
-        """A new run. The master calls it twice."""
+        """A new run, of which a master tells twice."""
         super().reset_time()
-        self._step_began_s = 0.0
+        self.search = self._begin()
+        self._step_began_s, self._settled = 0.0, False
 
     def tick(self) -> tuple[int, float] | None:
         in_step_s = self.get_run_time() - self._step_began_s
         if in_step_s >= SETTLE_S and not self._settled:
-            self._measure()
+            self._forget()
             self._settled = True
         if in_step_s >= STEP_S:
-            rate_per_s = self.search.next(self._measure())
+            rate_per_s = self.search.next(self._measured())
             if rate_per_s is None:
                 return None
             self._set_rate(rate_per_s)

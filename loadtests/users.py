@@ -36,17 +36,14 @@ class FleetUser(RedisUser):
         self.fleet = environment.podrace.fleet
         super().__init__(environment)
 
-    def measure(self, *args: Any, **named: Any) -> Any:
-        try:
-            return super().measure(*args, **named)
-        except OperationFailedError:
-            self.fleet.journal.failed = True
-            raise
+    def _failed(self, failure: BaseException) -> OperationFailedError:
+        self.fleet.journal.failed = True
+        return super()._failed(failure)
 
     def expect(self, name: str, answer: Any, wanted: Any) -> None:
         """Count an answer, and note a wrong one."""
-        right = answer == wanted
-        self.fleet.journal.verified(self.scenario, right, "" if right else f"{name}: expected {wanted}, got {answer}")
+        wrong = "" if answer == wanted else f"{name}: expected {wanted}, got {answer}"
+        self.fleet.journal.verified(self.scenario, wrong)
 
     def hand_in(self, pod: Any, user_id: str, number: int, images: list[Any]) -> Any:
         """Have a pod accept a message, and record how that ended."""
@@ -61,7 +58,7 @@ class FleetUser(RedisUser):
         finally:
             journal.end(number, ended)
         if len(placeholders or ()) != len(images):
-            journal.verified(self.scenario, False, f"accept: expected {len(images)} placeholders, got {placeholders!r}")
+            journal.verified(self.scenario, f"accept: expected {len(images)} placeholders, got {placeholders!r}")
             raise OperationFailedError
         return placeholders
 
@@ -102,7 +99,7 @@ class StoreReader(FleetUser):
         """Delete the status that there is, and write another."""
         if not self.upload_id:
             self.write()
-        writer, reader = (self.fleet.stores[pod] for pod in self.fleet.next_pods())
+        writer, reader = self.fleet.next_two(self.fleet.stores)
         before, self.upload_id = self.upload_id, ""
         self.measure("DEL status", writer.delete_upload_status, before)
         self.expect("GET status", self.measure("GET status", reader.get_upload_status, before), unknown())
@@ -110,20 +107,20 @@ class StoreReader(FleetUser):
         self.write()
 
     def write(self) -> None:
-        writer = self.fleet.stores[self.fleet.next_pods()[0]]
+        writer = self.fleet.next_two(self.fleet.stores)[0]
         upload_id = str(uuid.uuid4())
         result = file_result(upload_id)
         self.measure("SET status", writer.set_upload_status, upload_id, COMPLETED, result, "image.png")
         self.upload_id = upload_id
 
     def read(self) -> None:
-        reader = self.fleet.stores[self.fleet.next_pods()[1]]
+        reader = self.fleet.next_two(self.fleet.stores)[1]
         answer = self.measure("GET status", reader.get_upload_status, self.upload_id)
         self.expect("GET status", answer, status_of(COMPLETED, file_result(self.upload_id)))
 
     def list_all(self) -> None:
         """What was written is in the list, what was deleted is not."""
-        reader = self.fleet.stores[self.fleet.next_pods()[1]]
+        reader = self.fleet.next_two(self.fleet.stores)[1]
         listed = self.measure("LIST statuses", reader.get_all_upload_statuses)
         found = listed.get(self.upload_id), listed.get(self.deleted_id)
         self.expect("LIST statuses", found, (status_of(COMPLETED, file_result(self.upload_id)), None))
@@ -139,7 +136,7 @@ class StoreWriter(FleetUser):
     @task
     def live(self) -> None:
         upload_id = str(uuid.uuid4())
-        writer, reader = (self.fleet.stores[pod] for pod in self.fleet.next_pods())
+        writer, reader = self.fleet.next_two(self.fleet.stores)
         key = f"{self.fleet.plan.prefix}store:temp_messages:{self.fleet.new_user(STORE)}"
         placeholder = {"upload_uuid": upload_id, "filename": "image.png", "pending": True}
         messages = [json.dumps({"text": text, "images": [placeholder]}).encode() for text in ("hello", "again")]
@@ -173,7 +170,7 @@ class UploadLife(FleetUser):
 
     @task
     def live(self) -> None:
-        taking, absorbing = (self.fleet.pods[pod] for pod in self.fleet.next_pods())
+        taking, absorbing = self.fleet.next_two(self.fleet.pods)
         journal = self.fleet.journal
         images: dict[int, Path] = {}
         try:
@@ -221,7 +218,7 @@ class Absorber(FleetUser):
 
     @task
     def accept(self) -> None:
-        pod = self.fleet.pods[self.fleet.next_pods()[0]]
+        pod = self.fleet.next_two(self.fleet.pods)[0]
         user_id = self.conversation()
         number = self.fleet.journal.begin(QUEUE, user_id, image=False)
         try:
@@ -231,5 +228,5 @@ class Absorber(FleetUser):
 
     @task
     def absorb(self) -> None:
-        pod = self.fleet.pods[self.fleet.next_pods()[1]]
+        pod = self.fleet.next_two(self.fleet.pods)[1]
         self.measure("absorb", pod.absorb, self.conversation())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from locust.argument_parser import get_parser
 
 from podrace.loadtests.arguments import as_command
-from podrace.loadtests.latency import Latencies, merged_counts
+from podrace.loadtests.latency import Latencies
 from podrace.loadtests.servers import files_api_lost, leftovers
 from podrace.loadtests.targets import UPLOAD, find_target
 from podrace.simulator.app.runs import Cell, result_document, write_json
@@ -64,7 +65,7 @@ class Verdict:
         cut_short = bool(self.failures or self.lost or missing or master.aborted)
         self.breaches = master.breaches(running=cut_short)
         self.sentences = {name: text for report in reports for name, text in report.get("sentences", {}).items()}
-        self.died = merged_counts({"died": report.get("died", {})} for report in reports)["died"]
+        self.died = sum((Counter(report.get("died", {})) for report in reports), Counter[str]())
         self.cells = [*map(self._of_scenario, sorted(master.asked_scenarios())), self._of_limits()]
 
     @property

@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from measuring import PROCESSES, check, ratio_of
@@ -165,12 +166,11 @@ def through_users(url: str) -> float:
     from locust import task
     from locust.env import Environment
 
+    from podrace.loadtests.health import Health
     from podrace.loadtests.latency import Recorder
     from podrace.loadtests.redis_user import RedisUser
 
     class Reader(RedisUser):
-        host = url
-
         def on_start(self) -> None:
             super().on_start()
             self.store = make_store(url)
@@ -180,7 +180,10 @@ def through_users(url: str) -> float:
             self.measure("GET status", self.store.get_upload_status, UPLOAD_ID)
 
     recorder = Recorder()
-    environment = Environment(user_classes=[Reader])
+    environment: Any = Environment(user_classes=[Reader])
+    environment.podrace = SimpleNamespace(
+        health=Health(), plan=SimpleNamespace(redis_url=url, prefix="", rate_per_s=0.0)
+    )
     environment.events.request.add_listener(recorder.on_request)
     runner = environment.create_local_runner()
     runner.start(GREENLETS, spawn_rate=100)
@@ -234,7 +237,7 @@ def status_us(url: str) -> tuple[float, float]:
     def record(index: int) -> None:
         latency_ms = 0.2 + index % 500 / 1000
         recorder.on_request(request_type="redis", name="GET", response_time=latency_ms, context={"late_us": 3})
-        journal.verified("load-store", known == wanted, "")
+        journal.verified("load-store", "" if known == wanted else "wrong")
         if index % 1000 == 999:
             recorder.take()
 

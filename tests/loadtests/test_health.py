@@ -39,8 +39,9 @@ def test_a_health_measures_lag_and_collections() -> None:
 
 def test_all_processes_are_added_up() -> None:
     health = GeneratorHealth()
-    health.add("a", interval(lags_us=[[100, 99], [9000, 1]], begun=90, missed=10, cpu_s=0.2))
-    health.add("b", interval(pauses_us=[500, 70], begun=100, cpu_s=0.6))
+    health.add("a", interval(lags_us=[[100, 99], [9000, 1]], begun=90, missed=10, cpu_s=0.4, wall_s=2.0))
+    health.add("b", interval(pauses_us=[500, 70], begun=100, cpu_s=1.2, wall_s=2.0))
+    assert health.begun_per_s == 95
     document = health.document(2.0)
     assert document["tasks"] == {
         "intended": 200, "begun": 190, "never_begun": 10, "intended_per_s": 100.0, "begun_per_s": 95.0,
@@ -101,11 +102,11 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 def make_user(recorder: Recorder, rate_per_s: float = 100.0) -> Any:
     class Paced(RedisUser):
         abstract = True
-        host = "redis://127.0.0.1:1"
 
     Paced.rate_per_s = rate_per_s
     request = SimpleNamespace(fire=lambda **event: recorder.on_request(**event))
-    user = Paced(SimpleNamespace(events=SimpleNamespace(request=request)))
+    session = SimpleNamespace(health=Health(), plan=SimpleNamespace(redis_url="redis://127.0.0.1:1"))
+    user = Paced(SimpleNamespace(events=SimpleNamespace(request=request), podrace=session))
     user.on_start()
     return user
 

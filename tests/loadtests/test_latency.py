@@ -160,9 +160,13 @@ def test_the_document_holds_curves_for_a_report() -> None:
     assert values[-1] == 100
 
 
-def test_taking_a_windows_p99_empties_the_window() -> None:
+def test_the_worst_p99_is_of_what_was_measured_often_enough_and_is_forgotten_with_it() -> None:
     recorder, latencies = Recorder(), Latencies()
     record(recorder, *[700] * 60)
+    record(recorder, *[9000] * 10, name="seldom")
+    for _ in range(60):
+        recorder.on_request(name="GET status", response_time=90.0, exception=ConnectionError("gone"))
     latencies.add("w", recorder.take())
-    assert latencies.take_window_p99_us() == 700
-    assert latencies.take_window_p99_us() is None
+    assert latencies.worst_p99_us() == 700
+    latencies.reset()
+    assert latencies.worst_p99_us() is None

@@ -2,11 +2,14 @@ from __future__ import annotations
 
 import pytest
 
-from podrace.loadtests.shapes import RateSearch, Window, spike
+from podrace.loadtests.shapes import SETTLE_S, STEP_S, RateSearch, SearchShape, SpikeShape, Window
 
 
-def test_a_spike_is_in_the_middle_third() -> None:
-    assert [spike(100, 9, t) for t in range(10)] == [10, 10, 10, 100, 100, 100, 10, 10, 10, None]
+def test_a_spike_is_in_the_middle_third(monkeypatch: pytest.MonkeyPatch) -> None:
+    shape = SpikeShape(100, 9)
+    seconds = iter(range(10))
+    monkeypatch.setattr(shape, "get_run_time", lambda: next(seconds))
+    assert [shape.tick() for _ in range(10)] == [(n, 100.0) for n in (10, 10, 10, 100, 100, 100, 10, 10, 10)] + [None]
 
 
 def measured(p99_us: float | None) -> Window:
@@ -63,3 +66,23 @@ def test_a_window_without_samples_does_not_hold() -> None:
     search = RateSearch(1000, start_per_s=1)
     search.next(measured(None))
     assert search.steps[0]["holds"] is False
+
+
+def test_a_second_run_begins_its_search_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As from the page: what the run before has found is not told of this one."""
+    rates: list[float] = []
+    forgotten: list[int] = []
+    shape = SearchShape(
+        lambda: RateSearch(1000, start_per_s=8),
+        20,
+        forget=lambda: forgotten.append(len(rates)),
+        measured=lambda: measured(900),
+        set_rate=rates.append,
+    )
+    for _ in range(2):
+        shape.reset_time()
+        now_s = iter([SETTLE_S, STEP_S, STEP_S, STEP_S + SETTLE_S])
+        monkeypatch.setattr(shape, "get_run_time", lambda now_s=now_s: next(now_s))
+        assert [shape.tick() for _ in range(3)] == [(20, 100.0)] * 3
+        assert [step["rate"] for step in shape.search.steps] == [8]
+    assert (rates, forgotten) == ([16, 16], [0, 1, 1, 2])

@@ -51,7 +51,7 @@ def make_user(server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch) -> Iterat
     def make(target: LoadTarget, kind: type[FleetUser]) -> Any:
         fleet = Fleet(dataclasses.replace(plan), target, worker="w")
         monkeypatch.setattr(fleet.runtime, "spawn", lambda name, function: name == "timeout" or function())
-        session = SimpleNamespace(fleet=fleet, health=Health(), redis_url=server.url, prefix="mirix:", rate_per_s=0.0)
+        session = SimpleNamespace(fleet=fleet, health=Health(), plan=plan)
         fired: list[str] = []
         request = SimpleNamespace(fire=lambda **event: fired.append(event["name"]))
         user: Any = kind(SimpleNamespace(podrace=session, events=SimpleNamespace(request=request)))
