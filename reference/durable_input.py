@@ -221,13 +221,13 @@ def _known_image(image: dict[str, Any], user_id: str) -> dict[str, Any]:
     return image
 
 
-def checked_id(value: object, what: str) -> str:
-    """The id of a user or a message; `what` says which."""
+def checked_id(value: object, noun: str) -> str:
+    """The id of a user or a message; `noun` says which."""
     if isinstance(value, str) and 0 < len(value) <= MAX_ID_BYTES and value.isascii():
         return value  # each read of a status passes here
     encoded = _bytes_of(value) if isinstance(value, str) else None
     if not encoded or len(encoded) > MAX_ID_BYTES:
-        raise InvalidInputError(f"{what}: expected a text of 1 to {MAX_ID_BYTES} bytes of UTF-8, got {_shown(value)}")
+        raise InvalidInputError(f"{noun}: expected a text of 1 to {MAX_ID_BYTES} bytes of UTF-8, got {_shown(value)}")
     assert isinstance(value, str)
     return value
 

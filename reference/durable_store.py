@@ -100,14 +100,14 @@ class DurableStore:
         """Of a claim, or of an attempt at an upload: nobody else has it."""
         return f"{self.holder}-{next(self._numbers)}"
 
-    def key(self, user_id: str, what: str, message_id: str | None = None) -> str:
+    def key(self, user_id: str, part: str, message_id: str | None = None) -> str:
         """Ids are percent-encoded: braces, stars, colons and newlines in them mean nothing."""
-        key = f"{self._prefix}durable:{{{self._quoted(user_id)}}}:{what}"
+        key = f"{self._prefix}durable:{{{self._quoted(user_id)}}}:{part}"
         return key if message_id is None else f"{key}:{self._quoted(message_id)}"
 
-    def _keys(self, user_id: str, *what: str) -> list[str]:
+    def _keys(self, user_id: str, *parts: str) -> list[str]:
         base = f"{self._prefix}durable:{{{self._quoted(user_id)}}}:"
-        return [base + name for name in what]
+        return [base + name for name in parts]
 
     # -- accepting
 
@@ -130,9 +130,9 @@ class DurableStore:
     def _accept_call(self, message: NewMessage, known: Mapping[str, Status | None]) -> Call:
         user, name, keep_bytes = message.user_id, message.message_id, self._settings.keep_bytes
         quoted = self._quoted(name)
-        what = ["queue", "messages", f"done:{quoted}", "dead"]
+        parts = ["queue", "messages", f"done:{quoted}", "dead"]
         if message.new or message.again:
-            what += ["uploads", f"lease:{quoted}"] + (["bytes", "state"] if keep_bytes else [])
+            parts += ["uploads", f"lease:{quoted}"] + (["bytes", "state"] if keep_bytes else [])
         args: list[Any] = [name, message.record(), self.holder, self._lease_ms, self._settings.max_kept_bytes]
         args.append(len(message.new))
         for image in message.new:
@@ -141,7 +141,7 @@ class DurableStore:
         for placeholder in message.again:
             status = known.get(placeholder["upload_uuid"])
             args += [placeholder["upload_uuid"], orjson.dumps(status) if status else b""]
-        return "accept", self._keys(user, *what), args
+        return "accept", self._keys(user, *parts), args
 
     # -- uploads
 
@@ -241,9 +241,9 @@ class DurableStore:
         verdict: bytes = self._run("dead_letter", keys, [batch.fence, self._settings.send_attempts, reason, missing])
         return verdict.decode()
 
-    def users_with(self, what: str) -> list[str]:
+    def users_with(self, part: str) -> list[str]:
         """Those who have such a key. Looks at every key of the server, without blocking it."""
-        before, after = f"{self._prefix}durable:{{", f"}}:{what}"
+        before, after = f"{self._prefix}durable:{{", f"}}:{part}"
         pattern = re.sub(r"([*?\[\]\\])", r"\\\1", before) + "*" + after
         found = (key.decode() for key in self.redis.scan_iter(match=pattern, count=1000))
         return sorted(unquote(key[len(before) : -len(after)]) for key in found)

@@ -2,51 +2,27 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-from podrace.reference.accumulator import Accumulator, MemoryAgent
-from podrace.reference.runtime import Runtime
+from podrace.reference.accumulator import Accumulator
 from podrace.reference.status import Placeholder, Status
 from podrace.reference.store import RedisStore, UploadStore
-from podrace.reference.upload_manager import FilesService, UploadManager
+from podrace.reference.upload_manager import UploadManager
 
 if TYPE_CHECKING:
-    import redis
-
     from podrace.reference.durable import DurablePod
 
 
-class Environment(Protocol):
-    """What a pod is made from.
+class ServicePod:
+    """One instance of the service: an accumulator over an upload manager.
 
-    Options, all optional: `max_workers`, `upload_timeout_s`, `absorb_limit`, `compress`.
+    `env` brings `name`, `redis`, `prefix`, `gemini` (a FilesService), `memory` (a MemoryAgent), `runtime`, `rng` and
+    `options`, all optional: `max_workers`, `upload_timeout_s`, `absorb_limit`, `compress`.
     """
 
-    @property
-    def name(self) -> str: ...
-    @property
-    def redis(self) -> redis.Redis: ...
-    @property
-    def prefix(self) -> str: ...
-    @property
-    def gemini(self) -> FilesService: ...
-    @property
-    def memory(self) -> MemoryAgent: ...
-    @property
-    def runtime(self) -> Runtime: ...
-    @property
-    def rng(self) -> random.Random: ...
-    @property
-    def options(self) -> Mapping[str, Any]: ...
-
-
-class ServicePod:
-    """One instance of the service: an accumulator over an upload manager."""
-
-    def __init__(self, env: Environment, store: UploadStore | None) -> None:
+    def __init__(self, env: Any, store: UploadStore | None) -> None:
         options = env.options
         self.upload_manager = UploadManager(
             env.gemini,
@@ -87,17 +63,17 @@ class ServicePod:
         """Nothing to stop: what runs still, ends by itself."""
 
 
-def local(env: Environment) -> ServicePod:
+def local(env: Any) -> ServicePod:
     """The bug: upload statuses live in the pod's own memory."""
     return ServicePod(env, store=None)
 
 
-def shared(env: Environment) -> ServicePod:
+def shared(env: Any) -> ServicePod:
     """The published fix: upload statuses live in Redis."""
     return ServicePod(env, RedisStore(env.redis, env.runtime, prefix=env.prefix))
 
 
-def durable(env: Environment) -> DurablePod:
+def durable(env: Any) -> DurablePod:
     """Ours: upload statuses, messages and images live in Redis, changed by scripts that lose nothing."""
     from podrace.reference.durable import DurablePod  # with redis-py, whose import takes about 0.2 s
 
