@@ -28,7 +28,6 @@ from podrace.loadtests.session import DONE, FAILED, RATE, STOP, VERSION, Worker
 from podrace.loadtests.targets import STORE, UPLOAD, Plan, find_target
 from podrace.simulator.app.runs import run_folder
 from podrace.simulator.errors import PodraceError, UsageError
-from podrace.simulator.judge.findings import HOLDS
 from podrace.simulator.servers.connection import redact
 
 REPORT_EVERY_S = 1.0
@@ -148,12 +147,8 @@ class Master(Worker):
             limits = slo.only(limits, {name for user in self.asked_users() for name in getattr(user, "limited", ())})
         if self.search:
             limits = slo.only(limits, set())  # a search goes beyond on purpose
-        kept = find_target(self.options.target).expected
-        counts = {name: counted for name, counted in self.counts().items() if kept(name) == HOLDS}
         explain = self.generator.explains
-        return slo.breaches(
-            limits, self.latencies, counts, duration_s=self.duration_s(), explain=explain, running=running
-        )
+        return slo.breaches(limits, self.latencies, duration_s=self.duration_s(), explain=explain, running=running)
 
     def reset(self) -> None:
         """Forget what was measured so far: RESET on the page, --reset-stats, the end of the warm-up.

@@ -7,7 +7,7 @@ import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import BaseModel, Field, ValidationError
 
@@ -37,8 +37,6 @@ class Slo(BaseModel, extra="forbid", strict=True, frozen=True):
     """The limits of a run."""
 
     error_rate: Share = None
-    lost: Number = None
-    duplicated: Number = None
     warm_up_s: Annotated[float, Field(ge=0, le=1e12)] = 0.0
     abort: bool = False
     operations: dict[str, Limits] = {}
@@ -81,13 +79,12 @@ def only(slo: Slo, limited: set[str]) -> Slo:
 def breaches(
     slo: Slo,
     latencies: Latencies,
-    counts: Mapping[str, Mapping[str, Any]],
     *,
     duration_s: float,
     explain: Explain = lambda excess_us, percentile: "",
     running: bool = False,
 ) -> list[Breach]:
-    """One for each limit that is exceeded. `counts`: of the scenarios that are expected to keep everything.
+    """One for each limit that is exceeded.
 
     `running`: the run goes on, or was cut short, so lower limits (AT_LEAST) are not judged.
     """
@@ -96,10 +93,6 @@ def breaches(
     total = failed + sum(latencies.summary(name, "raw")["count"] for name in latencies.names)
     if slo.error_rate is not None:
         found += _error_rate("error rate", failed, total, slo.error_rate)
-    for kind, limit in (("lost", slo.lost), ("duplicated", slo.duplicated)):
-        for scenario, counted in counts.items():
-            if limit is not None and counted.get(kind, 0) > limit:
-                found.append(Breach(text=f"{kind} in {scenario}: {counted[kind]} > {limit:g}"))
     for name, limits in slo.operations.items():
         if name in latencies.names:
             found += _operation(name, limits.model_dump(exclude_none=True), latencies, duration_s, explain, running)

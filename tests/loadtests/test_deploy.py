@@ -205,7 +205,7 @@ def test_each_containers_command_runs(
     assert f"127.0.0.1:{files_port}" in files_api.stdout.readline()
     before = entrypoint()
     assert before == ["locust", "-f", "loadtests/locustfile.py"]
-    (tmp_path / "slo.toml").write_text("lost = 0\nduplicated = 0\n")
+    (tmp_path / "slo.toml").write_text("error_rate = 1.0\n")
     headless = ["--headless", "--users", "6", "--spawn-rate", "6", "--run-time", "5s", "--only-summary",
                 "--slo", "slo.toml"]  # fmt: skip
     assert found["master"][:3] == found["worker"][:3] == before

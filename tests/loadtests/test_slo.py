@@ -13,7 +13,6 @@ from podrace.simulator.errors import UsageError
 
 def test_our_slo_file_limits_every_operation_of_our_users() -> None:
     ours = load_slo("")
-    assert ours.lost == 0
     assert set(ours.operations) == {
         name for user in (StoreReader, StoreWriter, UploadLife, Absorber) for name in user.limited
     }
@@ -32,8 +31,8 @@ def test_our_slo_file_limits_every_operation_of_our_users() -> None:
         ),
         ('[operations."absorb"]\nerror_rate = 5', "Input should be less than or equal to 1, got 5"),
         ("error_rate = nan", "error_rate: Input should be less than or equal to 1, got nan"),
-        ("lost = -1", "lost: Input should be greater than or equal to 0, got -1"),
-        ("lost = true", "lost: Input should be a valid number, got True"),
+        ("error_rate = -1", "error_rate: Input should be greater than or equal to 0, got -1"),
+        ("error_rate = true", "error_rate: Input should be a valid number, got True"),
         ("abort = 1", "abort: Input should be a valid boolean, got 1"),
         ("not toml", "expected a TOML file"),
     ],
@@ -74,37 +73,30 @@ def texts(found: list[Breach]) -> list[str]:
     ],
 )
 def test_each_limit_can_be_passed(latencies: Latencies, limit: dict[str, float], said: str) -> None:
-    found = breaches(Slo(operations={"absorb": limit}), latencies, {}, duration_s=2.0)
+    found = breaches(Slo(operations={"absorb": limit}), latencies, duration_s=2.0)
     assert texts(found) == [said]
     kept = {name: 1e9 for name in limit if name.endswith("_us") and name != "p99_9_us"} or {"samples": 100}
-    assert breaches(Slo(operations={"absorb": kept}), latencies, {}, duration_s=2.0) == []
+    assert breaches(Slo(operations={"absorb": kept}), latencies, duration_s=2.0) == []
 
 
 def test_error_rates_are_of_the_run_and_of_an_operation(latencies: Latencies) -> None:
     slo = Slo(error_rate=0.001, operations={"accept": {"error_rate": 0.1}, "absorb": {"error_rate": 0.0}})
-    assert texts(breaches(slo, latencies, {}, duration_s=1.0)) == [
+    assert texts(breaches(slo, latencies, duration_s=1.0)) == [
         "error rate: 0.980% > 0.100% (1 of 102 operations failed)",
         "accept: error rate: 50.000% > 10.000% (1 of 2 operations failed)",
     ]
 
 
-def test_losses_have_limits(latencies: Latencies) -> None:
-    counts = {"load-upload": {"lost": 2, "duplicated": 5}}
-    slo = Slo(lost=0, duplicated=5)
-    assert texts(breaches(slo, latencies, counts, duration_s=1.0)) == ["lost in load-upload: 2 > 0"]
-    assert breaches(Slo(), latencies, counts, duration_s=1.0) == []
-
-
 def test_what_never_ran_is_a_breach_unless_nobody_was_to_do_it(latencies: Latencies) -> None:
     slo = Slo(operations={"GET status": {"p99_us": 1e9}})
-    assert texts(breaches(slo, latencies, {}, duration_s=1.0)) == ["GET status: has a limit and never ran"]
-    assert breaches(slo, latencies, {}, duration_s=1.0, running=True) == []
-    assert breaches(only(slo, {"absorb"}), latencies, {}, duration_s=1.0) == []
+    assert texts(breaches(slo, latencies, duration_s=1.0)) == ["GET status: has a limit and never ran"]
+    assert breaches(slo, latencies, duration_s=1.0, running=True) == []
+    assert breaches(only(slo, {"absorb"}), latencies, duration_s=1.0) == []
 
 
 def test_during_a_run_only_a_breach_that_cannot_recover_counts(latencies: Latencies) -> None:
     slo = Slo(operations={"absorb": {"samples": 1000, "rate_per_s": 1000, "p99_9_us": 1, "max_us": 1}})
-    (found,) = breaches(slo, latencies, {}, duration_s=1.0, running=True)
+    (found,) = breaches(slo, latencies, duration_s=1.0, running=True)
     assert found.text.startswith("absorb: max_us")
 
 
@@ -116,7 +108,7 @@ def test_a_rate_is_excused_by_a_generator_that_had_no_time_and_not_by_one_that_w
     health.add("w", {"lags_us": [[9000, 100]], "pauses_us": [], "wall_s": 1.0, "cpu_s": cpu_s, "waited_s": 0.0,
                      "stolen": 0.0, "begun": 100, "missed": 0})  # fmt: skip
     slo = Slo(operations={"absorb": {"rate_per_s": 1000}})
-    (found,) = breaches(slo, latencies, {}, duration_s=1.0, explain=health.explains)
+    (found,) = breaches(slo, latencies, duration_s=1.0, explain=health.explains)
     assert bool(found.excuse) is excused
 
 
@@ -128,6 +120,6 @@ def test_the_generator_excuses_latencies_and_rates_and_nothing_else(latencies: L
         return "the generator was slow"
 
     slo = Slo(error_rate=0, operations={"absorb": {"p99_us": 90_000, "rate_per_s": 1000, "samples": 1000}})
-    found = breaches(slo, latencies, {}, duration_s=1.0, explain=explain)
+    found = breaches(slo, latencies, duration_s=1.0, explain=explain)
     assert [bool(breach.excuse) for breach in found] == [False, True, True, False]
     assert asked[0] == (9007, 99.0)
