@@ -90,22 +90,17 @@ DEFAULTS = Settings()
 
 
 @dataclass(frozen=True)
-class NewImage:
-    """An image as it was read at accept: the file may go afterwards."""
-
-    placeholder: Placeholder
-    content: bytes
-
-
-@dataclass(frozen=True)
 class NewMessage:
-    """A checked message. `images` is what the record holds: placeholders, and files that were resolved already."""
+    """A checked message. `images` is what the record holds: placeholders, and files that were resolved already.
+
+    `new` are the placeholders of images that came with it, and their bytes, read now: the files may go.
+    """
 
     user_id: str
     message_id: str
     text: str
     images: tuple[dict[str, Any], ...]
-    new: tuple[NewImage, ...]
+    new: tuple[tuple[Placeholder, bytes], ...]
     again: tuple[Placeholder, ...]
     """Placeholders of earlier messages that this one shows again."""
 
@@ -155,7 +150,7 @@ def read_message(
     if not isinstance(images, Sequence) or isinstance(images, str | bytes):
         raise InvalidInputError(f"images: expected a list of files and placeholders, got {_shown(images)}")
     shown: list[dict[str, Any]] = []
-    new: list[NewImage] = []
+    new: list[tuple[Placeholder, bytes]] = []
     again: list[Placeholder] = []
     for position, image in enumerate(images):
         if isinstance(image, Mapping):
@@ -166,7 +161,7 @@ def read_message(
         filename = str(image).encode("utf-8", "replace").decode()
         placeholder = new_placeholder(_upload_id(user, message, position), filename, user, message)
         shown.append(placeholder)
-        new.append(NewImage(placeholder, read_image(image, compress=compress, max_image_bytes=max_image_bytes)))
+        new.append((placeholder, read_image(image, compress=compress, max_image_bytes=max_image_bytes)))
     return NewMessage(user, message, text, tuple(shown), tuple(new), tuple(again))
 
 

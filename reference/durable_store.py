@@ -135,9 +135,8 @@ class DurableStore:
             parts += ["uploads", f"lease:{quoted}"] + (["bytes", "state"] if keep_bytes else [])
         args: list[Any] = [name, message.record(), self.holder, self._lease_ms, self._settings.max_kept_bytes]
         args.append(len(message.new))
-        for image in message.new:
-            args += [image.placeholder["upload_uuid"], pending_status(image.placeholder)]
-            args.append(image.content if keep_bytes else b"")
+        for placeholder, content in message.new:
+            args += [placeholder["upload_uuid"], pending_status(placeholder), content if keep_bytes else b""]
         for placeholder in message.again:
             status = known.get(placeholder["upload_uuid"])
             args += [placeholder["upload_uuid"], orjson.dumps(status) if status else b""]

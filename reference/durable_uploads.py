@@ -100,8 +100,8 @@ class Uploader:
 
     def start(self, message: NewMessage) -> None:
         """Upload the images of an accepted message, unless they are being uploaded already (it came twice)."""
-        for image in message.new:
-            self._submit(self._new(image.placeholder, image.content))
+        for placeholder, content in message.new:
+            self._submit(self._new(placeholder, content))
 
     def take_over(self, user_id: str, pending: Iterable[tuple[str, str]]) -> None:
         """Go on with waiting uploads on which no pod has a lease."""
