@@ -91,7 +91,7 @@ def sentinels(stack: ExitStack, free_ports: list[int]) -> tuple[str, ServersOf]:
     until(partial(_has_replicas, primary, 2), "two replicas are connected")
     for port in watching:
         config = {"port": str(port), "sentinel monitor pods": f"127.0.0.1 {ports[0]} 2"}
-        config |= {"sentinel down-after-milliseconds pods": "300", "sentinel failover-timeout pods": "500"}
+        config |= {"sentinel down-after-milliseconds pods": "1000", "sentinel failover-timeout pods": "500"}
         stack.enter_context(SentinelServer(config=config))
     known = Sentinel([("127.0.0.1", port) for port in watching], sentinel_kwargs=SETTINGS)
 
