@@ -227,8 +227,9 @@ class Driver:
 
     def _heard(self, pod: str, kind: str, *rest: Any) -> None:
         if kind == "result":
-            self.unanswered.pop(rest[0], None)
-            self._end(*rest)
+            number, *how = rest
+            self.unanswered.pop(number, None)
+            self._end(number, Result(*how))
         elif kind == "service":
             self._serve(pod, *rest)
         elif kind == "event":

@@ -41,7 +41,7 @@ class Journal:
 
     def note(self, event: Event) -> None:
         """Take note of an event, with the milliseconds since the run began."""
-        told = {"t_ms": round((time.monotonic() - self.epoch_s) * 1000, 3)} | event
+        told = {"t_ms": int((time.monotonic() - self.epoch_s) * 1e6) / 1000} | event
         self._waiting.append(orjson.dumps(told, default=plain, option=orjson.OPT_NON_STR_KEYS))
 
     def flush(self) -> None:
@@ -84,11 +84,11 @@ Client = Generator[Asked | float, Result, None]
 class _Channel:
     """One connection to a pod: what is still to be written to it, and what has come of its next message.
 
-    `number` is 0 for the pod's pipe, from 1 for its lanes.
+    A pod says everything over its pipe; its `is_lane`s are for what it is told.
     """
 
     pod: str
-    number: int
+    is_lane: bool
     file: int
     quick: bool
     is_open: bool = True
@@ -110,6 +110,8 @@ class FreeFleet(Fleet):
         """By pod that runs: its pipe, then its lanes."""
         self._idle: dict[str, list[_Channel]] = {}
         """Of these the lanes that have no call."""
+        self._busy: dict[str, dict[int, _Channel]] = {}
+        """By pod and number of a call, the lanes that have one."""
         self._paused: set[str] = set()
 
     def __enter__(self) -> FreeFleet:
@@ -120,20 +122,24 @@ class FreeFleet(Fleet):
 
     def _watch(self, pod: str) -> None:
         handle = self._pods[pod]
-        connections = enumerate((handle.connection, *handle.lanes))
-        channels = [_Channel(pod, number, one.fileno(), handle.spec.free) for number, one in connections]
+        channels = [
+            _Channel(pod, one is not handle.connection, one.fileno(), handle.spec.free)
+            for one in (handle.connection, *handle.lanes)
+        ]
         for channel in channels:
             os.set_blocking(channel.file, False)
-            self._selector.register(channel.file, selectors.EVENT_READ, channel)
-        self._channels[pod], self._idle[pod] = channels, channels[1:]
+        self._selector.register(channels[0].file, selectors.EVENT_READ, channels[0])
+        self._channels[pod], self._idle[pod], self._busy[pod] = channels, channels[1:], {}
 
     def send(self, pod: str, *message: Any) -> None:
         self._send(self._channels[pod][0], message)
 
     def begin_call(self, pod: str, number: int, method: str, args: tuple[Any, ...]) -> None:
         """Have a method of the pod's called, which says `result` with that number once it has ended."""
-        idle = self._idle[pod]
-        self._send(idle.pop() if idle else self._channels[pod][0], ("call", number, pod, method, args))
+        channel = self._channels[pod][0]
+        if self._idle[pod]:
+            channel = self._busy[pod][number] = self._idle[pod].pop()
+        self._send(channel, ("call", number, pod, method, args))
 
     def answer(self, pod: str, number: int, worked: bool, value: Any) -> None:
         """Answer what a pod has asked a service: by the question's number, or the lane's, which is negative."""
@@ -146,7 +152,7 @@ class FreeFleet(Fleet):
         elif channel.is_open:
             channel.out += self._write(channel, data)
             if channel.out:
-                self._selector.modify(channel.file, selectors.EVENT_READ | selectors.EVENT_WRITE, channel)
+                self._await_room(channel)
 
     def _write(self, channel: _Channel, data: bytes | bytearray) -> bytes | bytearray:
         """Write what the pod takes. Returns the rest."""
@@ -160,10 +166,21 @@ class FreeFleet(Fleet):
 
     def _end(self, channel: _Channel, error: OSError | None) -> None:
         """A connection has ended. Raises HarnessError for a pod's pipe; a lane may end before that says why."""
-        if not channel.number:
+        if not channel.is_lane:
             raise self._died(self._pods[channel.pod]) from error
-        self._selector.unregister(channel.file)
+        self._unwatch(channel)
+
+    def _await_room(self, channel: _Channel) -> None:
+        """Hear of it when more can be written."""
+        if channel.is_lane:
+            self._selector.register(channel.file, selectors.EVENT_WRITE, channel)
+        else:
+            self._selector.modify(channel.file, selectors.EVENT_READ | selectors.EVENT_WRITE, channel)
+
+    def _unwatch(self, channel: _Channel) -> None:
         channel.is_open = False
+        if channel.file in self._selector.get_map():
+            self._selector.unregister(channel.file)
 
     def pump(self, timeout_s: float) -> None:
         """Take what has come from the pods, and wait at most so long for the first of it."""
@@ -171,7 +188,9 @@ class FreeFleet(Fleet):
             channel = key.data
             if channel.is_open and ready & selectors.EVENT_WRITE:
                 channel.out = bytearray(self._write(channel, channel.out))
-                if channel.is_open and not channel.out:
+                if channel.is_open and not channel.out and channel.is_lane:
+                    self._selector.unregister(channel.file)
+                elif channel.is_open and not channel.out:
                     self._selector.modify(channel.file, selectors.EVENT_READ, channel)
             if channel.is_open and ready & selectors.EVENT_READ:
                 self._read(channel)
@@ -189,8 +208,8 @@ class FreeFleet(Fleet):
         channel.received += data
         while channel.is_open and (one := taken(channel.received)) is not None:  # it may be killed for what it said
             message = unpacked(one, quick=channel.quick)
-            if channel.number and message[0] == "result":
-                self._idle[channel.pod].append(channel)
+            if message[0] == "result" and (lane := self._busy[channel.pod].pop(message[1], None)):
+                self._idle[channel.pod].append(lane)
             self._on_message(channel.pod, *message)
 
     def _take(self, handle: Handle, message: tuple[Any, ...]) -> None:
@@ -228,9 +247,7 @@ class FreeFleet(Fleet):
         """SIGKILL. What it had said and nobody had read yet is lost with it."""
         handle = self._pods[pod]
         for channel in self._channels.pop(pod):
-            if channel.is_open:
-                self._selector.unregister(channel.file)
-                channel.is_open = False
+            self._unwatch(channel)
         self._paused.discard(pod)
         handle.alive = False
         handle.process.kill()

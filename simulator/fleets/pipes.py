@@ -143,15 +143,16 @@ class Pipe:
 
 
 class Lane(Pipe):
-    """A connection that one thread has for itself: it takes a call, asks meanwhile, says how it ended.
+    """A connection on which one thread is told everything: its calls, and answers to what these ask.
 
-    So no other thread has to be woken for it. `number` names the lane, in place of what it asks: that is one thing
-    at a time.
+    So no other thread has to be woken for it. What it says goes over the pod's pipe, `back`, where many messages are
+    read at once. `number` names the lane, in place of what it asks: that is one thing at a time.
     """
 
-    def __init__(self, connection: Any, number: int) -> None:
+    def __init__(self, connection: Any, number: int, back: Pipe) -> None:
         super().__init__(connection, quick=True)
         self._number = number
+        self.send = back.send  # type: ignore[method-assign]
 
     def ask(self, *question: Any) -> Any:
         self.send("service", self._number, *question)

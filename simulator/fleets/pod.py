@@ -56,7 +56,7 @@ def main(connections: Sequence[Any], spec: PodSpec) -> None:
     pipe.send("ready")
     with libraries.led(lambda: gate.env if gate.virtual else None, threading.get_ident):
         for number, connection in enumerate(connections[1:], 1):
-            lane = Lane(connection, -number)
+            lane = Lane(connection, -number, pipe)
             threading.Thread(target=serve_lane, args=(lane, own, method, gate), name=spec.name, daemon=True).start()
         serve(pipe, make, method, gate)
 
@@ -131,7 +131,7 @@ def serve(pipe: Pipe, make: Callable[[], Any], method_named: MethodNamed, gate: 
 
 def answer(pipe: Pipe, method_named: MethodNamed, gate: Any, call: int, method: str, args: tuple[Any, ...]) -> None:
     """Call the pod's method, and say how that ended."""
-    pipe.send(gate.answer_kind, call, outcome(method_named(method), *args))
+    pipe.send(gate.answer_kind, call, *outcome(method_named(method), *args))
 
 
 def serve_lane(lane: Lane, own: threading.local, method_named: MethodNamed, gate: RecordingGate) -> None:

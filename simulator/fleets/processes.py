@@ -219,7 +219,7 @@ class Fleet:
         if message[0] == "event":
             self._on_event(message[1])
         elif message[0] == "result":
-            handle.results[message[1]] = message[2]
+            handle.results[message[1]] = Result(*message[2:])
         elif message[0] == "broken":
             raise message[1]
         else:

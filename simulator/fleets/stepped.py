@@ -104,7 +104,7 @@ class SteppedFleet(Fleet):
             step, action, reply = rest
             self.done.append((Step(*step), action, reply))
         elif kind == "returned":
-            self.results.append((rest[0], rest[1]))
+            self.results.append((rest[0], Result(*rest[1:])))
         elif kind == "died":
             self.died.append((rest[0], rest[1]))
         elif kind == "service":
