@@ -125,12 +125,14 @@ class Fleet:
 
         warm_up([spec.target, *filter(None, spec.services.values())])
         forkserver = multiprocess.get_context("forkserver")
-        ours, theirs = zip(*(forkserver.Pipe() for _ in range(1 + spec.lanes)), strict=True)
-        process = forkserver.Process(target=_pod_main, args=(theirs, spec), name=f"pod-{spec.name}", daemon=True)
+        ours, theirs = forkserver.Pipe()
+        lanes = [forkserver.Pipe(duplex=False) for _ in range(spec.lanes)]
+        told = [theirs, *(end for end, _ in lanes)]
+        process = forkserver.Process(target=_pod_main, args=(told, spec), name=f"pod-{spec.name}", daemon=True)
         with _without_main(), without_interrupts():  # started and known to us, or neither
             process.start()
-            self._pods[spec.name] = Handle(spec, process, ours[0], ours[1:])
-        for connection in theirs:
+            self._pods[spec.name] = Handle(spec, process, ours, [end for _, end in lanes])
+        for connection in told:
             connection.close()
 
     def call(self, pod: str, method: str, *args: Any) -> Result:

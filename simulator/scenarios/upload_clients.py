@@ -87,7 +87,7 @@ class FreeUploads(Uploads):
 
     def asked(self, call: Call, pod: str | None = None) -> Asked:
         """A call as a client makes it."""
-        args = tuple([self.argument(one) for one in arg] if isinstance(arg, list) else arg for arg in call.args)
+        args = tuple([[self.argument(one) for one in arg] if type(arg) is list else arg for arg in call.args])
         return Asked(call.name, call.method, args, call.args, pod)
 
     def owner(self, event: Event) -> str:
