@@ -19,7 +19,7 @@ from podrace.simulator.scenarios.model import Call
 from podrace.simulator.scenarios.upload_clients import FreeUploads
 from podrace.simulator.servers.connection import connect, open_server
 
-PODS, USERS = 8, 64
+PODS, USERS = 8, 50
 LEAST = 0.6
 PLAIN = """
 import json, sys
@@ -31,15 +31,14 @@ client.ping()
 print("ready", flush=True)
 sys.stdin.readline()
 message = json.dumps({"message_id": name, "text": "text of a message", "images": [], "timestamp": 1736899200.1})
-for turn in range(max(pushes, absorbs)):
+for turn in range(pushes):
     key = f"{prefix}temp_messages:{name}-{turn % 8}"
-    if turn < pushes:
-        client.rpush(key, message)
-    if turn < absorbs:
+    client.rpush(key, message)
+    if (turn + 1) * absorbs // pushes > turn * absorbs // pushes:
         [json.loads(one) for one in client.lrange(key, 0, -1)]
         if client.set(f"{prefix}lock:{name}", name, nx=True, ex=30):
-            [json.loads(one) for one in client.lrange(key, 0, -1)]
-            client.ltrim(key, 1, -1)
+            ready = [json.loads(one) for one in client.lrange(key, 0, -1)]
+            client.ltrim(key, len(ready), -1)
             client.delete(f"{prefix}lock:{name}")
 print("done", flush=True)
 """
