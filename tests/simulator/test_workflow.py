@@ -21,7 +21,7 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 ROWS = "--scenarios foreign-pod"
-NOT_HERE = ("apt-get", ".ci/run", "make nightly", "pip install")
+NOT_HERE = ("apt-get", ".ci/run", "make nightly", "make soak", "pip install")
 CHECKED_OUT = (
     *("podrace", "reference", "simulator", "loadtests", "reports", "tests"),
     *("Makefile", "pyproject.toml", "constraints.txt", "README.md"),
