@@ -63,6 +63,11 @@ class Recorded:
     work: Path = field(default_factory=Path)
     promises_from: Mapping[str, float] = field(default_factory=dict)
 
+    def events(self) -> Iterator[tuple[int, Event]]:
+        """The history, each event with the number of its line."""
+        with self.path.open("rb") as lines:
+            yield from enumerate(map(orjson.loads, lines))
+
     def runs(self) -> Iterator[FiledRun]:
         """The run as checks see it, in shares of some owners each. A place is the number of a line."""
         count = min(MOST_SHARES, 1 + self.path.stat().st_size // SHARE_BYTES)
@@ -73,8 +78,7 @@ class Recorded:
 
         services = self.workload.shared_out(self.services, share_of, count) if count > 1 else None
         if services is None:
-            with self.path.open("rb") as lines:
-                yield self._run(enumerate(map(orjson.loads, lines)), self.services)
+            yield self._run(self.events(), self.services)
             return
         with ExitStack() as stack:
             files = [stack.enter_context(TemporaryFile()) for _ in range(count)]
@@ -163,10 +167,9 @@ def judged(recorded: Recorded, scenario: Scenario, before: Sequence[Finding] = (
 def since_replaced(recorded: Recorded, pods: Sequence[str]) -> Recorded:
     """The run of a fleet whose pods were replaced, in which only those that came later promise anything."""
     places: dict[str, float] = dict.fromkeys(pods, float("inf"))
-    with recorded.path.open("rb") as lines:
-        for place, event in enumerate(map(orjson.loads, lines)):
-            if event["type"] == "fault" and (event["fault"], event["stage"]) == ("deploy", "is over"):
-                places[event["actor"]] = place
+    for place, event in recorded.events():
+        if event["type"] == "fault" and (event["fault"], event["stage"]) == ("deploy", "is over"):
+            places[event["actor"]] = place
     return replace(recorded, promises_from=places)
 
 

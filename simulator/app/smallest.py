@@ -7,8 +7,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-import orjson
-
 from podrace.simulator.app.judging import FiledRun, Recorded
 from podrace.simulator.history.events import Event, Words, readable
 from podrace.simulator.judge.findings import Finding
@@ -99,7 +97,7 @@ def _named(recorded: Recorded, subject: str) -> Iterable[int]:
     """Where a call of that name begins and ends, or one whose result is named in the subject: a key is named so."""
     ids = [text for text in re.split(r"[:{}]", subject) if len(text) > 8]
     begun: dict[int, int] = {}
-    for place, event in _lines(recorded):
+    for place, event in recorded.events():
         if event["type"] == "invoke":
             begun[event["call"]] = place
             if event["name"] == subject:
@@ -112,26 +110,21 @@ def _named(recorded: Recorded, subject: str) -> Iterable[int]:
 
 def _events(recorded: Recorded, places: set[int]) -> Iterator[Event]:
     """The events at these places, and the faults that were about meanwhile where they happened."""
-    shown = [event for place, event in _lines(recorded) if place in places]
+    shown = [event for place, event in recorded.events() if place in places]
     where = {"server", *recorded.services, *(event["actor"] for event in shown)}
     from_ms, until_ms = shown[0]["t_ms"], shown[-1]["t_ms"] + AFTER_MS
     strikes: dict[str, tuple[int, float]] = {}
     meanwhile: set[int] = set()
-    for place, event in _lines(recorded):
+    for place, event in recorded.events():
         if event["type"] == "fault" and event["actor"] in where:
             began, began_ms = strikes.pop(event["actor"], (place, event["t_ms"]))
             if event["stage"] == "strikes":
                 strikes[event["actor"]] = place, event["t_ms"]
             elif began_ms <= until_ms and event["t_ms"] >= from_ms:
                 meanwhile |= {began, place}
-    for place, event in _lines(recorded):
+    for place, event in recorded.events():
         if place in places or place in meanwhile or event["type"] == "rest":
             yield _raw(event, recorded)
-
-
-def _lines(recorded: Recorded) -> Iterator[tuple[int, Event]]:
-    with recorded.path.open("rb") as lines:
-        yield from enumerate(map(orjson.loads, lines))
 
 
 _KILLED = {"strikes": "killed", "is over": "started again"}

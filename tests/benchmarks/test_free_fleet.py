@@ -22,7 +22,9 @@ from podrace.simulator.servers.connection import connect, open_server
 PODS, USERS = 8, 50
 LEAST = 0.6
 PLAIN = """
-import json, sys
+# The commands of a fleet's pods with the same arguments: every message is made, lists grow as long, all that is read
+# is parsed.
+import json, sys, time
 from podrace.simulator.servers.connection import connect
 url, prefix, name, *counts = sys.argv[1:]
 pushes, absorbs = map(int, counts)
@@ -30,10 +32,10 @@ client = connect(url)
 client.ping()
 print("ready", flush=True)
 sys.stdin.readline()
-message = json.dumps({"message_id": name, "text": "text of a message", "images": [], "timestamp": 1736899200.1})
 for turn in range(pushes):
     key = f"{prefix}temp_messages:{name}-{turn % 8}"
-    client.rpush(key, message)
+    message = {"message_id": f"{name}-{turn}", "text": f"text of {name}-{turn}", "images": [], "timestamp": time.time()}
+    client.rpush(key, json.dumps(message))
     if (turn + 1) * absorbs // pushes > turn * absorbs // pushes:
         [json.loads(one) for one in client.lrange(key, 0, -1)]
         if client.set(f"{prefix}lock:{name}", name, nx=True, ex=30):

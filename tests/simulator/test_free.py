@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from podrace.simulator.errors import HarnessError, TargetError
@@ -138,6 +139,13 @@ def call(driver: Driver, *wanted: Asked | float, within_s: float = 10.0) -> list
     return results
 
 
+def stop(driver: Driver, pod: str, until: Until) -> None:
+    """Pause a pod and wait until it stands: on a busy machine a signal takes effect later than the next call."""
+    driver.fleet.pause(pod)
+    process = psutil.Process(driver.fleet._pods[pod].process.pid)
+    assert until(lambda: process.status() == psutil.STATUS_STOPPED)
+
+
 def events(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
@@ -185,7 +193,7 @@ def test_the_call_of_a_killed_pod_has_no_end_and_its_client_cannot_know(driver: 
 
 def test_a_stopped_pod_blocks_neither_the_driver_nor_another_pod(driver: Driver, until: Until) -> None:
     """More is sent to it than a pipe can hold; the other pod keeps answering."""
-    driver.fleet.pause("A")
+    stop(driver, "A", until)
     results: list[Result] = []
     stuck = [asking(asked("whose", bytes(100_000), pod="A"), into=results) for _ in range(40)]
     driver._patience_s = 20.0
@@ -203,11 +211,12 @@ def test_a_stopped_pod_blocks_neither_the_driver_nor_another_pod(driver: Driver,
     assert [one.value for one in results] == ["A"] * 40
 
 
-def test_a_late_answer_is_ignored_once_its_client_has_given_up(spec: PodSpec, history: Path) -> None:
+def test_a_late_answer_is_ignored_once_its_client_has_given_up(spec: PodSpec, history: Path, until: Until) -> None:
     with driver_of(spec, history, patience_s=0.2) as driver:
-        driver.fleet.pause("A")
+        stop(driver, "A", until)
         assert [one.type for one in call(driver, asked("whose", pod="A"))] == ["info"]
         driver.fleet.resume("A")
+        driver._patience_s = 20.0  # now the answer is waited for
         assert call(driver, asked("whose", pod="A"))[0].value == "A"
     assert [one["type"] for one in events(history)] == ["invoke", "info", "invoke", "ok"]
 
