@@ -84,11 +84,11 @@ Client = Generator[Asked | float, Result, None]
 class _Channel:
     """One connection to a pod: what is still to be written to it, and what has come of its next message.
 
-    A pod says everything over its pipe; its `is_lane`s are for what it is told.
+    A pod says everything over its pipe; its lanes, which nobody reads, are for what it is told.
     """
 
     pod: str
-    is_lane: bool
+    is_read: bool
     file: int
     quick: bool
     is_open: bool = True
@@ -123,12 +123,12 @@ class FreeFleet(Fleet):
     def _watch(self, pod: str) -> None:
         handle = self._pods[pod]
         channels = [
-            _Channel(pod, one is not handle.connection, one.fileno(), handle.spec.free)
+            _Channel(pod, one is handle.connection, one.fileno(), handle.spec.free)
             for one in (handle.connection, *handle.lanes)
         ]
         for channel in channels:
             os.set_blocking(channel.file, False)
-        self._selector.register(channels[0].file, selectors.EVENT_READ, channels[0])
+        self._await(channels[0])
         self._channels[pod], self._idle[pod], self._busy[pod] = channels, channels[1:], {}
 
     def send(self, pod: str, *message: Any) -> None:
@@ -152,7 +152,7 @@ class FreeFleet(Fleet):
         elif channel.is_open:
             channel.out += self._write(channel, data)
             if channel.out:
-                self._await_room(channel)
+                self._await(channel)
 
     def _write(self, channel: _Channel, data: bytes | bytearray) -> bytes | bytearray:
         """Write what the pod takes. Returns the rest."""
@@ -166,21 +166,17 @@ class FreeFleet(Fleet):
 
     def _end(self, channel: _Channel, error: OSError | None) -> None:
         """A connection has ended. Raises HarnessError for a pod's pipe; a lane may end before that says why."""
-        if not channel.is_lane:
+        if channel.is_read:
             raise self._died(self._pods[channel.pod]) from error
-        self._unwatch(channel)
-
-    def _await_room(self, channel: _Channel) -> None:
-        """Hear of it when more can be written."""
-        if channel.is_lane:
-            self._selector.register(channel.file, selectors.EVENT_WRITE, channel)
-        else:
-            self._selector.modify(channel.file, selectors.EVENT_READ | selectors.EVENT_WRITE, channel)
-
-    def _unwatch(self, channel: _Channel) -> None:
         channel.is_open = False
+
+    def _await(self, channel: _Channel) -> None:
+        """Hear of it when there is something to read, and when what is left to be written can be."""
+        events = (selectors.EVENT_READ if channel.is_read else 0) | (selectors.EVENT_WRITE if channel.out else 0)
         if channel.file in self._selector.get_map():
             self._selector.unregister(channel.file)
+        if events and channel.is_open:
+            self._selector.register(channel.file, events, channel)
 
     def pump(self, timeout_s: float) -> None:
         """Take what has come from the pods, and wait at most so long for the first of it."""
@@ -188,10 +184,8 @@ class FreeFleet(Fleet):
             channel = key.data
             if channel.is_open and ready & selectors.EVENT_WRITE:
                 channel.out = bytearray(self._write(channel, channel.out))
-                if channel.is_open and not channel.out and channel.is_lane:
-                    self._selector.unregister(channel.file)
-                elif channel.is_open and not channel.out:
-                    self._selector.modify(channel.file, selectors.EVENT_READ, channel)
+                if not channel.out:
+                    self._await(channel)
             if channel.is_open and ready & selectors.EVENT_READ:
                 self._read(channel)
 
@@ -247,7 +241,8 @@ class FreeFleet(Fleet):
         """SIGKILL. What it had said and nobody had read yet is lost with it."""
         handle = self._pods[pod]
         for channel in self._channels.pop(pod):
-            self._unwatch(channel)
+            channel.is_open = False
+            self._await(channel)
         self._paused.discard(pod)
         handle.alive = False
         handle.process.kill()

@@ -152,7 +152,10 @@ class Lane(Pipe):
     def __init__(self, connection: Any, number: int, back: Pipe) -> None:
         super().__init__(connection, quick=True)
         self._number = number
-        self.send = back.send  # type: ignore[method-assign]
+        self._back = back
+
+    def send(self, *message: Any) -> None:
+        self._back.send(*message)
 
     def ask(self, *question: Any) -> Any:
         self.send("service", self._number, *question)
