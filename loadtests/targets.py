@@ -65,7 +65,7 @@ def find_target(name: str) -> LoadTarget:
         return TARGETS[name]
     if ":" not in name:
         raise UsageError(f"target {name!r}: expected one of {', '.join(TARGETS)}, or module:factory")
-    found = load_object(name, what="target")
+    found = load_object(name, noun="target")
     if isinstance(found, LoadTarget):
         return found
     if not callable(found):

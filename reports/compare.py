@@ -98,9 +98,9 @@ def as_text(comparison: Comparison) -> str:
         + (f"  past {one.limit:g}" if one.past else "")
         for name, one in zip(names, changes, strict=True)
     ]
-    for what, keys in (("missing", comparison.only_before), ("new", comparison.only_after)):
+    for title, keys in (("missing", comparison.only_before), ("new", comparison.only_after)):
         if keys:
-            lines.append(f"{what}: {', '.join(keys)}")
+            lines.append(f"{title}: {', '.join(keys)}")
     lines += [f"damaged: {reason}" for reason in comparison.damaged]
     for ratio in comparison.past_own_limit:
         lines.append(f"{ratio.target} {ratio.operation}: {ratio.ratio:.3f} times {ratio.floor}, past {ratio.limit:g}")

@@ -144,11 +144,11 @@ def verdict(report: Report) -> tuple[str, str]:
         (ratios and not past, f"{_some(len(ratios), 'benchmark ratio')}, none past its limit"),
         (operations, f"{_some(operations, 'operation')} under load"),
     )
-    words = [text for found, text in told if found and text]
-    if not words:
+    clauses = [text for found, text in told if found and text]
+    if not clauses:
         return "unknown", "Nothing could be read, so nothing is known"
     severe = new or unexpected or past or broken or any(claim.must for claim in false)
-    return "severe" if severe else "unknown" if unknown else "fine", "; ".join(words)
+    return "severe" if severe else "unknown" if unknown else "fine", "; ".join(clauses)
 
 
 def _named(cells: Sequence[Cell]) -> str:
@@ -161,8 +161,8 @@ def _as_expected(cells: Sequence[Cell]) -> str:
     expected = [cell for cell in cells if cell.is_expected]
     if len(cells) == 1:
         return f"{cells[0].target} {cells[0].scenario}: {cells[0].words}, as expected" if expected else ""
-    words = {"violated": "known to be violated", "holds": "hold", NOT_APPLICABLE: "not applicable"}
-    counts = Counter(words.get(cell.verdict, cell.verdict) for cell in expected)
-    said = ", ".join(f"{counts[word]} {word}" for word in [*words.values(), "inconclusive"] if counts[word])
+    names = {"violated": "known to be violated", "holds": "hold", NOT_APPLICABLE: "not applicable"}
+    counts = Counter(names.get(cell.verdict, cell.verdict) for cell in expected)
+    said = ", ".join(f"{counts[word]} {word}" for word in [*names.values(), "inconclusive"] if counts[word])
     whole = f"all {len(cells)}" if len(expected) == len(cells) else f"{len(expected)} of {len(cells)}"
     return f"{whole} cells as expected" + (f" ({said})" if said else "")

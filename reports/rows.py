@@ -111,8 +111,8 @@ def _about(history: Sequence[Event], sentence: str) -> Sequence[Event]:
     has answered with.
     """
     calls = [one for one in history if one.get("type") == "invoke"]
-    words = set(re.findall(r"[\w-]+", sentence))
-    named = [one for one in calls if str(one.get("name")) in words] if sentence else calls[:1]
+    tokens = set(re.findall(r"[\w-]+", sentence))
+    named = [one for one in calls if str(one.get("name")) in tokens] if sentence else calls[:1]
     if not named or len(history) <= MOST_ROWS:
         return history
     numbers = {one.get("call") for one in named}

@@ -141,11 +141,11 @@ def method_of(pod: Any, name: str) -> Callable[..., Any]:
     return method  # type: ignore[no-any-return]
 
 
-def load_object(path: str, *, what: str) -> Any:
+def load_object(path: str, *, noun: str) -> Any:
     """The object that `module:name` names; UsageError where there is none."""
     module_name, _, attribute = path.partition(":")
     if not attribute or not all(part.isidentifier() for part in [*module_name.split("."), attribute]):
-        raise UsageError(f"{what} {path!r}: expected the form module:name, for example mypackage.pods:factory")
+        raise UsageError(f"{noun} {path!r}: expected the form module:name, for example mypackage.pods:factory")
     try:
         with ctrl_c_told_apart():
             module = importlib.import_module(module_name)
@@ -153,16 +153,16 @@ def load_object(path: str, *, what: str) -> Any:
         raise
     except BaseException as error:
         reason = str(error) if isinstance(error, ImportError) else f"it raised {error_in_words(error)}"
-        raise UsageError(f"{what} {path!r}: cannot import {module_name}: {reason}") from error
+        raise UsageError(f"{noun} {path!r}: cannot import {module_name}: {reason}") from error
     try:
         return getattr(module, attribute)
     except AttributeError as error:
-        raise UsageError(f"{what} {path!r}: module {module_name} has no {attribute}") from error
+        raise UsageError(f"{noun} {path!r}: module {module_name} has no {attribute}") from error
 
 
 def load_target(path: str) -> Target:
     """The factory that `module:factory` names; UsageError where there is none."""
-    target: Target = load_object(path, what="target")
+    target: Target = load_object(path, noun="target")
     if not callable(target):
         raise UsageError(f"target {path!r}: expected a factory that takes a PodEnv, got {type(target).__name__}")
     return target

@@ -14,7 +14,7 @@ from podrace.simulator.app.runs import Cell, stem_of
 from podrace.simulator.errors import TargetError, users_errors_told
 from podrace.simulator.fleets.inline import STEP_WITHIN_S, in_pod
 from podrace.simulator.fleets.watchdog import watchdog
-from podrace.simulator.history.events import Event, Words, readable, shorten, write_history
+from podrace.simulator.history.events import Event, Wording, readable, shorten, write_history
 from podrace.simulator.judge.findings import HOLDS, INCONCLUSIVE, NOT_APPLICABLE, VIOLATED, Judgement
 from podrace.simulator.scenarios.model import Scenario
 from podrace.simulator.search.ahead import Ahead, Submit
@@ -25,7 +25,7 @@ from podrace.simulator.search.record import judge
 from podrace.simulator.search.schedule import Chooser, Decision, follow, take_default
 from podrace.simulator.servers.connection import Server
 from podrace.simulator.target import load_target
-from podrace.simulator.world.footprints import names_of, words_of
+from podrace.simulator.world.footprints import argv_of, names_of
 from podrace.simulator.world.plain.watch import without_prints
 
 LEAST_WITHIN_S = 1.0
@@ -210,13 +210,13 @@ def lab_for(
     return ProcessLab(server, target.path, scenario, seed=seed, parts=parts)
 
 
-def _words(lab: Lab) -> Words:
-    return Words(lab.prefix, f"{lab.folder}/", lab.table.texts)
+def _wording(lab: Lab) -> Wording:
+    return Wording(lab.prefix, f"{lab.folder}/", lab.table.texts)
 
 
 def _readable(lab: Lab, events: Sequence[Event]) -> list[Event]:
     """A play's events as a history file holds them."""
-    return readable(events, _words(lab))
+    return readable(events, _wording(lab))
 
 
 def _write(
@@ -243,11 +243,11 @@ def _write(
             faults=best.faults,
             preemptions=best.preemptions,
             sentence=sentence,
-            decisions=tuple((*decision, what) for decision, what in zip(best.decisions, about, strict=True)),
+            decisions=tuple((*decision, step) for decision, step in zip(best.decisions, about, strict=True)),
         ),
     )
     text = timeline.draw(events, best.deciding)
-    scripts = "\n\n".join(f"{words}\n{script}" for words, script in _scripts(lab, best.events))
+    scripts = "\n\n".join(f"{name}\n{script}" for name, script in _scripts(lab, best.events))
     (folder / f"{stem}.txt").write_text(f"{text}\n\n{sentence}\n{scripts}", encoding="utf-8", errors="backslashreplace")
     write_history(folder / f"{stem}.history.jsonl", mark(events, best.deciding))
     return path, sentence
@@ -260,7 +260,7 @@ def _scripts(lab: Lab, events: Sequence[Event]) -> list[tuple[str, str]]:
     found: dict[str, str] = {}
     for event in events:
         if event["type"] == "step" and event["step"].kind == "redis":
-            text = lab.table.script_of(words_of(event["step"].args))
+            text = lab.table.script_of(argv_of(event["step"].args))
             if text is not None:
                 found.setdefault(script_name(text), text)
     return list(found.items())

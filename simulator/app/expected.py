@@ -35,7 +35,7 @@ class Expected:
 
 def load(path: Path) -> Expected:
     """Read a file. Raises UsageError, naming the place, if it is missing or damaged."""
-    document = read_json(path, what="expectations")
+    document = read_json(path, noun="expectations")
     violated: Any = document.get("violated") if isinstance(document, dict) else None
     if not isinstance(violated, dict) or document.get("version") != VERSION:
         raise UsageError(f"expectations {path}: expected version {VERSION} of a file that --accept has written")

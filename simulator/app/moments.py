@@ -77,10 +77,10 @@ def _answer(reply: str) -> str:
 
 def _redis_in_words(keys: Mapping[str, str]) -> str:
     statuses = {json.loads(value)["status"] for key, value in keys.items() if key.startswith("upload_status:")}
-    words = [f"upload status {', '.join(sorted(statuses))}" if statuses else "no upload status"]
+    states = [f"upload status {', '.join(sorted(statuses))}" if statuses else "no upload status"]
     if "temp_messages:user-1" in keys:
-        words.append("the message waits")
-    return ", ".join(words)
+        states.append("the message waits")
+    return ", ".join(states)
 
 
 def draw(timelines: Mapping[str, Sequence[Moment]], *, width: int) -> RenderableType:
@@ -113,10 +113,10 @@ def _cell(moment: Moment | None) -> RenderableType:
     if moment is None:
         return text.append("never came", style="dim")
     text.append(f"at {moment.t_ms:.1f} ms\n", style="dim")
-    for position, (who, what) in enumerate(moment.lines):
+    for position, (who, deed) in enumerate(moment.lines):
         lost = who == "LOST"
         style = "bold red" if lost else "dim" if who == "Redis" else ""
-        text.append(("\n" if position else "") + (f"LOST: {what}" if lost else f"{who}: {what}"), style=style)
+        text.append(("\n" if position else "") + (f"LOST: {deed}" if lost else f"{who}: {deed}"), style=style)
     return text.append("\n")
 
 

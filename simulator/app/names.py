@@ -39,7 +39,7 @@ def named_scenario(text: str) -> NamedScenario:
     if ":" not in text:
         return NamedScenario(text, find(text))
     _look_in_this_folder()
-    scenario = load_object(text, what="scenario")
+    scenario = load_object(text, noun="scenario")
     if not isinstance(scenario, Scenario):
         raise UsageError(f"scenario {text!r}: expected a podrace.Scenario, got {type(scenario).__name__}")
     return NamedScenario(text, scenario)
@@ -54,7 +54,7 @@ def named_workload(text: str | None) -> Workload:
     if text is None:
         return FREE_UPLOADS
     _look_in_this_folder()
-    workload = load_object(text, what="workload")
+    workload = load_object(text, noun="workload")
     if not isinstance(workload, Workload):
         raise UsageError(f"workload {text!r}: expected a podrace.Workload, got {type(workload).__name__}")
     if type(workload).client is Workload.client:

@@ -105,7 +105,7 @@ class Reproduction:
             options={"absorb_limit": 1},
         )
         specs = [replace(spec, name=pod_name(index)) for index in range(self.rounds.pods)]
-        ledger = load_object(self.parts["memory"], what="memory agent")(ledger_path)
+        ledger = load_object(self.parts["memory"], noun="memory agent")(ledger_path)
         client = connect(self.server.url)
         try:
             with Driver(specs, self._kept, choose=min, on_event=self._arrived, patience_s=ANSWER_WITHIN_S) as driver:

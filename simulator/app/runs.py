@@ -169,16 +169,16 @@ def write_json(path: Path, document: Any) -> None:
         part.unlink(missing_ok=True)
 
 
-def read_json(path: Path, *, what: str) -> Any:
+def read_json(path: Path, *, noun: str) -> Any:
     """Read a JSON document. Raises UsageError if the file is missing, not regular, too large, or not JSON."""
     try:
         if not path.is_file():
-            raise UsageError(f"{what} {path}: expected a file, found none")
+            raise UsageError(f"{noun} {path}: expected a file, found none")
         if path.stat().st_size > MOST_BYTES:
-            raise UsageError(f"{what} {path}: expected at most {MOST_BYTES} bytes")
+            raise UsageError(f"{noun} {path}: expected at most {MOST_BYTES} bytes")
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise UsageError(f"{what} {path}: expected JSON: {getattr(error, 'strerror', None) or error}") from error
+        raise UsageError(f"{noun} {path}: expected JSON: {getattr(error, 'strerror', None) or error}") from error
 
 
 def _free_name(parent: Path, name: str) -> Path:

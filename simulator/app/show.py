@@ -51,8 +51,8 @@ def matrix(cells: Sequence[Cell]) -> None:
         rows.setdefault(cell.scenario, []).append(cell)
     for scenario, those in sorted(rows.items(), key=lambda row: row[1][0].row):
         mark = {True: "", False: " (unexpected)"}
-        words = [Text(cell.words + mark[cell.is_expected], style=_style(cell)) for cell in those]
-        table.add_row(Text(str(those[0].row or "")), Text(scenario), *words)
+        texts = [Text(cell.words + mark[cell.is_expected], style=_style(cell)) for cell in those]
+        table.add_row(Text(str(those[0].row or "")), Text(scenario), *texts)
     out = console()
     out.print(table)
     for cell in cells:

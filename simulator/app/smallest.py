@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from podrace.simulator.app.judging import FiledRun, Recorded
-from podrace.simulator.history.events import Event, Words, readable
+from podrace.simulator.history.events import Event, Wording, readable
 from podrace.simulator.judge.findings import Finding
 from podrace.simulator.judge.linear import KeyVerdict
 from podrace.simulator.judge.run import CallRecord
@@ -28,7 +28,7 @@ def events_that_show(
     do with it.
     """
     places = _places_of(recorded, scenario, finding, objects)
-    return readable([*_events(recorded, places)], Words(hide=f"{recorded.work}/")) if places else []
+    return readable([*_events(recorded, places)], Wording(hide=f"{recorded.work}/")) if places else []
 
 
 def _places_of(recorded: Recorded, scenario: Scenario, finding: Finding, objects: Sequence[KeyVerdict]) -> set[int]:

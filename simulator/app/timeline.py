@@ -92,7 +92,7 @@ def _last_writer(events: Sequence[Event], key: str) -> str:
     reads = ("GET", "LRANGE", "MGET", "SCAN", "HGET", "HGETALL", "EXISTS", "TTL", "PTTL", "TYPE", "SMEMBERS", "ZRANGE")
     for event in reversed(events):
         if event["type"] == "step" and event["kind"] == "redis" and event["action"] != "drop-request":
-            words = event["what"].split()
-            if key in words and words[0] not in reads and "Error" not in event["reply"][:40]:
+            command = event["what"].split()
+            if key in command and command[0] not in reads and "Error" not in event["reply"][:40]:
                 return f"the last write there is {brief(event['what'])} by {event['actor']} (step {event['n']})"
     return ""

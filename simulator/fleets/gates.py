@@ -98,7 +98,7 @@ class RecordingGate:
     def sent(self) -> None:
         self.after("sent")
 
-    def receive(self, connection: Any, seconds: float | None, what: str) -> bool:
+    def receive(self, connection: Any, seconds: float | None, source: str) -> bool:
         raise AssertionError("under the real clock a connection waits by itself")
 
     def refuse(self, error: Exception) -> NoReturn:
@@ -231,9 +231,9 @@ class StepGate:
             told = Failed(told)
         self._pipe.send("took", (actor, kind, _sendable(args)), action, told)
 
-    def receive(self, connection: Any, seconds: float | None, what: str) -> bool:
+    def receive(self, connection: Any, seconds: float | None, source: str) -> bool:
         deadline_us = None if seconds is None else self._now_us + round(seconds * US_PER_S)
-        action = self.before("receive", (what, deadline_us), connection)
+        action = self.before("receive", (source, deadline_us), connection)
         if action != GO:
             connection.disconnect()
             error = broken("connection")

@@ -295,12 +295,12 @@ class _InlineGate:
         self._fleet.done.append((step, action, reply))
         return actor
 
-    def receive(self, connection: Any, seconds: float | None, what: str) -> bool:
+    def receive(self, connection: Any, seconds: float | None, source: str) -> bool:
         actor = greenlet.getcurrent()
         assert isinstance(actor, _Actor)
         actor.connection = connection
         deadline_us = None if seconds is None else self._fleet.now_us() + round(seconds * US_PER_S)
-        action = self.before("receive", (what, deadline_us))
+        action = self.before("receive", (source, deadline_us))
         if action != GO:
             connection.disconnect()
             error = broken("connection")

@@ -86,7 +86,7 @@ def build_pod(spec: PodSpec, gate: Any, pipe: Callable[[], Pipe]) -> Any:
     patience: dict[str, Any] = {"socket_timeout": None} if spec.gated and spec.import_source else {}
     client = connect(spec.redis_url, retries=spec.retries, **patience)
     services = {
-        name: load_object(part, what="service")(**spec.settings.get(name, {})) if part else RemoteService(pipe, name)
+        name: load_object(part, noun="service")(**spec.settings.get(name, {})) if part else RemoteService(pipe, name)
         for name, part in spec.services.items()
     }
     env = make_env(

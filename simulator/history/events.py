@@ -75,7 +75,7 @@ def script_name(text: str) -> str:
     return "#" + hashlib.sha1(text.encode()).hexdigest()[:8]
 
 
-class Words:
+class Wording:
     """Puts the steps of one run into words. `prefix` and `hide` are left out: the run's prefix, its folder."""
 
     def __init__(self, prefix: str = "", hide: str = "", scripts: Mapping[str, str] | None = None) -> None:
@@ -112,27 +112,27 @@ class Words:
         return value if value is None or isinstance(value, bool | int | float) else self.text(value)
 
 
-def readable(events: Sequence[Event], words: Words) -> list[Event]:
+def readable(events: Sequence[Event], wording: Wording) -> list[Event]:
     """The events as a history file holds them, every one in words, the same for the same seed."""
     calls = {event["call"]: event for event in events if event["type"] == "invoke"}
-    return [{"n": number} | _in_words(event, words, calls) for number, event in enumerate(events)]
+    return [{"n": number} | _in_words(event, wording, calls) for number, event in enumerate(events)]
 
 
-def _in_words(raw: Event, words: Words, calls: Mapping[int, Event]) -> Event:
+def _in_words(raw: Event, wording: Wording, calls: Mapping[int, Event]) -> Event:
     event: Event = dict(raw)
     pod, _, line = str(raw.get("actor", "")).partition(".")
     event |= {"pod": pod, "line": line, "says": "", "redis": "", "marks": ""}
     kind = raw["type"]
     if "error" in raw:
-        event["error"] = words.text(raw["error"])
+        event["error"] = wording.text(raw["error"])
     if kind == "step":
-        event |= _step(event.pop("step"), event.pop("reply"), raw, words)
+        event |= _step(event.pop("step"), event.pop("reply"), raw, wording)
     elif kind == "invoke":
-        event["args"] = words.value(raw["args"])
+        event["args"] = wording.value(raw["args"])
         event["says"] = f"{raw['method']}({', '.join(map(_argument, event['args']))})"
     elif kind in ("ok", "fail", "info"):
         if kind == "ok":
-            event["result"] = words.value(raw["result"])
+            event["result"] = wording.value(raw["result"])
         said = "→ " + brief(shorten(plain(event["result"]), 120)) if kind == "ok" else brief(event["error"])
         event["says"] = said if kind == "ok" else ("→ refused: " if kind == "fail" else "→ nobody knows: ") + said
         event["method"] = calls[raw["call"]]["method"]
@@ -140,9 +140,9 @@ def _in_words(raw: Event, words: Words, calls: Mapping[int, Event]) -> Event:
         event["says"] = f"ends in {brief(event['error'])}"
     elif kind == "fault":
         killed = raw["what"].startswith("killed")
-        event |= {"says": f"✗ {words.text(raw['what'])}", "marks": "kill" if killed else "fault"}
+        event |= {"says": f"✗ {wording.text(raw['what'])}", "marks": "kill" if killed else "fault"}
     elif kind == "time":
-        gone = ", ".join(map(words.text, raw["gone"]))
+        gone = ", ".join(map(wording.text, raw["gone"]))
         why = "time passes, while others are under way" if raw["fault"] else "time passes"
         event |= {
             "says": f"{why}: {_span(raw['passes_s'])}" + (f"; over: {brief(gone)}" if gone else ""),
@@ -156,7 +156,7 @@ def _in_words(raw: Event, words: Words, calls: Mapping[int, Event]) -> Event:
     return event
 
 
-def _step(step: Any, reply: Any, raw: Event, words: Words) -> Event:
+def _step(step: Any, reply: Any, raw: Event, wording: Wording) -> Event:
     action = raw["action"]
     lost = {"drop-request": " ✗ request lost", "drop-reply": " ✗ reply lost"}.get(action, "")
     told: Event = {
@@ -165,32 +165,32 @@ def _step(step: Any, reply: Any, raw: Event, words: Words) -> Event:
         "marks": "lost" if lost else "" if action == "go" else "fault",
     }
     if step.kind == "redis":
-        command = words.command(step.args)
-        shown = "" if lost else f" → {brief(shorten(words.text(reply)))}"
+        command = wording.command(step.args)
+        shown = "" if lost else f" → {brief(shorten(wording.text(reply)))}"
         name = command.partition(" ")[0].rstrip(";")
         return (
             told
-            | {"what": command, "reply": shorten(words.text(reply)), "says": name + lost}
+            | {"what": command, "reply": shorten(wording.text(reply)), "says": name + lost}
             | {"redis": brief(command) + (" (never arrived)" if action == "drop-request" else shown)}
         )
     if step.kind == "service":
         failed = {"fail": " ✗ fails", "hang": " ✗ never answers"}.get(action, lost)
         if not failed and raw["failed"]:
-            failed = f" ✗ {brief(shorten(words.text(reply), 80))}"
+            failed = f" ✗ {brief(shorten(wording.text(reply), 80))}"
         return told | {
             "what": raw["says"],
-            "reply": shorten(words.text(reply)),
-            "says": words.text(raw["says"]) + failed,
+            "reply": shorten(wording.text(reply)),
+            "says": wording.text(raw["says"]) + failed,
         }
     if step.kind == "timer":
         woken = "is woken" if reply == "free" else f"wakes after {step.args[1]:g} s"
         return told | {"what": "timer", "reply": "", "says": woken}
     if step.kind == "receive":
         broken = "✗ its connection is lost" if action != "go" else ""
-        got = "nothing came" if reply is None else f"gets {brief(shorten(words.text(reply), 120))}"
+        got = "nothing came" if reply is None else f"gets {brief(shorten(wording.text(reply), 120))}"
         return told | {
             "what": step.args[0],
-            "reply": shorten(words.text(reply)),
+            "reply": shorten(wording.text(reply)),
             "says": f"{step.args[0]}: {broken or got}",
         }
     return told | {"what": step.kind, "reply": "", "says": _WAITS.get(step.kind, step.kind)}
@@ -211,7 +211,7 @@ def _argument(value: Any) -> str:
 def describe(kind: str, args: tuple[Any, ...], prefix: str = "") -> str:
     """One line for a step of a pod that runs free."""
     if kind == "redis":
-        return Words(prefix).command(args)
+        return Wording(prefix).command(args)
     if kind == "service":
         service, method, given, named = args
         shown = ", ".join(shorten(plain(item), 80) for item in (*given, *named.values()))

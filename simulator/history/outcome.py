@@ -24,8 +24,8 @@ def outcome(function: Callable[..., Any], *args: Any) -> Result:
     except PodraceError:
         raise
     except Exception as error:
-        words = shorten(error_in_words(error))
-        return Result("info" if is_indefinite(error) else "fail", error=words)
+        text = shorten(error_in_words(error))
+        return Result("info" if is_indefinite(error) else "fail", error=text)
 
 
 def is_indefinite(error: BaseException) -> bool:

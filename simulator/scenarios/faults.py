@@ -33,7 +33,7 @@ class Scene(Protocol):
         """That of every key of the run."""
         ...
 
-    def has_done(self, what: str, pod: str) -> bool:
+    def has_done(self, step: str, pod: str) -> bool:
         """Whether a pod has taken such a step."""
         ...
 

@@ -326,12 +326,12 @@ def _write_images(scenario: Scenario, folder: Path) -> tuple[dict[str, Path], Ca
 
 def describe_parts(parts: Iterable[Mapping[str, Any]]) -> str:
     """The parts of a memory message in a few words."""
-    words = []
+    shown = []
     for part in parts:
         if part.get("type") == "google_cloud_file_uri":
-            words.append("image " + str(part["google_cloud_file_uri"]).rsplit("/", 1)[-1])
+            shown.append("image " + str(part["google_cloud_file_uri"]).rsplit("/", 1)[-1])
         elif part.get("type") in ("missing_image", "missing_message"):
-            words.append(f"missing {part.get('filename') or part.get('message_id')} ({part.get('reason')})")
+            shown.append(f"missing {part.get('filename') or part.get('message_id')} ({part.get('reason')})")
         else:
-            words.append(repr(part.get("text")))
-    return ", ".join(words)
+            shown.append(repr(part.get("text")))
+    return ", ".join(shown)

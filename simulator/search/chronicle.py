@@ -49,8 +49,8 @@ class Chronicle:
     def died(self, actor: str, error: str) -> None:
         self.events.append({"type": "died", "actor": actor, "error": error})
 
-    def fault(self, actor: str, what: str) -> None:
-        self.events.append({"type": "fault", "actor": actor, "what": what})
+    def fault(self, actor: str, text: str) -> None:
+        self.events.append({"type": "fault", "actor": actor, "what": text})
 
     def time(self, passes_us: int, gone: list[str], *, fault: bool) -> None:
         self.events.append({"type": "time", "passes_s": passes_us / US_PER_S, "gone": gone, "fault": fault})

@@ -39,13 +39,13 @@ class Lives:
         self._seen: dict[str, tuple[int, int]] = {}
         """By key, when it ends by the server's clock, in milliseconds, and how late it was on ours when we saw that."""
 
-    def before(self, words: Sequence[Any], keys: Iterable[str], text: str | None, watched: Collection[str]) -> None:
+    def before(self, argv: Sequence[Any], keys: Iterable[str], text: str | None, watched: Collection[str]) -> None:
         """Let the server have the lives that a command may read or set. `text` is that of a script it runs.
 
         Keys that a pod watches are left alone, for its transaction would fail. Raises TargetError where that counts.
         """
         now_us = self._clock.now_us
-        reads = _reads_lives(words, text)
+        reads = _reads_lives(argv, text)
         stale = [
             key for key in keys if key in self._clock.deadlines and (reads or self._seen.get(key, (0, 0))[1] != now_us)
         ]
@@ -103,10 +103,10 @@ class Lives:
         return self._clock.now_us + 1000 * (0 if over else roundest(max(0, left_ms), left_ms + passed_ms, hints))
 
 
-def _reads_lives(words: Sequence[Any], text: str | None) -> bool:
+def _reads_lives(argv: Sequence[Any], text: str | None) -> bool:
     """Whether what a command does may depend on how long keys have to live."""
-    named = {words[0]} if text is None else scripts.commands(text)
-    if words[0] in _FUNCTIONS or (text is not None and not scripts.is_clean(text)):
+    named = {argv[0]} if text is None else scripts.commands(text)
+    if argv[0] in _FUNCTIONS or (text is not None and not scripts.is_clean(text)):
         return True
-    compares = any(plain(word).upper() in ("GT", "LT") for word in words[1:])
+    compares = any(plain(word).upper() in ("GT", "LT") for word in argv[1:])
     return compares or not named.isdisjoint(ASKS_LIFE) or (text is not None and scripts.compares(text))

@@ -34,16 +34,16 @@ class Pending:
         self._least_us: dict[int, None] = {}
         """The idle times, in microseconds, that commands have asked for."""
 
-    def before(self, words: Sequence[Any], touches: Footprint) -> None:
+    def before(self, argv: Sequence[Any], touches: Footprint) -> None:
         """Set right how long the entries of the streams among the keys that a command touches have waited."""
-        uses_group = words[0] in _GROUPS_USED_BY
+        uses_group = argv[0] in _GROUPS_USED_BY
         if not uses_group and not self._delivered_us:
             return
         touched = [key for key in touches.touched() if not key.startswith(" ")]
         if uses_group:
             for key in touched:
                 self._delivered_us.setdefault(key, {})
-            self._least_us.update(dict.fromkeys(asked_for(words)))
+            self._least_us.update(dict.fromkeys(asked_for(argv)))
         for key in touched:
             for group, rows in self._rows(key):
                 known = self._delivered_us[key]
@@ -73,14 +73,14 @@ class Pending:
                     found[group, number] = then_us
             self._delivered_us[key] = found
 
-    def answer(self, words: Sequence[Any], key: str) -> tuple[Any] | None:
+    def answer(self, argv: Sequence[Any], key: str) -> tuple[Any] | None:
         """The reply to XPENDING with the run's idle times; None where it tells none."""
-        if words[0] != "XPENDING" or len(words) < 4:
+        if argv[0] != "XPENDING" or len(argv) < 4:
             return None
-        self.before(words, Footprint(reads=(key,)))
-        group = words[2] if isinstance(words[2], bytes) else plain(words[2]).encode()
+        self.before(argv, Footprint(reads=(key,)))
+        group = argv[2] if isinstance(argv[2], bytes) else plain(argv[2]).encode()
         try:
-            (rows,) = self._probe.ask(tuple(words))
+            (rows,) = self._probe.ask(tuple(argv))
         except ResponseError as error:  # there is no such group
             return (error,)
         known = self._delivered_us[key]
@@ -88,7 +88,7 @@ class Pending:
 
     def deadlines(self, standing: Iterable[Sequence[Any]]) -> Iterator[int]:
         """When entries will have waited for as long as a command has asked for, or is about to."""
-        least_us = {*self._least_us, *(us for words in standing for us in asked_for(words))}
+        least_us = {*self._least_us, *(us for argv in standing for us in asked_for(argv))}
         for known in self._delivered_us.values():
             for then_us in known.values():
                 yield from (then_us + us for us in least_us)
@@ -110,9 +110,9 @@ class Pending:
             yield group, rows
 
 
-def asked_for(words: Sequence[Any]) -> list[int]:
+def asked_for(argv: Sequence[Any]) -> list[int]:
     """The microseconds for which an entry must have waited, of a command that asks for that."""
-    if words[0] not in _CLAIMS or len(words) < 5:
+    if argv[0] not in _CLAIMS or len(argv) < 5:
         return []
-    text = plain(words[4])
+    text = plain(argv[4])
     return [int(text) * 1000] if text.isdecimal() else []

@@ -22,8 +22,8 @@ from podrace.simulator.world.footprints import (
     EVERYTHING,
     CommandTable,
     Footprint,
+    argv_of,
     sha_of,
-    words_of,
 )
 from podrace.simulator.world.foreign import CHANGES_SERVER, changes_server
 from podrace.simulator.world.steps import TRANSACTION, Step
@@ -36,7 +36,7 @@ _LOOKED_INTO = _RUN_SCRIPTS | _FIELDS_LIVE | CHANGES_SERVER | {"FUNCTION", "FCAL
 """Commands of which the harness has to know more than the keys that they touch."""
 
 Part = tuple[tuple[Any, ...], tuple[Any, ...]]
-"""A command of a step, as it is sent and in words (see words_of)."""
+"""A command of a step, as it is sent and as an argv (see argv_of)."""
 
 
 class ServerSide:
@@ -62,14 +62,14 @@ class ServerSide:
     def parts(step: Step) -> list[Part]:
         """The command of a step, or the commands of its transaction."""
         commands = step.args[1:] if step.args[0] == TRANSACTION else (step.args,)  # MULTI and EXEC included
-        return [(command, words_of(command)) for command in commands]
+        return [(command, argv_of(command)) for command in commands]
 
     def names(self, parts: Sequence[Part]) -> set[str]:
         """The names of the commands, and of those that their scripts send in this run."""
-        found = {words[0] for _, words in parts}
-        for _, words in parts if found & _RUN_SCRIPTS else ():
-            text = self.table.script_of(words)
-            if text is not None and (words[0] in ("EVAL", "EVAL_RO") or plain(words[1]).lower() in self._loaded):
+        found = {argv[0] for _, argv in parts}
+        for _, argv in parts if found & _RUN_SCRIPTS else ():
+            text = self.table.script_of(argv)
+            if text is not None and (argv[0] in ("EVAL", "EVAL_RO") or plain(argv[1]).lower() in self._loaded):
                 found |= scripts.commands(text)
         return found
 
@@ -77,21 +77,21 @@ class ServerSide:
         """The reply that the harness makes in the server's place; None where the server makes it."""
         if len(parts) > 1:
             return None
-        command, words = parts[0]
-        name = words[0]
+        command, argv = parts[0]
+        name = argv[0]
         if name not in _ANSWERED:
             return None
         if name == "TIME":
             now_us = self.clock.now_us
             return ([str(now_us // US_PER_S).encode(), str(now_us % US_PER_S).encode()],)
-        if name in ASKS_LIFE and len(words) == 2:
+        if name in ASKS_LIFE and len(argv) == 2:
             return (self._life(name, self.table.footprint(command).reads[0]),)
-        if name in ("EVALSHA", "EVALSHA_RO") and plain(words[1]).lower() not in self._loaded:
+        if name in ("EVALSHA", "EVALSHA_RO") and plain(argv[1]).lower() not in self._loaded:
             return (_no_script(),)
         if name == "XPENDING":
-            return self.pending.answer(words, self.table.footprint(command).reads[0])
-        if name == "SCRIPT" and plain(words[1]).upper() == "EXISTS":
-            return ([int(plain(sha).lower() in self._loaded) for sha in words[2:]],)
+            return self.pending.answer(argv, self.table.footprint(command).reads[0])
+        if name == "SCRIPT" and plain(argv[1]).upper() == "EXISTS":
+            return ([int(plain(sha).lower() in self._loaded) for sha in argv[2:]],)
         return None
 
     def before(self, parts: Sequence[Part], touches: Footprint) -> None:
@@ -101,28 +101,28 @@ class ServerSide:
         """
         if len(parts) == 1:
             self._before(*parts[0], touches)
-        for command, words in parts[1:-1]:
-            self._before(command, words, self.table.footprint(command))
+        for command, argv in parts[1:-1]:
+            self._before(command, argv, self.table.footprint(command))
 
-    def _before(self, command: tuple[Any, ...], words: tuple[Any, ...], touches: Footprint) -> None:
-        name, text = words[0], None
+    def _before(self, command: tuple[Any, ...], argv: tuple[Any, ...], touches: Footprint) -> None:
+        name, text = argv[0], None
         if name in _LOOKED_INTO or name.endswith("SUBSCRIBE"):
-            text = self._look_into(name, words)
+            text = self._look_into(name, argv)
         if self._has_listeners and (CHANNELS in touches.writes or EVERYTHING in touches.writes):
             self.probe.settle()  # the server knows by then of subscribers whose connections have been closed
-        self.pending.before(words, touches)
+        self.pending.before(argv, touches)
         if self.clock.deadlines and (name in SETS_LIFE or EVERYTHING in touches.writes):
             keys = list(self.clock.deadlines) if EVERYTHING in touches.touched() else touches.touched()
-            self.lives.before(words, keys, text, self.watched)
+            self.lives.before(argv, keys, text, self.watched)
 
-    def _look_into(self, name: str, words: tuple[Any, ...]) -> str | None:
+    def _look_into(self, name: str, argv: tuple[Any, ...]) -> str | None:
         """Take note of what a command changes besides keys, and refuse what cannot be led. Returns a script's text."""
-        text = self.table.script_of(words)
+        text = self.table.script_of(argv)
         if name in ("FUNCTION", "FCALL", "FCALL_RO"):
             self.used_functions = True
-        if name == "FUNCTION" and len(words) > 2:
-            text = plain(words[-1])
-        if changes := changes_server(words, text):
+        if name == "FUNCTION" and len(argv) > 2:
+            text = plain(argv[-1])
+        if changes := changes_server(argv, text):
             raise TargetError(
                 f"the target sends {changes}, which changes the server itself, for every later run too: that cannot "
                 "be led; expected commands on keys, channels and scripts; no verdict can be given"
@@ -134,7 +134,7 @@ class ServerSide:
             )
         if name in _FIELDS_LIVE:
             raise TargetError(f"the target sends {name}: lives of hash fields cannot be led; no verdict can be given")
-        if name in ("EVALSHA", "EVALSHA_RO") and plain(words[1]).lower() not in self._loaded:
+        if name in ("EVALSHA", "EVALSHA_RO") and plain(argv[1]).lower() not in self._loaded:
             self._forget_scripts()  # inside a transaction: alone it is answered by the harness
         self._has_listeners |= "SUBSCRIBE" in name
         return text
@@ -161,16 +161,16 @@ class ServerSide:
             self.lives.after([key for key in asked if not key.startswith(" ")], hints, began_s)
 
     def _after(self, part: Part, asked: dict[str, None], hints: list[int], *, reply: Any, certain: bool) -> None:
-        command, words = part
+        command, argv = part
         touches = self.table.footprint(command)
-        name = words[0]
+        name = argv[0]
         deadlines = self.clock.deadlines
-        if certain and name == "SET" and (plainly := self._set_plainly(words)) is not None:
+        if certain and name == "SET" and (plainly := self._set_plainly(argv)) is not None:
             if reply is not None:
                 self.lives.set_plainly(touches.writes[0], plainly)
             return
         if name in ("EVAL", "EVAL_RO", "SCRIPT"):
-            self._learn_script(name, words)
+            self._learn_script(name, argv)
         if certain and name in _ENDS_KEYS:
             for key in touches.writes:
                 deadlines.pop(key, None)
@@ -181,15 +181,15 @@ class ServerSide:
                 asked[EVERYTHING] = None
         elif touches.writes:
             asked.update(dict.fromkeys(touches.writes))
-            for number in (int(plain(word)) for word in words[1:] if _is_number(word)):
+            for number in (int(plain(word)) for word in argv[1:] if _is_number(word)):
                 hints += [number, number * 1000]
-            if any(plain(word).startswith("-") for word in words[1:] if isinstance(word, int | str | bytes)):
+            if any(plain(word).startswith("-") for word in argv[1:] if isinstance(word, int | str | bytes)):
                 hints.append(0)  # a time to live that is over at once
 
     @staticmethod
-    def _set_plainly(words: tuple[Any, ...]) -> int | None:
+    def _set_plainly(argv: tuple[Any, ...]) -> int | None:
         """Of a SET whose outcome its reply tells: the microseconds that the key lives, 0 for ever; else None."""
-        life_us, rest = 0, [plain(word).upper() for word in words[3:]]
+        life_us, rest = 0, [plain(word).upper() for word in argv[3:]]
         while rest:
             option = rest.pop(0)
             if option in ("EX", "PX") and rest and rest[0].isdecimal():
@@ -198,12 +198,12 @@ class ServerSide:
                 return None
         return life_us
 
-    def _learn_script(self, name: str, words: tuple[Any, ...]) -> None:
+    def _learn_script(self, name: str, argv: tuple[Any, ...]) -> None:
         if name != "SCRIPT":
-            self._loaded.add(sha_of(words[1]))
-        elif plain(words[1]).upper() == "LOAD":
-            self._loaded.add(sha_of(words[2]))
-        elif plain(words[1]).upper() == "FLUSH":
+            self._loaded.add(sha_of(argv[1]))
+        elif plain(argv[1]).upper() == "LOAD":
+            self._loaded.add(sha_of(argv[2]))
+        elif plain(argv[1]).upper() == "FLUSH":
             self._loaded.clear()
 
     def _life(self, name: str, key: str) -> int:

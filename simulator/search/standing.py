@@ -12,7 +12,7 @@ from podrace.simulator.scenarios.model import Workload
 from podrace.simulator.search.lines import Lines
 from podrace.simulator.search.server_side import ServerSide
 from podrace.simulator.world.clock import US_PER_S
-from podrace.simulator.world.footprints import words_of
+from podrace.simulator.world.footprints import argv_of
 from podrace.simulator.world.steps import Step, is_woken
 
 MOST_PASSES = 8
@@ -81,7 +81,7 @@ class Standing:
         found = self._lines.deadlines()
         found += [round(moment_s * US_PER_S) for moment_s in self._workload.moments(self._services)]
         steps = self._fleet.steps()
-        found += self._side.pending.deadlines(words_of(step.args) for step in steps if step.kind == "redis")
+        found += self._side.pending.deadlines(argv_of(step.args) for step in steps if step.kind == "redis")
         return found + [due for step in steps if (due := _due(step)) is not None]
 
     def next_moment(self, passes: int) -> int | None:

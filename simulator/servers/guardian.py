@@ -25,10 +25,10 @@ for _ in 1 2 3 4 5 6 7 8 9; do rm -rf "$1" && break; sleep 0.05; done
 """
 
 
-def start_guardian(folder: Path, what: str) -> tuple[subprocess.Popen[bytes], int]:
+def start_guardian(folder: Path, purpose: str) -> tuple[subprocess.Popen[bytes], int]:
     """Make the folder and guard it. Returns the guardian, and the descriptor whose end it waits for.
 
-    Raises HarnessError, about `what`, where the folder cannot be made.
+    Raises HarnessError, about `purpose`, where the folder cannot be made.
     """
     read_end, write_end = os.pipe()  # neither survives an exec: no other process can keep it open
     try:
@@ -47,7 +47,7 @@ def start_guardian(folder: Path, what: str) -> tuple[subprocess.Popen[bytes], in
             answer = said.readline().decode(errors="replace").strip()
         if answer != "ready":
             guardian.wait()
-            raise HarnessError(f"{what}: cannot make {folder}: {answer}; check TMPDIR")
+            raise HarnessError(f"{purpose}: cannot make {folder}: {answer}; check TMPDIR")
     except BaseException:
         os.close(write_end)
         raise

@@ -347,9 +347,9 @@ class _GatedConnection:
         self._action = action
         self._replies_due = replies
 
-    def _break(self, what: str) -> None:
+    def _break(self, lost: str) -> None:
         self._action, self._replies_due, self._one_by_one = GO, 0, []
-        error = broken(what)
+        error = broken(lost)
         self.gate.after(error)
         raise error
 

@@ -53,20 +53,20 @@ NOTHING = Footprint()
 ALL_OF_IT = Footprint(writes=(EVERYTHING,))
 
 
-def words_of(command: tuple[Any, ...]) -> tuple[Any, ...]:
+def argv_of(command: tuple[Any, ...]) -> tuple[Any, ...]:
     """The command with its name in upper case, split where redis-py sends two words in one."""
-    names = _name_in_words(plain(command[0]))
+    names = _split_name(plain(command[0]))
     return command if names == command[:1] else (*names, *command[1:])
 
 
 def names_of(command: tuple[Any, ...]) -> set[str]:
     """The names of a command, or of the commands of a transaction, in upper case."""
     commands = command[1:] if command[0] == TRANSACTION else (command,)
-    return {_name_in_words(plain(one[0]))[0] for one in commands}
+    return {_split_name(plain(one[0]))[0] for one in commands}
 
 
 @lru_cache(maxsize=1000)
-def _name_in_words(name: str) -> tuple[str, ...]:
+def _split_name(name: str) -> tuple[str, ...]:
     return tuple(name.upper().split()) or ("",)
 
 
@@ -130,11 +130,11 @@ class CommandTable:
                 self._known[command] = known
         return known
 
-    def script_of(self, words: tuple[Any, ...]) -> str | None:
+    def script_of(self, argv: tuple[Any, ...]) -> str | None:
         """The text of the script that a command runs; None for another command, or a script nobody has seen."""
-        if words[0] in ("EVAL", "EVAL_RO"):
-            return plain(words[1])
-        return self.texts.get(plain(words[1]).lower()) if words[0] in ("EVALSHA", "EVALSHA_RO") else None
+        if argv[0] in ("EVAL", "EVAL_RO"):
+            return plain(argv[1])
+        return self.texts.get(plain(argv[1]).lower()) if argv[0] in ("EVALSHA", "EVALSHA_RO") else None
 
     def _footprint(self, command: tuple[Any, ...]) -> Footprint:
         if command[0] == TRANSACTION:
@@ -143,87 +143,87 @@ class CommandTable:
                 tuple(dict.fromkeys(key for part in parts for key in part.reads)),
                 tuple(dict.fromkeys(key for part in parts for key in part.writes)),
             )
-        words = words_of(command)
-        touches = self._of_one(words[0], words)
-        if EVERYTHING in touches.writes or not self._tells_time(words):
+        argv = argv_of(command)
+        touches = self._of_one(argv[0], argv)
+        if EVERYTHING in touches.writes or not self._tells_time(argv):
             return touches
         return Footprint((*touches.reads, THE_TIME), touches.writes)
 
-    def _tells_time(self, words: tuple[Any, ...]) -> bool:
+    def _tells_time(self, argv: tuple[Any, ...]) -> bool:
         """Whether what a command does may depend on what time it is, the ends of its keys' lives aside."""
-        name = words[0]
+        name = argv[0]
         if name not in _SCRIPTS:
-            gives = name == "SET" and not _LIVES_OF_SET.isdisjoint(plain(word).upper() for word in words[3:])
+            gives = name == "SET" and not _LIVES_OF_SET.isdisjoint(plain(word).upper() for word in argv[3:])
             return gives or name in TELLS_TIME or name.startswith("X")
-        text = self.script_of(words)
+        text = self.script_of(argv)
         sends = scripts.commands(text) if text is not None and scripts.is_clean(text) else ("TIME",)
         return any(one == "SET" or one in TELLS_TIME or one.startswith("X") for one in sends)
 
-    def _of_one(self, name: str, words: tuple[Any, ...]) -> Footprint:
+    def _of_one(self, name: str, argv: tuple[Any, ...]) -> Footprint:
         if name in _SCRIPTS:
-            return self._of_script(name, words)
+            return self._of_script(name, argv)
         if name in ("FCALL", "FCALL_RO", "FUNCTION", "EXEC", "MULTI", "SELECT", "SWAPDB", "MOVE"):
             return ALL_OF_IT
         if name == "SCRIPT":
-            return self._of_script_command(words)
+            return self._of_script_command(argv)
         if name in _PUBLISHED or name in ("PUBSUB", "SUNSUBSCRIBE"):
             return Footprint(writes=(CHANNELS,))
         if name in _KEYLESS or name == "CLIENT":
             return NOTHING
-        if name == "CONFIG" and len(words) > 1 and plain(words[1]).upper() == "GET":
+        if name == "CONFIG" and len(argv) > 1 and plain(argv[1]).upper() == "GET":
             return Footprint(reads=(" configuration",))  # other subcommands touch everything, and so this
         if name == "WATCH":
-            return Footprint(reads=tuple(key_text(key) for key in words[1:]))
+            return Footprint(reads=tuple(key_text(key) for key in argv[1:]))
         row = self._rows.get(name)
         if row is None:  # a command with subcommands, perhaps
-            return self._asked(words, writes=True)
+            return self._asked(argv, writes=True)
         writes, first, last, step, movable = row
         if movable:
-            return self._asked(words, writes)
+            return self._asked(argv, writes)
         if first == 0:
             return ALL_OF_IT if writes else Footprint(reads=(EVERYTHING,))
-        end = len(words) + last + 1 if last < 0 else last + 1
-        keys = tuple(key_text(key) for key in words[first:end:step])
+        end = len(argv) + last + 1 if last < 0 else last + 1
+        keys = tuple(key_text(key) for key in argv[first:end:step])
         return Footprint(writes=keys) if writes else Footprint(reads=keys)
 
-    def _of_script_command(self, words: tuple[Any, ...]) -> Footprint:
-        what = plain(words[1]).upper()
-        if what == "LOAD":
-            text = plain(words[2])
-            sha = sha_of(words[2])
+    def _of_script_command(self, argv: tuple[Any, ...]) -> Footprint:
+        subcommand = plain(argv[1]).upper()
+        if subcommand == "LOAD":
+            text = plain(argv[2])
+            sha = sha_of(argv[2])
             self.texts[sha] = text
             return Footprint(writes=(_script(sha),))
-        if what == "EXISTS":
-            return Footprint(reads=tuple(_script(plain(sha).lower()) for sha in words[2:]))
+        if subcommand == "EXISTS":
+            return Footprint(reads=tuple(_script(plain(sha).lower()) for sha in argv[2:]))
         return ALL_OF_IT
 
-    def _of_script(self, name: str, words: tuple[Any, ...]) -> Footprint:
+    def _of_script(self, name: str, argv: tuple[Any, ...]) -> Footprint:
         """EVALSHA finds what EVAL and SCRIPT LOAD have left; a script that is not clean touches everything."""
         by_name = name.startswith("EVALSHA")
-        sha = plain(words[1]).lower() if by_name else sha_of(words[1])
+        sha = plain(argv[1]).lower() if by_name else sha_of(argv[1])
         if not by_name:
-            self.texts[sha] = plain(words[1])
+            self.texts[sha] = plain(argv[1])
         text = self.texts.get(sha)
         if text is not None and not scripts.is_clean(text):
             self.unclear.add(sha)
             return ALL_OF_IT
-        keys = tuple(key_text(key) for key in words[3 : 3 + int(plain(words[2]))])
+        keys = tuple(key_text(key) for key in argv[3 : 3 + int(plain(argv[2]))])
         reads, writes = (keys, ()) if name.endswith("_RO") else ((), keys)
         if text is not None and scripts.publishes(text):
             writes = (*writes, CHANNELS)
         script = _script(sha)
         return Footprint((*reads, script), writes) if by_name else Footprint(reads, (*writes, script))
 
-    def _asked(self, words: tuple[Any, ...], writes: bool) -> Footprint:
+    def _asked(self, argv: tuple[Any, ...], writes: bool) -> Footprint:
         """What the server says of a command whose keys stand in no fixed place."""
-        found = self._keys_of(words)
+        found = self._keys_of(argv)
         if found is None:
             return ALL_OF_IT if writes else Footprint(reads=(EVERYTHING,))
         keys = [(key_text(key), {plain(flag) for flag in flags}) for key, flags in found]
-        if writes and words[0].startswith("X") and all("RO" in flags for _, flags in keys):
+        if writes and argv[0].startswith("X") and all("RO" in flags for _, flags in keys):
             # XREADGROUP changes what its group has seen
             return Footprint(writes=tuple(key for key, _ in keys))
         read = tuple(key for key, flags in keys if "RO" in flags)
-        if words[0].startswith("SORT") and any(plain(arg).upper() in ("BY", "GET") for arg in words[2:]):
+        if argv[0].startswith("SORT") and any(plain(arg).upper() in ("BY", "GET") for arg in argv[2:]):
             read = (*read, EVERYTHING)  # keys of a pattern
         return Footprint(read, tuple(key for key, flags in keys if "RO" not in flags))

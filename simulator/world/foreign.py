@@ -7,7 +7,7 @@ from typing import Any
 from podrace.simulator.errors import TargetError
 from podrace.simulator.history.events import plain
 from podrace.simulator.world import scripts
-from podrace.simulator.world.footprints import EVERYTHING, CommandTable, words_of
+from podrace.simulator.world.footprints import EVERYTHING, CommandTable, argv_of
 from podrace.simulator.world.steps import TRANSACTION
 
 _ONLY_TELL = {
@@ -28,11 +28,11 @@ _FOR_ALL = frozenset({"ACL", "FCALL", "FLUSHALL", "FLUSHDB", "FUNCTION", "MODULE
 _FORGETS_SCRIPTS = frozenset({("SCRIPT", "FLUSH"), ("SCRIPT", "KILL")})
 
 
-def changes_server(words: tuple[Any, ...], text: str | None = None) -> str:
+def changes_server(argv: tuple[Any, ...], text: str | None = None) -> str:
     """The command, or that of its script's `text`, that changes the server itself, or others' connections; or empty."""
-    name: str = words[0]
-    if name in _ONLY_TELL and len(words) > 1:
-        second = plain(words[1]).upper()
+    name: str = argv[0]
+    if name in _ONLY_TELL and len(argv) > 1:
+        second = plain(argv[1]).upper()
         return "" if second in _ONLY_TELL[name] else f"{name} {second}"
     if name in CHANGES_SERVER:
         return name
@@ -49,9 +49,9 @@ class Guard:
 
     def __call__(self, command: tuple[Any, ...]) -> None:
         for one in command[1:] if command[0] == TRANSACTION else (command,):
-            words = words_of(one)
-            name, second = [*(plain(word).upper() for word in words[:2]), ""][:2]
-            if name in _FOR_ALL or changes_server(words) or (name, second) in _FORGETS_SCRIPTS:
+            argv = argv_of(one)
+            name, second = [*(plain(word).upper() for word in argv[:2]), ""][:2]
+            if name in _FOR_ALL or changes_server(argv) or (name, second) in _FORGETS_SCRIPTS:
                 raise self._refusal(name, "concerns the whole server")
             for key in self._table.footprint(one).writes:
                 if key == EVERYTHING and name not in ("EXEC", "MULTI"):

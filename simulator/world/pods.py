@@ -47,4 +47,4 @@ def make_env(
 
 def failures_at(paths: Mapping[str, str]) -> dict[str, Callable[[], Exception]]:
     """By service, the function that `module:name` names."""
-    return {service: load_object(path, what="failure") for service, path in paths.items()}
+    return {service: load_object(path, noun="failure") for service, path in paths.items()}

@@ -99,7 +99,7 @@ class Gate(Protocol):
         """Tell that the current actor's step is done, and that its reply is waited for at a gate of its own."""
         ...
 
-    def receive(self, connection: Any, seconds: float | None, what: str) -> bool:
+    def receive(self, connection: Any, seconds: float | None, source: str) -> bool:
         """Wait until the connection has something to read (True), or so many seconds have passed (False).
 
         Raises the redis-py error of a lost connection where that fault strikes the wait.

@@ -181,7 +181,7 @@ def test_a_call_that_never_returns_once_all_has_healed_is_stuck(
     monkeypatch.setattr(resting, "STILL_S", 5.0)
     plan = Plan(target="hangs:Pod", pods=2, users=2, messages=20, faults=named(["pause"]), duration_s=0.5)
     with open_server(None) as server:
-        found = run_free(plan, load_object("hangs:BELLS", what="workload"), server, tmp_path, tmp_path, lambda _: None)
+        found = run_free(plan, load_object("hangs:BELLS", noun="workload"), server, tmp_path, tmp_path, lambda _: None)
     assert found.verdict == "violated"
     (finding,) = found.findings
     assert (finding.kind, finding.subject) == ("stuck", "rest-1-2")

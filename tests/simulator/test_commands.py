@@ -26,9 +26,9 @@ from podrace.simulator.world.footprints import (
     THE_TIME,
     CommandTable,
     Footprint,
+    argv_of,
     key_text,
     sha_of,
-    words_of,
 )
 from podrace.simulator.world.foreign import Guard
 from podrace.simulator.world.steps import TRANSACTION
@@ -188,10 +188,10 @@ def test_the_keys_of_evalsha_are_known_once_the_scripts_text_was_sent(
 ) -> None:
     by_name = ("EVALSHA", redis_client.script_load(DIRTY), 1, "a")
     assert table.footprint(by_name).writes == ("a",)
-    assert table.script_of(words_of(by_name)) is None
+    assert table.script_of(argv_of(by_name)) is None
     table.footprint(learnt)
     assert table.footprint(by_name) == ALL_OF_IT
-    assert table.script_of(words_of(by_name)) == DIRTY
+    assert table.script_of(argv_of(by_name)) == DIRTY
 
 
 def test_loading_a_script_conflicts_with_calling_it_by_name_and_two_loads_of_others_do_not(table: CommandTable) -> None:

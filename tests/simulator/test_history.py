@@ -11,7 +11,7 @@ import pytest
 from podrace.simulator.errors import UsageError
 from podrace.simulator.history.events import (
     Event,
-    Words,
+    Wording,
     brief,
     describe,
     plain,
@@ -89,7 +89,7 @@ SCRIPT = "-- Takes a lease.\nreturn redis.call('SET', KEYS[1], ARGV[1])"
     ],
 )
 def test_a_command_in_words(command: tuple[Any, ...], line: str) -> None:
-    assert Words("run:", scripts={"a1b2": SCRIPT}).command(command) == line
+    assert Wording("run:", scripts={"a1b2": SCRIPT}).command(command) == line
 
 
 def test_a_script_without_a_comment_is_named_by_its_text() -> None:
@@ -104,17 +104,17 @@ def test_a_long_first_comment_is_cut() -> None:
 
 
 def test_the_prefix_and_the_folder_are_left_out_of_replies_too() -> None:
-    words = Words("run:", "/tmp/x1/")
-    assert words.text([b"run:a", "/tmp/x1/image-1.png"]) == "[a, image-1.png]"
-    assert words.value({"run:key": ["/tmp/x1/a", 1, None, True]}) == {"key": ["a", 1, None, True]}
+    wording = Wording("run:", "/tmp/x1/")
+    assert wording.text([b"run:a", "/tmp/x1/image-1.png"]) == "[a, image-1.png]"
+    assert wording.value({"run:key": ["/tmp/x1/a", 1, None, True]}) == {"key": ["a", 1, None, True]}
 
 
 def test_without_a_prefix_a_command_stays_as_it_is() -> None:
-    assert Words().command(("GET", "run:a")) == "GET run:a"
+    assert Wording().command(("GET", "run:a")) == "GET run:a"
 
 
 def test_a_very_long_command_is_cut() -> None:
-    assert len(Words().command(("SET", "k", "x" * 100_000))) < 1000
+    assert len(Wording().command(("SET", "k", "x" * 100_000))) < 1000
 
 
 @pytest.mark.parametrize(
@@ -216,14 +216,14 @@ TOLD: list[tuple[Event, str, str, str]] = [
 
 @pytest.mark.parametrize(("event", "says", "on_redis", "marks"), TOLD, ids=[row[1] for row in TOLD])
 def test_an_event_in_words(event: Event, says: str, on_redis: str, marks: str) -> None:
-    told = readable([invoke(), event], Words("run:"))[1]
+    told = readable([invoke(), event], Wording("run:"))[1]
     assert (" ".join(told["says"].split()), told["redis"], told["marks"]) == (says, on_redis, marks)
     json.dumps(told)
 
 
 def test_an_event_says_who_and_its_place() -> None:
     events = [invoke(), step("timer", 1, 1.0, actor="B.upload-1"), {"type": "rest", "stage": "begins"}]
-    told = readable(events, Words())
+    told = readable(events, Wording())
     assert [(event["n"], event["pod"], event["line"]) for event in told] == [
         (0, "A", ""),
         (1, "B", "upload-1"),
@@ -233,7 +233,7 @@ def test_an_event_says_who_and_its_place() -> None:
 
 
 def test_a_lost_request_shows_what_it_would_have_done() -> None:
-    (told,) = readable([step("redis", "RPUSH", "run:queue", "hello", action="drop-request")], Words("run:"))
+    (told,) = readable([step("redis", "RPUSH", "run:queue", "hello", action="drop-request")], Wording("run:"))
     assert told["redis"] == "RPUSH queue hello (never arrived)"
     assert told["what"] == "RPUSH queue hello"
 
@@ -248,7 +248,7 @@ def test_the_text_of_an_event_does_not_depend_on_the_prefix_or_the_folder() -> N
             {"type": "died", "actor": "A", "error": f"KeyError: {prefix}k"},
             {"type": "fault", "actor": "A", "what": f"damages {prefix}k"},
         ]
-        return readable(events, Words(prefix, folder))
+        return readable(events, Wording(prefix, folder))
 
     shown = [{key: event[key] for key in ("says", "redis")} for event in history("run-1:", "/tmp/a/")]
     assert shown == [{key: event[key] for key in ("says", "redis")} for event in history("run-22:", "/var/b/")]

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from podrace.simulator.errors import TargetError
-from podrace.simulator.history.events import Event, Words, readable
+from podrace.simulator.history.events import Event, Wording, readable
 from podrace.simulator.judge.findings import Judgement
 from podrace.simulator.judge.run import CallRecord, Run
 from podrace.simulator.scenarios.model import Call, Ref, Scenario, Workload
@@ -71,7 +71,7 @@ def play(run_server: Server, monkeypatch: pytest.MonkeyPatch) -> Play:
                 run = one.run(follow(tuple(_decision(decision) for decision in decisions)))
                 judgement = judge(lab.scenario, run)
                 assert isinstance(run.left, list)  # it was read before the keys were deleted
-                events = readable(one.events, Words(run_server.prefix, f"{lab.folder}/", lab.table.texts))
+                events = readable(one.events, Wording(run_server.prefix, f"{lab.folder}/", lab.table.texts))
             finally:
                 lab.finish(one)
             assert lab.probe.under("mirix:") == []

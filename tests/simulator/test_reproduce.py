@@ -23,7 +23,7 @@ from podrace.simulator.app.moments import moments
 from podrace.simulator.app.names import PARTS, TARGETS
 from podrace.simulator.app.reproduce import Reproduction, Rounds
 from podrace.simulator.fleets.free import pod_name
-from podrace.simulator.history.events import Words, read_history, readable
+from podrace.simulator.history.events import Wording, read_history, readable
 from podrace.simulator.judge.findings import HOLDS, VIOLATED
 from podrace.simulator.servers.connection import connect, open_server
 from podrace.simulator.servers.files_api import FilesApi
@@ -92,7 +92,7 @@ def test_a_reproduction(tmp_path: Path, target: str, verdict: str, lost: int) ->
     with closing(MemoryLedger(tmp_path / f"ledger-{target}.sqlite")) as ledger:
         kept = [part for _, _, parts in ledger.batches() for part in parts if "google_cloud_file_uri" in part]
     assert len(kept) == 3 - lost
-    shown = moments(readable(done.events, Words(server.prefix)))
+    shown = moments(readable(done.events, Wording(server.prefix)))
     assert [moment.name for moment in shown] == ["T0", "T1", "T2", "T3"]
     assert [moment.t_ms for moment in shown] == sorted(moment.t_ms for moment in shown)
     said = [" ".join(f"{who} {what}" for who, what in moment.lines) for moment in shown]

@@ -11,7 +11,7 @@ from podrace.simulator.app.campaign import NamedScenario, NamedTarget, explore_c
 from podrace.simulator.app.counterexample import load
 from podrace.simulator.app.names import PARTS
 from podrace.simulator.app.timeline import DECIDING, draw, sentence
-from podrace.simulator.history.events import Event, Words, read_history, readable
+from podrace.simulator.history.events import Event, Wording, read_history, readable
 from podrace.simulator.judge.findings import Finding, Judgement
 from podrace.simulator.scenarios.catalogue import find
 from podrace.simulator.search.frontier import Bounds
@@ -84,7 +84,7 @@ EVENTS: list[Event] = readable(
         {"type": "rest", "stage": "begins"},
         {"type": "rest", "stage": "over"},
     ],
-    Words("run:"),
+    Wording("run:"),
 )
 
 
@@ -117,7 +117,7 @@ def test_an_event_that_shows_nothing_takes_no_line() -> None:
 
 def why(kind: str, subject: str, *raw: Event) -> str:
     """The reason in the sentence, which follows what went wrong."""
-    told = sentence(readable(raw, Words("run:")), Judgement((Finding(kind, subject, "It is wrong"),)))
+    told = sentence(readable(raw, Wording("run:")), Judgement((Finding(kind, subject, "It is wrong"),)))
     assert told.startswith("It is wrong")
     assert told.endswith(".")
     return told.removeprefix("It is wrong").removeprefix(": ").removesuffix(".")

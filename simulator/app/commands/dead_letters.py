@@ -38,7 +38,7 @@ def dead_letters(redis_url: str, prefix: str, user: str | None, requeue: str | N
     from podrace.simulator.target import load_object
 
     with visiting(redis_url) as client:
-        letters: Any = load_object(OF_DURABLE, what="dead letters")(client, prefix=prefix)
+        letters: Any = load_object(OF_DURABLE, noun="dead letters")(client, prefix=prefix)
         try:
             found = letters.find(user)
             if requeue is not None:

@@ -107,12 +107,12 @@ def bars(shows: Sequence[Operation]) -> list[str]:
     names, told = [f"process {_shown(one.process)}" for one in shows], [operation_in_words(one) for one in shows]
     width, name_width, told_width = len(places) * step + 1, max(map(len, names)), max(map(len, told))
     lines = []
-    for one, name, words in zip(shows, names, told, strict=True):
+    for one, name, operation in zip(shows, names, told, strict=True):
         start = at[one.began]
         end = len(places) * step if one.ended is None else at[one.ended]
         bar = " " * start + "├" + "─" * (end - start - 1) + ("┄" if one.ended is None else "┤")
         until = "…" if one.ended is None else str(one.ended)
-        lines.append(f"  {name:<{name_width}}  {words:<{told_width}}  {bar:<{width}}  {one.began}–{until}")
+        lines.append(f"  {name:<{name_width}}  {operation:<{told_width}}  {bar:<{width}}  {one.began}–{until}")
     return lines
 
 

@@ -44,7 +44,7 @@ def reproduce(pods: int, uploads: int, images: Path | None, seed: int, run: Run)
     from podrace.simulator.app.reproduce import Reproduction, Rounds
     from podrace.simulator.fleets import guarded
     from podrace.simulator.fleets import processes as fleet
-    from podrace.simulator.history.events import Words, readable, write_history
+    from podrace.simulator.history.events import Wording, readable, write_history
     from podrace.simulator.servers.connection import open_server
     from podrace.simulator.servers.files_api import FilesApi
 
@@ -67,7 +67,7 @@ def reproduce(pods: int, uploads: int, images: Path | None, seed: int, run: Run)
                     path, rounds, server=server, files=files, parts=PARTS, folder=work, progress=bar.advance
                 )
                 found[name] = one.run()
-        told = {name: readable(one.events, Words(server.prefix, f"{work}/")) for name, one in found.items()}
+        told = {name: readable(one.events, Wording(server.prefix, f"{work}/")) for name, one in found.items()}
         events = ({"target": name} | event for name, those in told.items() for event in those)
         write_history(folder / "history.jsonl", events)
         timelines = {name: moments.moments(those) for name, those in told.items()}

@@ -47,9 +47,9 @@ class Inside:
         """Cancel the coroutine that is the actor's call."""
         self.loop.call_soon_threadsafe(self.calls[actor].cancel)
 
-    def count(self, what: str) -> int:
+    def count(self, name: str) -> int:
         """1, 2, …: for names and hashes, which must not depend on what other pods and schedules did."""
-        number = self._counts[what] = self._counts.get(what, 0) + 1
+        number = self._counts[name] = self._counts.get(name, 0) + 1
         return number
 
     def ident(self) -> int:
@@ -62,9 +62,9 @@ class Inside:
             self.refuse(f"reads the clock {MOST_READS:,} times in one run", "sleep between two looks at it")
         return self.gate.now()  # type: ignore[no-any-return]
 
-    def refuse(self, what: str, instead: str) -> NoReturn:
+    def refuse(self, deed: str, instead: str) -> NoReturn:
         """End the run: what the pod wants to do cannot be led. The message names the place."""
-        self.gate.refuse(unled(what, place_of(sys._getframe(1)), instead))
+        self.gate.refuse(unled(deed, place_of(sys._getframe(1)), instead))
         raise AssertionError("a gate that refuses does not return")
 
 
@@ -101,6 +101,6 @@ def inside_of(gate: Any) -> Inside:
     return gate.inside  # type: ignore[no-any-return]
 
 
-def unled(what: str, place: str, instead: str) -> TargetError:
+def unled(deed: str, place: str, instead: str) -> TargetError:
     """The error of a target that does what cannot be led."""
-    return TargetError(f"the target {what}, at {place}: that cannot be led; {instead}; no verdict can be given")
+    return TargetError(f"the target {deed}, at {place}: that cannot be led; {instead}; no verdict can be given")

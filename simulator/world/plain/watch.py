@@ -70,8 +70,8 @@ _SHARED = (
 Functions = dict[int, tuple[Callable[..., Any], tuple[str, str]]]
 """By the function's id: the function, what it does, and what to do instead."""
 _REFUSED: Functions = {
-    id(function): (function, what)
-    for function, what in (
+    id(function): (function, deed)
+    for function, deed in (
         (time.sleep, _SLEEPS),
         (_thread.start_new_thread, _STARTS_THREAD),
         (getattr(_thread, "start_joinable_thread", None), _STARTS_THREAD),  # since 3.13
@@ -79,8 +79,8 @@ _REFUSED: Functions = {
     if function is not None
 }
 _REFUSED_IN_OWN: Functions = {
-    id(function): (function, what)
-    for functions, what in (
+    id(function): (function, deed)
+    for functions, deed in (
         ((time.time, time.time_ns, time.monotonic, time.monotonic_ns), _READS_CLOCK),
         ((uuid.uuid1, uuid.uuid4, os.urandom), _BY_CHANCE),
         (
@@ -149,10 +149,10 @@ def watched(refuse: Refuse, is_own: Callable[[str], bool]) -> Iterator[None]:
                 setattr(owner, name, make(real))
                 stack.callback(setattr, owner, name, real) if own else stack.callback(delattr, owner, name)
 
-        for owner, names_of_it, what in _ASKED_FOR_WHERE_THEY_STAND:
-            put(owner, names_of_it, partial(_checked, what=what, refuse=refuse))
-        for owner, names_of_it, what in _ASKED_IN_OWN:
-            put(owner, names_of_it, partial(_checked, what=what, refuse=refuse, is_own=is_own))
+        for owner, names_of_it, deed in _ASKED_FOR_WHERE_THEY_STAND:
+            put(owner, names_of_it, partial(_checked, deed=deed, refuse=refuse))
+        for owner, names_of_it, deed in _ASKED_IN_OWN:
+            put(owner, names_of_it, partial(_checked, deed=deed, refuse=refuse, is_own=is_own))
         for owner, names_of_it in _TELL_TIMES:
             put(owner, names_of_it, partial(_without_times, refuse=refuse, is_own=is_own))
         checked = {key: _checked(*found, refuse) for key, found in _REFUSED.items()}
@@ -179,7 +179,7 @@ def _places() -> Iterator[tuple[dict[str, Any], str, Any]]:
 
 
 def _checked(
-    real: Callable[..., Any], what: tuple[str, str], refuse: Refuse, is_own: Callable[[str], bool] | None = None
+    real: Callable[..., Any], deed: tuple[str, str], refuse: Refuse, is_own: Callable[[str], bool] | None = None
 ) -> Callable[..., Any]:
     """The function, refused to pods; with `is_own` only where such a module calls it."""
 
@@ -187,7 +187,7 @@ def _checked(
         frame = sys._getframe(1)
         if is_own(frame.f_globals.get("__name__", "")) if is_own else not _is_the_harness(frame):
             try:
-                refuse(lambda: unled(what[0], place_of(frame), what[1]))
+                refuse(lambda: unled(deed[0], place_of(frame), deed[1]))
             except BaseException:
                 if args and isinstance(args[0], socket.socket):  # nobody else will close it
                     args[0].close()
