@@ -144,9 +144,9 @@ def _machine(info: Any) -> str:
 def _versions(document: Mapping[str, Any]) -> str:
     info, commit = document.get("machine_info"), document.get("commit_info")
     python = f"Python {info['python_version']}" if isinstance(info, dict) and info.get("python_version") else ""
-    at = f"commit {str(commit['id'])[:10]}" if isinstance(commit, dict) and commit.get("id") else ""
+    commit_id = f"commit {str(commit['id'])[:10]}" if isinstance(commit, dict) and commit.get("id") else ""
     extras = [item.get("extra_info") for item in document.get("benchmarks") or () if isinstance(item, dict)]
     libraries = next(
         (str(extra["versions"]) for extra in extras if isinstance(extra, dict) and "versions" in extra), ""
     )
-    return ", ".join(part for part in (python, libraries, at) if part)
+    return ", ".join(part for part in (python, libraries, commit_id) if part)

@@ -121,8 +121,8 @@ FACTS = ("seed", "server", "machine", "versions")
 
 def _common(report: Report) -> dict[str, str]:
     """The facts that most runs share. They stand once in the page's head; a run repeats only what differs."""
-    said = {name: Counter(value for run in report.runs if (value := getattr(run, name))) for name in FACTS}
-    return {name: values.most_common(1)[0][0] for name, values in said.items() if values}
+    facts = {name: Counter(value for run in report.runs if (value := getattr(run, name))) for name in FACTS}
+    return {name: values.most_common(1)[0][0] for name, values in facts.items() if values}
 
 
 def _timeline(cell: Cell, *, alone: bool = False, narrow: bool = False) -> Markup:

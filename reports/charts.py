@@ -33,7 +33,7 @@ class Curve:
 
 def percentiles(operation: Operation, *, name: str, alone: bool = False) -> Markup:
     """Latency by percentile, both axes logarithmic: corrected for coordinated omission, and as waited for."""
-    curves = {kind: points for kind in operation.curves if (points := operation.points(kind))}
+    curves = {curve: points for curve in operation.curves if (points := operation.points(curve))}
     names = {"raw": "uncorrected" if "corrected" in operation.curves else "closed loop"}
     values = [value for points in curves.values() for _, value in points]
     nines = max((_nines(p) for points in curves.values() for p, _ in points), default=2.0)
@@ -41,13 +41,13 @@ def percentiles(operation: Operation, *, name: str, alone: bool = False) -> Mark
     right = WIDTH - 24
     scale_y, ticks_y = _log_axis(values, BOTTOM, TOP, microseconds)
 
-    def at(percentile: float, value: float) -> tuple[float, float]:
+    def point(percentile: float, value: float) -> tuple[float, float]:
         return LEFT + min(_nines(percentile), nines) / nines * (right - LEFT), scale_y(value)
 
     marks = [(0.0, "0"), (50.0, "50"), (90.0, "90"), (99.0, "99"), (99.9, "99.9"), (99.99, "99.99")]
     drawn = [
-        Curve(names.get(kind, kind), [at(p, v) for p, v in points], number, 26 + 16 * number, dashed=number > 0)
-        for number, (kind, points) in enumerate(curves.items())
+        Curve(names.get(curve, curve), [point(p, v) for p, v in points], number, 26 + 16 * number, dashed=number > 0)
+        for number, (curve, points) in enumerate(curves.items())
     ]
     errors = f", {operation.errors:,} failed" if operation.errors else ""
     return _chart(
@@ -55,9 +55,9 @@ def percentiles(operation: Operation, *, name: str, alone: bool = False) -> Mark
         f"{operation.name}: latency by percentile",
         heading=shorten(operation.name, 22),
         note=f"{operation.count:,} at {operation.rate_per_s:,.0f}/s{errors}",
-        desc="; ".join(f"{kind}: up to {microseconds(points[-1][1])}" for kind, points in curves.items())
+        desc="; ".join(f"{curve}: up to {microseconds(points[-1][1])}" for curve, points in curves.items())
         or "no values",
-        ticks_x=[(at(p, 1)[0], label) for p, label in marks if _nines(p) <= nines + 0.01],
+        ticks_x=[(point(p, 1)[0], label) for p, label in marks if _nines(p) <= nines + 0.01],
         ticks_y=ticks_y,
         under="percentile",
         curves=drawn,
@@ -75,13 +75,13 @@ def rate_against_p99(runs: Sequence[Run], *, name: str, alone: bool = False) -> 
     found: dict[str, list[tuple[float, float]]] = {}
     several = len({cell.target for run in runs for cell in run.cells}) > 1
     for run in runs:
-        of = f"{run.cells[0].target}: " if several and run.cells else ""
+        prefix = f"{run.cells[0].target}: " if several and run.cells else ""
         if run.rates:
-            found.setdefault(f"{of}all, searched", []).extend(run.rates)
+            found.setdefault(f"{prefix}all, searched", []).extend(run.rates)
         for operation in run.operations:
             p99_us = operation.at_us(99)
             if p99_us and operation.rate_per_s > 0:
-                named = f"{of}{operation.name}" + (", closed loop" if run.is_closed else "")
+                named = f"{prefix}{operation.name}" + (", closed loop" if run.is_closed else "")
                 found.setdefault(named, []).append((operation.rate_per_s, p99_us))
     busiest = sorted(found, key=lambda key: -max(found[key])[1])[:MOST_OPERATIONS]
     rates = [rate for key in busiest for rate, _ in found[key]]
@@ -117,7 +117,7 @@ def ratios(found: Sequence[Ratio], baseline: Sequence[Ratio] = (), *, name: str,
     every = [1.0, *(value for one in shown for value in (one.low, one.high, one.ratio, one.limit) if value)]
     every += [before[key] for one in shown if (key := (one.target, one.operation)) in before]
     left, right = 330, 850
-    at, ticks_x = _log_axis(every, left, right, lambda value: f"{value:.4g}")
+    x_at, ticks_x = _log_axis(every, left, right, lambda value: f"{value:.4g}")
     bars: list[dict[str, Any]] = []
     for number, one in enumerate(shown):
         whole = f"{one.target} {one.operation}".strip()
@@ -132,8 +132,13 @@ def ratios(found: Sequence[Ratio], baseline: Sequence[Ratio] = (), *, name: str,
             "full": full if full != label else "",
             "past": one.past,
         }
-        bar |= {"x": at(one.ratio), "low": at(low), "high": at(high), "limit": at(one.limit) if one.limit else None}
-        bars.append(bar | {"was": at(was) if was is not None else None, "said": f"{one.ratio:.2f}{interval}"})
+        bar |= {
+            "x": x_at(one.ratio),
+            "low": x_at(low),
+            "high": x_at(high),
+            "limit": x_at(one.limit) if one.limit else None,
+        }
+        bars.append(bar | {"was": x_at(was) if was is not None else None, "said": f"{one.ratio:.2f}{interval}"})
     bottom = TOP + 8 + 26 * len(shown)
     more = f"; {len(found) - len(shown)} more" if len(found) > len(shown) else ""
     hollow = "; hollow: baseline" if before else ""
@@ -156,19 +161,20 @@ def ratios(found: Sequence[Ratio], baseline: Sequence[Ratio] = (), *, name: str,
 
 def over_time(run: OverTime, *, name: str, alone: bool = False) -> list[Markup]:
     """Calls a second and losses so far, then latencies, over the seconds of a run; faults are shaded."""
-    last_s = max((at for at, *_ in run.spans), default=1.0)
+    last_s = max((at_s for at_s, *_ in run.spans), default=1.0)
     left, right, bottom = LEFT, 700, 210
 
-    def at(second: float) -> float:
+    def x_at(second: float) -> float:
         return left + min(second, last_s) / last_s * (right - left)
 
     shades = [
-        (at(one.from_s), max(1.0, at(one.until_s) - at(one.from_s)), f"{one.name}: {one.place}") for one in run.faults
+        (x_at(one.from_s), max(1.0, x_at(one.until_s) - x_at(one.from_s)), f"{one.name}: {one.place}")
+        for one in run.faults
     ]
     step_s = next((step for step in (1, 2, 5, 10, 30, 60, 300, 1800) if last_s / step <= 10), 7200)
     lost = run.spans[-1][4] if run.spans else 0
     common: dict[str, Any] = {
-        "ticks_x": [(at(second), f"{second} s") for second in range(0, int(last_s) + 1, step_s)],
+        "ticks_x": [(x_at(second), f"{second} s") for second in range(0, int(last_s) + 1, step_s)],
         "shades": shades,
         "left": left,
         "right": right,
@@ -178,8 +184,8 @@ def over_time(run: OverTime, *, name: str, alone: bool = False) -> list[Markup]:
         "alone": alone,
     }
     most = max([1.0, float(lost), *(rate for _, rate, *_ in run.spans)])
-    rates = [(at(second), bottom - rate / most * (bottom - TOP)) for second, rate, *_ in run.spans]
-    losses = [(at(second), bottom - count / most * (bottom - TOP)) for second, *_, count in run.spans]
+    rates = [(x_at(second), bottom - rate / most * (bottom - TOP)) for second, rate, *_ in run.spans]
+    losses = [(x_at(second), bottom - count / most * (bottom - TOP)) for second, *_, count in run.spans]
     latencies: dict[str, list[tuple[float, float]]] = {
         "p50": [(one[0], one[2]) for one in run.spans if one[2]],
         "p99": [(one[0], one[3]) for one in run.spans if one[3]],
@@ -205,8 +211,8 @@ def over_time(run: OverTime, *, name: str, alone: bool = False) -> list[Markup]:
             desc=f"p50 and p99 over {last_s:.0f} s; {faults}",
             ticks_y=ticks_y,
             curves=[
-                Curve(kind, [(at(second), scale_y(value)) for second, value in points], number, 22 + 16 * number)
-                for number, (kind, points) in enumerate(latencies.items())
+                Curve(label, [(x_at(second), scale_y(value)) for second, value in points], number, 22 + 16 * number)
+                for number, (label, points) in enumerate(latencies.items())
                 if points
             ],
             **common,
@@ -231,7 +237,7 @@ def _nines(percentile: float) -> float:
     return -math.log10(1 - max(0.0, percentile) / 100)
 
 
-def _log_axis(values: Sequence[float], begin: float, end: float, say: Any) -> tuple[Any, list[tuple[float, str]]]:
+def _log_axis(values: Sequence[float], begin: float, end: float, label: Any) -> tuple[Any, list[tuple[float, str]]]:
     """A logarithmic scale from values to pixels, and its ticks: decades, with 2 and 5 where these are few."""
     least, most = min(values, default=1.0), max(values, default=10.0)
     low, high = math.floor(math.log10(least)), math.ceil(math.log10(most) + 1e-9)
@@ -247,7 +253,7 @@ def _log_axis(values: Sequence[float], begin: float, end: float, say: Any) -> tu
         return begin + (math.log10(value) - bottom) / tall * (end - begin)
 
     shown = sorted({below, above, *within}) if len(within) <= 6 else within
-    return scale, [(scale(tick), say(tick)) for tick in shown]
+    return scale, [(scale(tick), label(tick)) for tick in shown]
 
 
 def _apart(wanted: dict[str, float], *, most: float, gap: float = 14.0) -> dict[str, float]:

@@ -67,9 +67,9 @@ def rows(cells: Sequence[Cell]) -> list[MatrixRow]:
         places.setdefault(cell.scenario, {}).setdefault(cell.target, []).append(cell)
     found = []
     for scenario, by_target in places.items():
-        numbers = [cell.row for those in by_target.values() for cell in those if cell.row is not None]
+        numbers = [cell.row for column in by_target.values() for cell in column if cell.row is not None]
         row = tuple(_outcomes(by_target.get(target, [])) for target in columns)
-        what = next((cell.what for those in by_target.values() for cell in those if cell.what), "")
+        what = next((cell.what for column in by_target.values() for cell in column if cell.what), "")
         found.append(MatrixRow(min(numbers) if numbers else None, scenario, what, row))
     return sorted(found, key=lambda row: (row.number is None, row.number or 0))
 
@@ -99,13 +99,13 @@ def count_holding(cells: Sequence[Cell], target: str) -> str:
     for cell in cells:
         if cell.target == target and tone(cell) != "none":
             outcomes.setdefault(cell.scenario, []).append(cell.verdict)
-    return f"{sum(set(those) == {'holds'} for those in outcomes.values())} of {len(outcomes)} hold"
+    return f"{sum(set(verdicts) == {'holds'} for verdicts in outcomes.values())} of {len(outcomes)} hold"
 
 
 def picture(cells: Sequence[Cell], *, name: str) -> Markup:
     """The matrix as an SVG that stands alone: a row a failure mode, a column a target."""
     heads = [(target, count_holding(cells, target)) for target in targets(cells)]
-    desc = "; ".join(f"{target}: {said}" for target, said in heads)
+    desc = "; ".join(f"{target}: {holding}" for target, holding in heads)
     return draw("matrix.svg.j2", id=name, desc=desc, heads=heads, rows=rows(cells), tone=tone, signs=SIGNS)
 
 
@@ -130,7 +130,7 @@ def verdict(report: Report) -> tuple[str, str]:
     broken = [line for run in report.runs for line in run.breaches]
     false = sorted((claim for claim in claims if not claim.holds), key=lambda claim: not claim.must)
     operations = sum(len(run.operations) for run in report.runs)
-    told = (
+    summary = (
         (new, f"{_some(len(new), 'new violation')}: {_named(new)}"),
         (unexpected, f"{_some(len(unexpected), 'cell')} not as expected: {_named(unexpected)}"),
         (unknown, f"{_some(len(unknown), 'cell')} inconclusive"),
@@ -144,7 +144,7 @@ def verdict(report: Report) -> tuple[str, str]:
         (ratios and not past, f"{_some(len(ratios), 'benchmark ratio')}, none past its limit"),
         (operations, f"{_some(operations, 'operation')} under load"),
     )
-    clauses = [text for found, text in told if found and text]
+    clauses = [text for found, text in summary if found and text]
     if not clauses:
         return "unknown", "Nothing could be read, so nothing is known"
     severe = new or unexpected or past or broken or any(claim.must for claim in false)
@@ -163,6 +163,6 @@ def _as_expected(cells: Sequence[Cell]) -> str:
         return f"{cells[0].target} {cells[0].scenario}: {cells[0].words}, as expected" if expected else ""
     names = {"violated": "known to be violated", "holds": "hold", NOT_APPLICABLE: "not applicable"}
     counts = Counter(names.get(cell.verdict, cell.verdict) for cell in expected)
-    said = ", ".join(f"{counts[word]} {word}" for word in [*names.values(), "inconclusive"] if counts[word])
+    counted = ", ".join(f"{counts[word]} {word}" for word in [*names.values(), "inconclusive"] if counts[word])
     whole = f"all {len(cells)}" if len(expected) == len(cells) else f"{len(expected)} of {len(cells)}"
-    return f"{whole} cells as expected" + (f" ({said})" if said else "")
+    return f"{whole} cells as expected" + (f" ({counted})" if counted else "")

@@ -78,17 +78,17 @@ class Operation:
         """The highest percentile beyond which there is a sample: 99.9 for 1,000 samples."""
         return 100 * max(0.0, 1 - 1 / self.count) if self.count else 0.0
 
-    def points(self, kind: str) -> list[tuple[float, float]]:
+    def points(self, curve: str) -> list[tuple[float, float]]:
         """The points of a curve that can be drawn: above 0, up to the last percentile."""
-        found = [(p, v) for p, v in self.curves.get(kind, ()) if v > 0 and p <= self.last_percentile]
+        found = [(p, v) for p, v in self.curves.get(curve, ()) if v > 0 and p <= self.last_percentile]
         return found if len(found) > 1 else []
 
     def at_us(self, percentile: float) -> float | None:
         """The latency at a percentile, corrected if that is known; None if there are too few samples."""
         if self.last_percentile < percentile < 100:
             return None
-        for kind in ("corrected", "raw"):
-            for at, value in self.curves.get(kind, ()):
+        for curve in ("corrected", "raw"):
+            for at, value in self.curves.get(curve, ()):
                 if at >= percentile:
                     return value
         return None

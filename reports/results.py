@@ -60,9 +60,9 @@ def read_latency(run: Run, path: Path, document: Mapping[str, Any], report: Repo
     for number, item in enumerate(document["operations"], 1):
         try:
             curves = {}
-            for kind in ("raw",) if run.is_closed else ("corrected", "raw"):
-                points = item.get(kind, {}).get("curve", ())
-                curves[kind] = [(finite(percentile), finite(value)) for percentile, value in points]
+            for curve in ("raw",) if run.is_closed else ("corrected", "raw"):
+                points = item.get(curve, {}).get("curve", ())
+                curves[curve] = [(finite(percentile), finite(value)) for percentile, value in points]
             errors = item.get("errors") or {}
             failed = sum(errors.values()) if isinstance(errors, dict) else int(errors)
             rate = finite(item.get("rate_per_s", 0))
@@ -92,7 +92,7 @@ def read_counterexample(run: Run, path: Path, document: Mapping[str, Any], repor
 
 def read_over_time(run: Run, path: Path, document: Mapping[str, Any], report: Report) -> None:
     """over-time.json of a free fleet's run."""
-    told = document["over_time"]
+    over_time = document["over_time"]
     spans = [
         (
             finite(one["at_s"]),
@@ -101,13 +101,13 @@ def read_over_time(run: Run, path: Path, document: Mapping[str, Any], report: Re
             finite(one["p99_us"]) if "p99_us" in one else None,
             int(finite(one["lost"])),
         )
-        for one in told["bins"]
+        for one in over_time["bins"]
     ]
     faults = [
         Fault(str(one["name"]), str(one["place"]), finite(one["from_s"]), finite(one["until_s"]))
-        for one in told["faults"]
+        for one in over_time["faults"]
     ]
-    run.over_time = OverTime(str(told["target"]), spans, faults)
+    run.over_time = OverTime(str(over_time["target"]), spans, faults)
 
 
 @dataclass(frozen=True)
@@ -156,8 +156,8 @@ def describe(run: Run, document: Mapping[str, Any]) -> None:
     if "seed" in document:
         run.seed = str(document["seed"])
     if isinstance(server, dict):
-        kind = f"{server.get('kind', '')} {server.get('version', '')}".strip()
-        run.server = kind + (", embedded" if server.get("embedded") else "")
+        server_name = f"{server.get('kind', '')} {server.get('version', '')}".strip()
+        run.server = server_name + (", embedded" if server.get("embedded") else "")
     for name in ("machine", "versions"):
         value = document.get(name)
         if isinstance(value, dict):

@@ -19,8 +19,8 @@ MARKS = {"severe": "❌", "bad": "⚠️", "fine": "✅", "none": "", "unknown":
 
 def markdown(report: Report) -> str:
     """The verdict, the matrix, what was found and how to repeat it; cut with "n more" before it is too long."""
-    how, line = verdict(report)
-    lines = ["# podrace", "", f"{MARKS[how]} **{_md(line)}**", ""]
+    seen, line = verdict(report)
+    lines = ["# podrace", "", f"{MARKS[seen]} **{_md(line)}**", ""]
     found = sorted(report.cells, key=by_importance)
     lines += _found("Not as expected", [cell for cell in found if not cell.is_expected])
     lines += _matrix(report)
@@ -56,7 +56,7 @@ def _matrix(report: Report) -> list[str]:
     if not report.modes:
         return []
 
-    def said(cells: tuple[Cell, ...]) -> str:
+    def cell_text(cells: tuple[Cell, ...]) -> str:
         return "<br>".join(
             f"{MARKS[tone(one)]} {_md(one.words)}".strip() + (f" **{one.tag}**" if one.tag else "") for one in cells
         )
@@ -64,7 +64,7 @@ def _matrix(report: Report) -> list[str]:
     def named(row: MatrixRow) -> str:
         return _md(row.scenario) + (f"<br><sub>{_md(row.what)}</sub>" if row.what else "")
 
-    body = ((row.number or "", named(row), *map(said, row.cells)) for row in rows(report.modes))
+    body = ((row.number or "", named(row), *map(cell_text, row.cells)) for row in rows(report.modes))
     legend = [f"- **{_md(word)}**: {_md(meaning)}" for word, meaning in LEGEND.items()]
     return [
         *("## Failure modes", "", *_table(("#", "failure mode", *map(_md, targets(report.modes))), body)),
@@ -78,9 +78,9 @@ def _found(title: str, cells: Sequence[Cell], *, folded: bool = False) -> list[s
         return []
     lines = [f"<details><summary>{title}</summary>", ""] if folded else [f"## {title}", ""]
     for cell in found[:MOST_SAID]:
-        said = cell.sentence or cell.note or f"expected {cell.expected}"
+        detail = cell.sentence or cell.note or f"expected {cell.expected}"
         again = f" {_code(cell.again)}" if cell.again else ""
-        lines.append(f"- **{_md(cell.target)} {_md(cell.scenario)}**: {_md(cell.words)}. {_md(said)}{again}")
+        lines.append(f"- **{_md(cell.target)} {_md(cell.scenario)}**: {_md(cell.words)}. {_md(detail)}{again}")
     if len(found) > MOST_SAID:
         lines.append(f"- {len(found) - MOST_SAID} more")
     return [*lines, "", *(("</details>", "") if folded else ())]
@@ -100,8 +100,13 @@ def _load(report: Report) -> list[str]:
                 p99_9_us = f"{value:,.0f}" if (value := one.at_us(99.9)) else "too few"
                 body.append((_md(one.name), f"{one.count:,}", f"{one.rate_per_s:,.0f}", p99_us, p99_9_us, one.errors))
             p99 = "p99 µs, closed loop" if run.is_closed else "p99 µs, corrected"
-            said = [f"{_md(line)}  " for line in run.generator]
-            lines += [*kept, *said, "", *_table(("operation", "count", "per second", p99, "p99.9", "failed"), body)]
+            generator = [f"{_md(line)}  " for line in run.generator]
+            lines += [
+                *kept,
+                *generator,
+                "",
+                *_table(("operation", "count", "per second", p99, "p99.9", "failed"), body),
+            ]
     return lines
 
 
@@ -175,9 +180,9 @@ def _case(cell: Cell) -> ET.Element:
     case.set("time", f"{cell.elapsed_s:.3f}")
     detail = "\n".join(text for text in (cell.sentence, cell.note, cell.again) if text)
     if not cell.is_expected:
-        kind = "error" if cell.verdict == "inconclusive" else "failure"
+        outcome = "error" if cell.verdict == "inconclusive" else "failure"
         message = f"{cell.verdict} ({cell.words}), expected {cell.expected}"
-        ET.SubElement(case, kind, message=message, type=cell.verdict).text = detail
+        ET.SubElement(case, outcome, message=message, type=cell.verdict).text = detail
     elif cell.verdict == NOT_APPLICABLE:
         ET.SubElement(case, "skipped", message=cell.note or "does not apply: its fault found nothing to strike")
     elif cell.verdict == "inconclusive":
@@ -196,8 +201,8 @@ def _other_cases(run: Run, report: Report) -> list[ET.Element]:
     cases = [_other("load", line, "failure", line) for line in run.breaches]
     found = next((one for one in report.measured if one is run.benchmarks), None)
     for claim in found.claims if found else ():
-        kind = "" if claim.holds else "failure" if claim.must else "skipped"
-        cases.append(_other("claims", claim.claim, kind, f"measured {claim.measured}: {claim.verdict}"))
+        outcome = "" if claim.holds else "failure" if claim.must else "skipped"
+        cases.append(_other("claims", claim.claim, outcome, f"measured {claim.measured}: {claim.verdict}"))
     for one in found.ratios if found else ():
         if one.limit is not None:
             message = f"ratio {one.ratio:.2f} is past the limit {one.limit:g}"
@@ -205,8 +210,8 @@ def _other_cases(run: Run, report: Report) -> list[ET.Element]:
     return cases
 
 
-def _other(group: str, name: str, kind: str, message: str) -> ET.Element:
+def _other(group: str, name: str, outcome: str, message: str) -> ET.Element:
     case = ET.Element("testcase", classname=f"podrace.{group}", name=name, time="0")
-    if kind:
-        ET.SubElement(case, kind, message=message)
+    if outcome:
+        ET.SubElement(case, outcome, message=message)
     return case

@@ -99,14 +99,14 @@ def timeline(
     placed, bottom = _place(rows, line_of, layout)
     _run_down(lanes, line_of, placed, bottom)
     width = max(text_x + layout.chars * CHAR_PX + (2 if layout.beneath else 16), right + 8)
-    said = textwrap.wrap(sentence, int(width / 7)) if alone else []
-    top = -(40 + 18 * len(said)) if alone else 0
+    caption = textwrap.wrap(sentence, int(width / 7)) if alone else []
+    top = -(40 + 18 * len(caption)) if alone else 0
     return draw(
         "timeline.svg.j2",
         id=name,
         title=title,
         sentence=sentence or f"{len(rows)} rows, time runs down",
-        said=said,
+        caption=caption,
         alone=alone,
         top=top,
         width=width,
@@ -197,11 +197,11 @@ def _run_down(lanes: Sequence[Lane], line_of: Lines, rows: Sequence[Placed], bot
     """How long each lane lives: with a gap from where its pod is killed to where it acts again."""
     for lane in lanes:
         begin: float | None = HEAD_PX - 4.0
-        own = [at for at in rows if at.row.pod and lane.name != "more" and line_of[at.row.actor][0] is lane]
-        for at in own:
-            if begin is not None and at.row.marks == "kill":
-                lane.parts.append((begin, at.y))
-            begin = None if at.row.marks == "kill" else at.y if begin is None else begin
+        own = [each for each in rows if each.row.pod and lane.name != "more" and line_of[each.row.actor][0] is lane]
+        for each in own:
+            if begin is not None and each.row.marks == "kill":
+                lane.parts.append((begin, each.y))
+            begin = None if each.row.marks == "kill" else each.y if begin is None else begin
         if begin is not None:
             lane.parts.append((begin, bottom))
         lane.end = min(bottom, lane.parts[-1][1] + 12)
@@ -209,11 +209,11 @@ def _run_down(lanes: Sequence[Lane], line_of: Lines, rows: Sequence[Placed], bot
 
 def _bars(rows: Sequence[Placed], line_of: Lines) -> list[tuple[float, float, float]]:
     """(x, y, height) of what is under way: a call from its start to its end, a worker from first to last step."""
-    calling = {at.row.actor for at in rows if at.row.mark == "invoke"}
+    calling = {each.row.actor for each in rows if each.row.mark == "invoke"}
     spans: dict[tuple[str, str], list[float]] = {}
-    for at in rows:
-        if at.row.pod and at.row.mark != "fault" and (at.row.key or at.row.actor not in calling):
-            spans.setdefault((at.row.actor, at.row.key), []).append(at.y)
+    for each in rows:
+        if each.row.pod and each.row.mark != "fault" and (each.row.key or each.row.actor not in calling):
+            spans.setdefault((each.row.actor, each.row.key), []).append(each.y)
     found = []
     for (actor, key), ys in spans.items():
         lane, x = line_of[actor]

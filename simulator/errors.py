@@ -50,7 +50,7 @@ def error_in_words(error: BaseException) -> str:
 
 
 @contextmanager
-def users_errors_told() -> Iterator[None]:
+def users_errors_as_target_errors() -> Iterator[None]:
     """Turns what the user's own scenario, workload or check raises in this process into a TargetError with the place.
 
     Nobody has judged anything then: SystemExit(0) in a check must not look like a run that ended well.

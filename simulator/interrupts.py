@@ -25,8 +25,8 @@ def _raise(error: BaseException) -> NoReturn:
 
 
 @contextmanager
-def ctrl_c_told_apart(how: Callable[[BaseException], NoReturn] = _raise) -> Iterator[None]:
-    """Meanwhile Ctrl-C raises Interrupted, `how` is told. For callers from Python: the command does so throughout.
+def ctrl_c_as_interrupted(raise_it: Callable[[BaseException], NoReturn] = _raise) -> Iterator[None]:
+    """Meanwhile Ctrl-C raises Interrupted, by `raise_it`. For callers from Python; the command always does so.
 
     Python's own handler raises a plain KeyboardInterrupt. A handler that somebody else has installed stays.
     """
@@ -36,7 +36,7 @@ def ctrl_c_told_apart(how: Callable[[BaseException], NoReturn] = _raise) -> Iter
         return
 
     def came(number: int, _: FrameType | None) -> None:
-        how(Interrupted(number))
+        raise_it(Interrupted(number))
 
     signal.signal(signal.SIGINT, came)
     try:

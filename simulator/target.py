@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import redis
 
 from podrace.simulator.errors import TargetError, UsageError, error_in_words, place_of
-from podrace.simulator.interrupts import Interrupted, ctrl_c_told_apart
+from podrace.simulator.interrupts import Interrupted, ctrl_c_as_interrupted
 
 
 class Runtime(Protocol):
@@ -147,7 +147,7 @@ def load_object(path: str, *, noun: str) -> Any:
     if not attribute or not all(part.isidentifier() for part in [*module_name.split("."), attribute]):
         raise UsageError(f"{noun} {path!r}: expected the form module:name, for example mypackage.pods:factory")
     try:
-        with ctrl_c_told_apart():
+        with ctrl_c_as_interrupted():
             module = importlib.import_module(module_name)
     except (Interrupted, UsageError):
         raise

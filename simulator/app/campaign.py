@@ -11,7 +11,7 @@ from typing import Any
 
 from podrace.simulator.app import counterexample, timeline
 from podrace.simulator.app.runs import Cell, stem_of
-from podrace.simulator.errors import TargetError, users_errors_told
+from podrace.simulator.errors import TargetError, users_errors_as_target_errors
 from podrace.simulator.fleets.inline import STEP_WITHIN_S, in_pod
 from podrace.simulator.fleets.watchdog import watchdog
 from podrace.simulator.history.events import Event, Wording, readable, shorten, write_history
@@ -100,7 +100,7 @@ def explore_cell(
     scenario, cell = named.scenario, unexplored_cell(named, target)
     cell = replace(cell, expected=expected or cell.expected)
     try:
-        with users_errors_told(), InlineLab(server, target.path, scenario, seed=seed) as lab:
+        with users_errors_as_target_errors(), InlineLab(server, target.path, scenario, seed=seed) as lab:
             explorer = Explorer(lab.scenario, lab.play, lab.finish, bounds, progress=progress)
             with led(lambda: (lab.moves(), explorer.taken), bounds) as places:
                 ahead = Ahead(partial(helpers, lab.folder), lab.table, lambda: not places) if helpers else None
@@ -139,7 +139,7 @@ def _confirm(
     saved = counterexample.load(Path(cell.counterexample)) if cell.counterexample else None
     found = "it holds in one process" if saved is None else f"it is violated in one process ({cell.words})"
     try:
-        with users_errors_told(), ProcessLab(server, target.path, scenario, seed=seed, parts=parts) as lab:
+        with users_errors_as_target_errors(), ProcessLab(server, target.path, scenario, seed=seed, parts=parts) as lab:
             again = replay(lab, saved) if saved else _play(lab, take_default, scenario.retries[0])
     except TargetError as error:
         return replace(

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from podrace.simulator.errors import TargetError, users_errors_told
+from podrace.simulator.errors import TargetError, users_errors_as_target_errors
 from podrace.simulator.fleets.watchdog import watchdog
 from podrace.simulator.history.events import shorten
 from podrace.simulator.judge.run import Run
@@ -100,7 +100,7 @@ def check_target(server: Server, path: str, scenario: Scenario, *, seed: int) ->
     plain = is_plain(factory)  # what bypasses an environment is led there, and its factory is called by nobody else
     lacks = [] if plain else [line for module in _modules(path, factory) for line in past_the_environment(module)]
     try:
-        with users_errors_told(), InlineLab(server, path, scenario, seed=seed) as lab, watchdog(lab.moves):
+        with users_errors_as_target_errors(), InlineLab(server, path, scenario, seed=seed) as lab, watchdog(lab.moves):
             wrong = [] if plain else _wrong_methods_of(factory, lab, server, seed)
             if wrong:
                 return Checkup([*wrong, *lacks])
@@ -110,7 +110,7 @@ def check_target(server: Server, path: str, scenario: Scenario, *, seed: int) ->
             finally:
                 with suppress(Restart):  # the target's modules hold what changes: explorations give each pod its own
                     lab.finish(play)
-        with users_errors_told():  # what a call returned may fail to say what it is
+        with users_errors_as_target_errors():  # what a call returned may fail to say what it is
             wrong = [*_wrong_answers(run), *_wrong_parts(run)] if scenario.workload.name == UPLOADS.name else []
             returned = [
                 f"{call.method} returned {shorten(repr(call.value), 100)}" for call in run.calls if call.type == "ok"
@@ -196,13 +196,13 @@ def _calls(scenario: Scenario) -> list[Call]:
 
 
 def _wrong_methods(pod: Any, calls: Sequence[Call]) -> Iterator[str]:
-    kind = type(pod).__name__
+    pod_type = type(pod).__name__
     for call in calls:
         method = getattr(pod, call.method, None)
         if method is None:
-            yield f"the pod ({kind}) has no method {call.method}, which the scenario calls"
+            yield f"the pod ({pod_type}) has no method {call.method}, which the scenario calls"
         elif not callable(method):
-            yield f"{call.method} of the pod ({kind}) is {type(method).__name__}, expected a method"
+            yield f"{call.method} of the pod ({pod_type}) is {type(method).__name__}, expected a method"
         elif inspect.iscoroutinefunction(method) or inspect.isasyncgenfunction(method):
             yield f"{call.method} is async; expected a plain function: the harness says who goes on, no event loop"
         elif inspect.isgeneratorfunction(method):
@@ -227,16 +227,16 @@ def _wrong_answers(run: Run) -> Iterator[str]:
     for call in run.calls:
         if call.type != "ok":
             continue
-        said = f"{call.method} returned {shorten(repr(call.value), 100)}"
+        returned = f"{call.method} returned {shorten(repr(call.value), 100)}"
         if call.method == "add_message":
             found = call.value if isinstance(call.value, list | tuple) else ()
             fits = [isinstance(one, dict) and {"upload_uuid", "filename", "pending"} <= one.keys() for one in found]
             if len(fits) != len(call.args[2]) or not all(fits):
-                yield f'{said}; expected {{"upload_uuid": …, "filename": …, "pending": True}} for each image'
+                yield f'{returned}; expected {{"upload_uuid": …, "filename": …, "pending": True}} for each image'
         elif call.method == "upload_status":
             status = call.value.get("status") if isinstance(call.value, dict) else None
             if status not in STATUSES:
-                yield f'{said}; expected {{"status": …, "result": …}}, the status one of {", ".join(STATUSES)}'
+                yield f'{returned}; expected {{"status": …, "result": …}}, the status one of {", ".join(STATUSES)}'
 
 
 def _wrong_parts(run: Run) -> Iterator[str]:

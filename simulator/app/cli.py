@@ -64,8 +64,8 @@ def _run(arguments: list[str] | None) -> int:
     except PodraceError as error:
         return _tell(error, error.exit_code)
     except (KeyboardInterrupt, click.Abort) as error:
-        told = error.__cause__ if isinstance(error, click.Abort) else error
-        return _tell(told, told.exit_code) if isinstance(told, Interrupted) else _tell_unexpected(told or error)
+        cause = error.__cause__ if isinstance(error, click.Abort) else error
+        return _tell(cause, cause.exit_code) if isinstance(cause, Interrupted) else _tell_unexpected(cause or error)
     except Exception as error:
         return _tell_unexpected(error)
 

@@ -39,10 +39,10 @@ def conclude(
     """Write the result form into the run's folder, print it or show it, and end with the exit code of the verdicts."""
     from podrace.simulator.app import runs
 
-    told = document(folder, server, seed, cells)
-    runs.write_json(folder / runs.RESULT, told)
+    result = document(folder, server, seed, cells)
+    runs.write_json(folder / runs.RESULT, result)
     if run.as_json:
-        click.echo(json.dumps(told, indent=2, ensure_ascii=False))
+        click.echo(json.dumps(result, indent=2, ensure_ascii=False))
     else:
         show_it()
         click.echo(f"run: {folder}")

@@ -268,19 +268,19 @@ class _Running:
         self, recorded: Recorded, scenario: Scenario, operations: int, busy_s: float, rest_s: float
     ) -> FreeRun:
         """Judge the run, and add what only its driver knows."""
-        whole = self._told(recorded, scenario, judged(recorded, scenario), operations, busy_s, rest_s)
+        whole = self._result(recorded, scenario, judged(recorded, scenario), operations, busy_s, rest_s)
         if not self._plan.then:
             return whole
         later = since_replaced(recorded, self._pods)
         found = judged(later, scenario, whole.findings)
-        since = self._told(later, scenario, found, operations, busy_s, rest_s)
+        since = self._result(later, scenario, found, operations, busy_s, rest_s)
         before = Counter(one.kind for one in whole.findings) - Counter(one.kind for one in found.findings)
-        told = ", ".join(f"{kind} {count}" for kind, count in before.items())
-        note = f"of what the pods before had promised: {told}" if told else ""
+        counted = ", ".join(f"{kind} {count}" for kind, count in before.items())
+        note = f"of what the pods before had promised: {counted}" if counted else ""
         counts = {**since.counts, **{f"old_{kind}": count for kind, count in before.items()}}
         return replace(whole, since=replace(since, counts=counts, note="; ".join(filter(None, [since.note, note]))))
 
-    def _told(
+    def _result(
         self,
         recorded: Recorded,
         scenario: Scenario,
@@ -311,7 +311,7 @@ class _Running:
 
 
 def _left(server: Server) -> Callable[[], Sequence[Left]]:
-    def look() -> Sequence[Left]:
+    def left() -> Sequence[Left]:
         probe = Probe(connect(server.url), own=False)
         try:
             keys = probe.under(server.prefix)
@@ -324,4 +324,4 @@ def _left(server: Server) -> Callable[[], Sequence[Left]]:
         finally:
             probe.close()
 
-    return look
+    return left

@@ -117,18 +117,18 @@ class Recorded:
             return texts.setdefault(value, value) if type(value) is str else value
 
         for place, event in events:
-            kind = event["type"]
-            if kind == "invoke":
+            event_type = event["type"]
+            if event_type == "invoke":
                 args = tuple(self.workload.argument_told(once(one)) for one in event["args"])
                 actor, method = once(event["actor"]), once(event["method"])
                 calls[event["call"]] = CallRecord(once(event["name"]), actor, method, args, place)
-            elif kind in ("ok", "fail", "info"):
+            elif event_type in ("ok", "fail", "info"):
                 one = calls[event["call"]]
-                if kind == "ok" and one.began < self.promises_from.get(one.actor, 0):
-                    kind, event = "info", {"call": event["call"]}
-                ended = {"type": once(kind), "value": event.get("result"), "error": event.get("error") or ""}
+                if event_type == "ok" and one.began < self.promises_from.get(one.actor, 0):
+                    event_type, event = "info", {"call": event["call"]}
+                ended = {"type": once(event_type), "value": event.get("result"), "error": event.get("error") or ""}
                 calls[event["call"]] = CallRecord(one.name, one.actor, one.method, one.args, one.began, place, **ended)
-            elif kind == "step":
+            elif event_type == "step":
                 steps.append((place, *map(once, _STEP(event))))
         known = [*calls.values()]
         return FiledRun((), known, services, self.struck, self.rested_s, {}, self.left, served=steps)
@@ -174,7 +174,7 @@ def since_replaced(recorded: Recorded, pods: Sequence[str]) -> Recorded:
 
 
 def _without_order(one: linear.KeyVerdict) -> Finding:
-    told = ", ".join(
+    order = ", ".join(
         f"{shown.process} {shown.f} {shown.value} ({shown.began}–{shown.ended or '…'})" for shown in one.shows
     )
-    return Finding("misreported", str(one.key), f"what was told of {one.key} has no order: {told}")
+    return Finding("misreported", str(one.key), f"what was told of {one.key} has no order: {order}")

@@ -42,8 +42,8 @@ def write_shown(folder: Path, cell: Cell, found: FreeRun) -> None:
 def write_all(folder: Path, target: str, found: FreeRun) -> None:
     """Write all that was found, and the run over time, beside its history."""
     write_json(folder / "findings.json", _details(found))
-    told = over_time.over_time(folder / HISTORY, found.findings, target=target, busy_s=found.busy_s)
-    write_json(folder / over_time.FILE, told)
+    spans = over_time.over_time(folder / HISTORY, found.findings, target=target, busy_s=found.busy_s)
+    write_json(folder / over_time.FILE, spans)
 
 
 def _details(found: FreeRun) -> dict[str, Any]:

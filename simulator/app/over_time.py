@@ -27,17 +27,17 @@ def over_time(path: Path, findings: Sequence[Finding], *, target: str, busy_s: f
     with path.open("rb") as lines:
         for line in lines:
             event = orjson.loads(line)
-            at_s, kind = event["t_ms"] / 1000, event["type"]
-            if kind == "rest":
+            at_s, event_type = event["t_ms"] / 1000, event["type"]
+            if event_type == "rest":
                 break
-            if kind == "invoke":
+            if event_type == "invoke":
                 began[event["call"]] = at_s
                 for name in lost.intersection(_names(event)):
                     given_s.setdefault(name, at_s)
-            elif kind in ("ok", "fail", "info"):
+            elif event_type in ("ok", "fail", "info"):
                 ended_s.append(at_s)
                 took_s.append(at_s - began.pop(event["call"]))
-            elif kind == "fault":
+            elif event_type == "fault":
                 _take_note(faults, event, at_s)
     last_s = max([busy_s, *ended_s[-1:]])
     width_s = max(LEAST_BIN_S, last_s / BINS)

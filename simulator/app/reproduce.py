@@ -127,8 +127,8 @@ class Reproduction:
 
     def _arrived(self, event: Event) -> None:
         step = Step(*event["step"])
-        told = {"says": UPLOADS.says(*step.args)} if step.kind == "service" else {}
-        self._kept.events.append(event | told | {"step": step})
+        sentence = {"says": UPLOADS.says(*step.args)} if step.kind == "service" else {}
+        self._kept.events.append(event | sentence | {"step": step})
 
     def _drive(self, driver: Driver, client: redis.Redis) -> None:
         """In rounds of one message a pod: no upload waits behind another, so that only the bug is seen."""
@@ -172,8 +172,8 @@ class Reproduction:
         """What Redis holds now: every key of the run with its value in a few words."""
         values = {}
         for name, key in self._keys(client).items():
-            kind = plain(client.type(key))
-            value = client.lrange(key, 0, -1) if kind == "list" else client.get(key) if kind == "string" else kind
+            form = plain(client.type(key))
+            value = client.lrange(key, 0, -1) if form == "list" else client.get(key) if form == "string" else form
             values[name] = shorten(plain(value), 2000)
         self._kept.note({"type": "snapshot", "moment": moment, "keys": values})
 

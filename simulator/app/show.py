@@ -49,10 +49,10 @@ def matrix(cells: Sequence[Cell]) -> None:
     rows: dict[str, list[Cell]] = {}
     for cell in cells:
         rows.setdefault(cell.scenario, []).append(cell)
-    for scenario, those in sorted(rows.items(), key=lambda row: row[1][0].row):
+    for scenario, cells_of_row in sorted(rows.items(), key=lambda row: row[1][0].row):
         mark = {True: "", False: " (unexpected)"}
-        texts = [Text(cell.words + mark[cell.is_expected], style=_style(cell)) for cell in those]
-        table.add_row(Text(str(those[0].row or "")), Text(scenario), *texts)
+        texts = [Text(cell.words + mark[cell.is_expected], style=_style(cell)) for cell in cells_of_row]
+        table.add_row(Text(str(cells_of_row[0].row or "")), Text(scenario), *texts)
     out = console()
     out.print(table)
     for cell in cells:

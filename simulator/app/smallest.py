@@ -132,14 +132,14 @@ _KILLED = {"strikes": "killed", "is over": "started again"}
 
 def _raw(event: Event, recorded: Recorded) -> Event:
     """An event of the file as it was when it happened."""
-    kind = event["type"]
-    if kind == "invoke":
+    event_type = event["type"]
+    if event_type == "invoke":
         return event | {"args": [recorded.workload.argument_told(one) for one in event["args"]]}
-    if kind == "step":
+    if event_type == "step":
         args: tuple[Any, ...] = event["service"], event["method"], (event["of"],), {}
         return event | {"step": Step(event["actor"], "service", args)}
-    if kind == "fault" and event["fault"] == "kill":
+    if event_type == "fault" and event["fault"] == "kill":
         return event | {"what": _KILLED[event["stage"]]}
-    if kind == "fault" and event["actor"].islower():  # not a pod's
+    if event_type == "fault" and event["actor"].islower():  # not a pod's
         return event | {"actor": "", "what": f"{event['actor']}: {event['what']}"}
     return event

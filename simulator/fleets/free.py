@@ -41,8 +41,8 @@ class Journal:
 
     def note(self, event: Event) -> None:
         """Take note of an event, with the milliseconds since the run began."""
-        told = {"t_ms": int((time.monotonic() - self.epoch_s) * 1e6) / 1000} | event
-        self._waiting.append(orjson.dumps(told, default=plain, option=orjson.OPT_NON_STR_KEYS))
+        stamped = {"t_ms": int((time.monotonic() - self.epoch_s) * 1e6) / 1000} | event
+        self._waiting.append(orjson.dumps(stamped, default=plain, option=orjson.OPT_NON_STR_KEYS))
 
     def flush(self) -> None:
         """Hand over to the operating system what is noted."""

@@ -226,10 +226,10 @@ class StepGate:
 
     def _is_done(self, reply: Any) -> None:
         actor, kind, args, action = self._current.taken.pop()
-        told = reply if reply is None or isinstance(reply, int) else plain_reply(reply)
+        heard = reply if reply is None or isinstance(reply, int) else plain_reply(reply)
         if isinstance(reply, BaseException):
-            told = Failed(told)
-        self._pipe.send("took", (actor, kind, _sendable(args)), action, told)
+            heard = Failed(heard)
+        self._pipe.send("took", (actor, kind, _sendable(args)), action, heard)
 
     def receive(self, connection: Any, seconds: float | None, source: str) -> bool:
         deadline_us = None if seconds is None else self._now_us + round(seconds * US_PER_S)

@@ -12,7 +12,7 @@ import greenlet
 
 from podrace.simulator.errors import TargetError, place_of
 from podrace.simulator.fleets.inline import STEP_WITHIN_S, leave, raise_in_harness
-from podrace.simulator.interrupts import ctrl_c_told_apart
+from podrace.simulator.interrupts import ctrl_c_as_interrupted
 
 WHAT_TO_DO = "expected every wait to go through env, or through what @podrace.own leads"
 
@@ -34,7 +34,7 @@ def watchdog(moves: Callable[[], object], *, within_s: float = STEP_WITHIN_S) ->
         return
     seen: object = None
 
-    def look(_: int, frame: FrameType | None) -> None:
+    def check_progress(_: int, frame: FrameType | None) -> None:
         nonlocal seen
         before, seen = seen, moves()
         if seen != before:
@@ -48,10 +48,10 @@ def watchdog(moves: Callable[[], object], *, within_s: float = STEP_WITHIN_S) ->
         leave(actor)
         hub.throw(error)
 
-    before = signal.signal(signal.SIGALRM, look)
+    before = signal.signal(signal.SIGALRM, check_progress)
     signal.setitimer(signal.ITIMER_REAL, within_s, within_s)
     try:
-        with ctrl_c_told_apart(raise_in_harness):
+        with ctrl_c_as_interrupted(raise_in_harness):
             yield
     except _BlockedError as error:
         raise TargetError(f"{error}: it blocks, or loops, outside its environment; {WHAT_TO_DO}") from None

@@ -122,33 +122,33 @@ def _in_words(raw: Event, wording: Wording, calls: Mapping[int, Event]) -> Event
     event: Event = dict(raw)
     pod, _, line = str(raw.get("actor", "")).partition(".")
     event |= {"pod": pod, "line": line, "says": "", "redis": "", "marks": ""}
-    kind = raw["type"]
+    event_type = raw["type"]
     if "error" in raw:
         event["error"] = wording.text(raw["error"])
-    if kind == "step":
+    if event_type == "step":
         event |= _step(event.pop("step"), event.pop("reply"), raw, wording)
-    elif kind == "invoke":
+    elif event_type == "invoke":
         event["args"] = wording.value(raw["args"])
         event["says"] = f"{raw['method']}({', '.join(map(_argument, event['args']))})"
-    elif kind in ("ok", "fail", "info"):
-        if kind == "ok":
+    elif event_type in ("ok", "fail", "info"):
+        if event_type == "ok":
             event["result"] = wording.value(raw["result"])
-        said = "→ " + brief(shorten(plain(event["result"]), 120)) if kind == "ok" else brief(event["error"])
-        event["says"] = said if kind == "ok" else ("→ refused: " if kind == "fail" else "→ nobody knows: ") + said
+        ending = "→ " + brief(shorten(plain(event["result"]), 120)) if event_type == "ok" else brief(event["error"])
+        event["says"] = {"ok": "", "fail": "→ refused: ", "info": "→ nobody knows: "}[event_type] + ending
         event["method"] = calls[raw["call"]]["method"]
-    elif kind == "died":
+    elif event_type == "died":
         event["says"] = f"ends in {brief(event['error'])}"
-    elif kind == "fault":
+    elif event_type == "fault":
         killed = raw["what"].startswith("killed")
         event |= {"says": f"✗ {wording.text(raw['what'])}", "marks": "kill" if killed else "fault"}
-    elif kind == "time":
+    elif event_type == "time":
         gone = ", ".join(map(wording.text, raw["gone"]))
         why = "time passes, while others are under way" if raw["fault"] else "time passes"
         event |= {
             "says": f"{why}: {_span(raw['passes_s'])}" + (f"; over: {brief(gone)}" if gone else ""),
             "marks": "time",
         }
-    elif kind == "rest":
+    elif event_type == "rest":
         event["says"] = {
             "begins": "the calls are over; now the pods are asked until nothing moves",
             "over": "at rest",
@@ -159,7 +159,7 @@ def _in_words(raw: Event, wording: Wording, calls: Mapping[int, Event]) -> Event
 def _step(step: Any, reply: Any, raw: Event, wording: Wording) -> Event:
     action = raw["action"]
     lost = {"drop-request": " ✗ request lost", "drop-reply": " ✗ reply lost"}.get(action, "")
-    told: Event = {
+    event: Event = {
         "kind": step.kind,
         "service": step.args[0] if step.kind == "service" else "",
         "marks": "lost" if lost else "" if action == "go" else "fault",
@@ -169,7 +169,7 @@ def _step(step: Any, reply: Any, raw: Event, wording: Wording) -> Event:
         shown = "" if lost else f" → {brief(shorten(wording.text(reply)))}"
         name = command.partition(" ")[0].rstrip(";")
         return (
-            told
+            event
             | {"what": command, "reply": shorten(wording.text(reply)), "says": name + lost}
             | {"redis": brief(command) + (" (never arrived)" if action == "drop-request" else shown)}
         )
@@ -177,23 +177,23 @@ def _step(step: Any, reply: Any, raw: Event, wording: Wording) -> Event:
         failed = {"fail": " ✗ fails", "hang": " ✗ never answers"}.get(action, lost)
         if not failed and raw["failed"]:
             failed = f" ✗ {brief(shorten(wording.text(reply), 80))}"
-        return told | {
+        return event | {
             "what": raw["says"],
             "reply": shorten(wording.text(reply)),
             "says": wording.text(raw["says"]) + failed,
         }
     if step.kind == "timer":
         woken = "is woken" if reply == "free" else f"wakes after {step.args[1]:g} s"
-        return told | {"what": "timer", "reply": "", "says": woken}
+        return event | {"what": "timer", "reply": "", "says": woken}
     if step.kind == "receive":
         broken = "✗ its connection is lost" if action != "go" else ""
         got = "nothing came" if reply is None else f"gets {brief(shorten(wording.text(reply), 120))}"
-        return told | {
+        return event | {
             "what": step.args[0],
             "reply": shorten(wording.text(reply)),
             "says": f"{step.args[0]}: {broken or got}",
         }
-    return told | {"what": step.kind, "reply": "", "says": _WAITS.get(step.kind, step.kind)}
+    return event | {"what": step.kind, "reply": "", "says": _WAITS.get(step.kind, step.kind)}
 
 
 def _span(passes_s: float) -> str:

@@ -179,10 +179,10 @@ def _compile(operations: Sequence[Operation], optional: Container[int]) -> _Comp
         one = operations[number]
         made.events.append(number * 2 + is_end)
         if one.ended is None:
-            bit, kind = 1 << len(made.opens), (one.f, one.value)
+            bit, operation = 1 << len(made.opens), (one.f, one.value)
             made.opens.append(number)
-            made.earlier.append(last_equal.get(kind, 0))
-            made.bits[number] = last_equal[kind] = bit
+            made.earlier.append(last_equal.get(operation, 0))
+            made.bits[number] = last_equal[operation] = bit
         elif not is_end:
             made.bits[number] = free.pop() if free else next(fresh)
             (reading if one.f == "read" else under_way)[number] = None

@@ -27,32 +27,32 @@ def read_operations(lines: Iterable[bytes], model: Model, *, source: str) -> dic
     try:
         for number, line in enumerate(lines, 1):
             event = orjson.loads(line)
-            kind, f = event["type"], event["f"]
+            event_type, f = event["type"], event["f"]
             process, key = _frozen(event["process"]), _frozen(event["key"])
             value = _frozen(event.get("value"))
             if f not in model.operations:
                 raise _LineError(
                     f"f: expected one of {', '.join(sorted(model.operations))} for {model.name}, got {f!r}"
                 )
-            if kind == "invoke":
+            if event_type == "invoke":
                 if process in under_way:
                     raise _LineError(f"process {process!r} begins an operation before its last one has ended")
                 if f != "read":
                     _check_value(f, value, model)
                 under_way[process] = (number, f, key, value)
                 continue
-            if kind not in TYPES:
-                raise _LineError(f"type: expected one of {', '.join(TYPES)}, got {kind!r}")
+            if event_type not in TYPES:
+                raise _LineError(f"type: expected one of {', '.join(TYPES)}, got {event_type!r}")
             if process not in under_way:
                 raise _LineError(f"process {process!r} ends an operation that it has not begun")
             began, begun_f, begun_key, given = under_way.pop(process)
             if (begun_f, begun_key) != (f, key):
                 raise _LineError(f"expected the end of the {begun_f} of {begun_key!r} that began in line {began}")
-            if kind == "fail":
+            if event_type == "fail":
                 continue
             if f != "read" and value is not None and value != given:
                 raise _LineError(f"value: expected {given!r}, as in line {began}, got {value!r}")
-            if kind == "info":
+            if event_type == "info":
                 found.setdefault(key, []).append(Operation(process, f, given, began))
                 continue
             if f == "read":

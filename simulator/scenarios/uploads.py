@@ -245,10 +245,10 @@ class Uploads(Workload):
         facts = facts_of(run)
         accepted = [message for message in facts.messages if message.accepted]
         images = {image for message in accepted for image in message.images}
-        there = {image for message in accepted for image in message.images if message.carried[image]}
+        shown = {image for message in accepted for image in message.images if message.carried[image]}
         return {
             "accepted": len(accepted) + len(images),
-            "delivered": sum(bool(message.places) for message in accepted) + len(there),
+            "delivered": sum(bool(message.places) for message in accepted) + len(shown),
             "messages": len(accepted),
             "images": len(images),
         }

@@ -57,16 +57,16 @@ def dead_letters(redis_url: str, prefix: str, user: str | None, requeue: str | N
 
 def _the_one(found: Sequence[Mapping[str, Any]], message_id: str, user: str | None) -> Mapping[str, Any]:
     """The dead letter of that id; UsageError where there is none, or several users have one."""
-    those = [letter for letter in found if letter["message_id"] == message_id]
-    if not those:
+    matching = [letter for letter in found if letter["message_id"] == message_id]
+    if not matching:
         whose = "" if user is None else f" of user {user[:60]!r}"
         raise UsageError(
             f"--requeue {message_id[:60]!r}: there is no such dead letter{whose}; without it they are listed"
         )
-    if len(those) > 1:
-        users = ", ".join(repr(letter["user_id"][:60]) for letter in those[:5])
+    if len(matching) > 1:
+        users = ", ".join(repr(letter["user_id"][:60]) for letter in matching[:5])
         raise UsageError(f"--requeue {message_id[:60]!r}: users {users} have one each; say whose with --user")
-    return those[0]
+    return matching[0]
 
 
 def _show(found: Sequence[Mapping[str, Any]]) -> None:

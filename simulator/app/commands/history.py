@@ -64,8 +64,8 @@ def _draw(violated: Sequence[KeyVerdict], title: str) -> Mapping[Hashable, Path]
     try:
         with run_folder(None, "check") as folder:
             for number, one in enumerate(violated, 1):
-                said = f"{_headline(one).removesuffix(':')}."
-                picture = timeline(as_events(one.shows), title=title, sentence=said, alone=True, actor="Process")
+                sentence = f"{_headline(one).removesuffix(':')}."
+                picture = timeline(as_events(one.shows), title=title, sentence=sentence, alone=True, actor="Process")
                 drawn[one.key] = folder / f"violation-{number}.svg"
                 drawn[one.key].write_text(picture, encoding="utf-8")
     except (PodraceError, OSError) as error:
@@ -78,11 +78,11 @@ def as_events(shows: Sequence[Operation]) -> list[Event]:
     """Operations as the events of a history that can be drawn: numbered by their places in real time."""
     events: list[Event] = []
     for number, one in enumerate(shows):
-        told = {"actor": _shown(one.process).replace(".", "·"), "call": number, "redis": "", "marks": ""}
+        common = {"actor": _shown(one.process).replace(".", "·"), "call": number, "redis": "", "marks": ""}
         begins, ends = ("read", _shown(one.value)) if one.f == "read" else (operation_in_words(one), "done")
-        events.append(told | {"n": one.began, "type": "invoke", "says": begins})
+        events.append(common | {"n": one.began, "type": "invoke", "says": begins})
         if one.ended is not None:
-            events.append(told | {"n": one.ended, "type": "ok", "says": f"→ {ends}"})
+            events.append(common | {"n": one.ended, "type": "ok", "says": f"→ {ends}"})
     return sorted(events, key=lambda event: event["n"])
 
 
@@ -104,15 +104,15 @@ def bars(shows: Sequence[Operation]) -> list[str]:
     places = sorted({place for one in shows for place in (one.began, one.ended) if place is not None})
     step = max(2, WIDTH // max(1, len(places)))
     at = {place: number * step for number, place in enumerate(places)}
-    names, told = [f"process {_shown(one.process)}" for one in shows], [operation_in_words(one) for one in shows]
-    width, name_width, told_width = len(places) * step + 1, max(map(len, names)), max(map(len, told))
+    names, operations = [f"process {_shown(one.process)}" for one in shows], [operation_in_words(one) for one in shows]
+    width, name_width, operation_width = len(places) * step + 1, max(map(len, names)), max(map(len, operations))
     lines = []
-    for one, name, operation in zip(shows, names, told, strict=True):
+    for one, name, operation in zip(shows, names, operations, strict=True):
         start = at[one.began]
         end = len(places) * step if one.ended is None else at[one.ended]
         bar = " " * start + "├" + "─" * (end - start - 1) + ("┄" if one.ended is None else "┤")
         until = "…" if one.ended is None else str(one.ended)
-        lines.append(f"  {name:<{name_width}}  {operation:<{told_width}}  {bar:<{width}}  {one.began}–{until}")
+        lines.append(f"  {name:<{name_width}}  {operation:<{operation_width}}  {bar:<{width}}  {one.began}–{until}")
     return lines
 
 

@@ -14,7 +14,7 @@ from podrace.simulator.app import show
 from podrace.simulator.app.conclude import conclude
 from podrace.simulator.app.names import PARTS, named_scenario, named_target
 from podrace.simulator.app.options import Folder, Run, run_options
-from podrace.simulator.errors import TargetError, users_errors_told
+from podrace.simulator.errors import TargetError, users_errors_as_target_errors
 
 if TYPE_CHECKING:
     from podrace.simulator.app.campaign import NamedTarget
@@ -64,7 +64,7 @@ def _replay(lab: Lab, saved: SavedSchedule, target: NamedTarget, fleet: str, fol
     cell = runs.Cell(target.name, saved.scenario, fleet, INCONCLUSIVE, saved.verdict, {})
     try:
         # Processes have a timeout for each step.
-        with users_errors_told(), watchdog(lab.moves) if fleet == "inline" else nullcontext():
+        with users_errors_as_target_errors(), watchdog(lab.moves) if fleet == "inline" else nullcontext():
             again = campaign.replay(lab, saved)
     except TargetError as error:
         return replace(cell, note=str(error)), f"inconclusive: {error}"

@@ -67,10 +67,10 @@ def reproduce(pods: int, uploads: int, images: Path | None, seed: int, run: Run)
                     path, rounds, server=server, files=files, parts=PARTS, folder=work, progress=bar.advance
                 )
                 found[name] = one.run()
-        told = {name: readable(one.events, Wording(server.prefix, f"{work}/")) for name, one in found.items()}
-        events = ({"target": name} | event for name, those in told.items() for event in those)
+        histories = {name: readable(one.events, Wording(server.prefix, f"{work}/")) for name, one in found.items()}
+        events = ({"target": name} | event for name, history in histories.items() for event in history)
         write_history(folder / "history.jsonl", events)
-        timelines = {name: moments.moments(those) for name, those in told.items()}
+        timelines = {name: moments.moments(history) for name, history in histories.items()}
         judgements = {name: one.judgement for name, one in found.items()}
         with (folder / "timelines.txt").open("w", encoding="utf-8") as file:
             moments.print_timelines(timelines, judgements, file=file)

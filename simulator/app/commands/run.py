@@ -24,7 +24,7 @@ from podrace.simulator.app.options import (
     run_options,
     seed_option,
 )
-from podrace.simulator.errors import users_errors_told
+from podrace.simulator.errors import users_errors_as_target_errors
 
 if TYPE_CHECKING:
     from podrace.simulator.app.free_run import FreeRun, Standing
@@ -84,16 +84,16 @@ def _run(
     chosen = chaos.named(faults)
     with ExitStack() as stack:
         apart = stack.enter_context(show.kept_apart())
-        target, of = named_target(target_name), named_workload(workload)
+        target, chosen_workload = named_target(target_name), named_workload(workload)
         after = named_target(then).path if then else ""
         plan = free_run.Plan(target=target.path, then=after, faults=chosen, duration_s=duration, seed=seed, **sizes)
         warm_up([target.path])
         work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="run-", dir=guarded.folder())))
         server = stack.enter_context(open_server(run.redis_url, PERSISTENCE[persistence]))
         folder = apart.folder = stack.enter_context(runs.run_folder(run.run_dir, "run"))
-        with users_errors_told(), show.progress_bar("run", None) as bar:
+        with users_errors_as_target_errors(), show.progress_bar("run", None) as bar:
             found = free_run.run_free(
-                plan, of, server, folder, work, lambda standing: bar.tell(progress_line(standing))
+                plan, chosen_workload, server, folder, work, lambda standing: bar.tell(progress_line(standing))
             )
     cell = runs.Cell(
         target=target.name,
@@ -160,8 +160,8 @@ def counted(counts: Mapping[str, int]) -> str:
 
     totals = ("accepted", "delivered", *KINDS)
     parts = ", ".join(f"{count} {word}" for word, count in counts.items() if count and word not in totals)
-    said = [f"{word} {counts[word]}" for word in totals if counts.get(word)]
-    return ", ".join([f"{said[0]} ({parts})", *said[1:]] if said and parts else said)
+    totals_shown = [f"{word} {counts[word]}" for word in totals if counts.get(word)]
+    return ", ".join([f"{totals_shown[0]} ({parts})", *totals_shown[1:]] if totals_shown and parts else totals_shown)
 
 
 def _summary(target: str, found: FreeRun) -> list[str]:
