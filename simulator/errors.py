@@ -5,6 +5,7 @@ A message says what was expected, what came and what to do, in one line, and nev
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -38,6 +39,14 @@ class TargetError(PodraceError):
     """
 
     exit_code = 3
+
+
+def connection_error(pod: str, error: BaseException) -> PodraceError:
+    """A pod's connection broke though no fault broke it: the target's error if it has closed the descriptor."""
+    if isinstance(error, OSError) and error.errno == errno.EBADF:
+        return TargetError(f"pod {pod} has closed a file descriptor that it has not opened; no verdict can be given")
+    reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    return HarnessError(f"a connection of pod {pod} broke though no fault broke it: {reason}")
 
 
 def error_in_words(error: BaseException) -> str:

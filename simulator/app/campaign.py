@@ -102,7 +102,7 @@ def explore_cell(
     try:
         with users_errors_as_target_errors(), InlineLab(server, target.path, scenario, seed=seed) as lab:
             explorer = Explorer(lab.scenario, lab.play, lab.finish, bounds, progress=progress)
-            with led(lambda: (lab.moves(), explorer.taken), bounds) as places:
+            with led(lab, lambda: (lab.moves(), explorer.taken), bounds) as places:
                 ahead = Ahead(partial(helpers, lab.folder), lab.table, lambda: not places) if helpers else None
                 found = explorer.explore(ahead)
             notes = [*lab.notes(), *_printed(places)]
@@ -281,11 +281,11 @@ def _note(found: Exploration, bounds: Bounds) -> str:
 
 
 @contextmanager
-def led(moves: Callable[[], object], bounds: Bounds) -> Iterator[list[str]]:
+def led(lab: Lab, moves: Callable[[], object], bounds: Bounds) -> Iterator[list[str]]:
     """Meanwhile a target that never comes back is told, by `moves`, and what pods print is left out.
 
     Yields where they have first done so, once they have. Raises TargetError.
     """
     within_s = max(LEAST_WITHIN_S, min(STEP_WITHIN_S, bounds.budget_s))
-    with watchdog(moves, within_s=within_s), without_prints(in_pod) as places:
+    with watchdog(moves, unblock=lab.unblock, within_s=within_s), without_prints(in_pod) as places:
         yield places

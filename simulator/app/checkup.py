@@ -100,7 +100,11 @@ def check_target(server: Server, path: str, scenario: Scenario, *, seed: int) ->
     plain = is_plain(factory)  # what bypasses an environment is led there, and its factory is called by nobody else
     lacks = [] if plain else [line for module in _modules(path, factory) for line in past_the_environment(module)]
     try:
-        with users_errors_as_target_errors(), InlineLab(server, path, scenario, seed=seed) as lab, watchdog(lab.moves):
+        with (
+            users_errors_as_target_errors(),
+            InlineLab(server, path, scenario, seed=seed) as lab,
+            watchdog(lab.moves, unblock=lab.unblock),
+        ):
             wrong = [] if plain else _wrong_methods_of(factory, lab, server, seed)
             if wrong:
                 return Checkup([*wrong, *lacks])

@@ -121,7 +121,7 @@ class _Helper:
 
     def _record(self, branch: Branch, cost: tuple[int, int], retries: int) -> Record | None:
         try:
-            with led(self._lab.moves, self._bounds) as places:
+            with led(self._lab, self._lab.moves, self._bounds) as places:
                 record = self._recorder.record(branch, cost, retries, self._visited.is_known)
         except Exception:  # whatever it is, the search will meet it when it plays the branch itself
             return None

@@ -254,7 +254,7 @@ class ScheduleItem(pytest.Item):
         server = self.config.stash[SESSION].server
         with (
             lab_for("inline", server, target, scenario, seed=saved.seed, parts=PARTS) as lab,
-            watchdog(lab.moves),
+            watchdog(lab.moves, unblock=lab.unblock),
         ):
             again = replay(lab, saved)
         if again.judgement.findings:

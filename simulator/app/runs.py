@@ -16,8 +16,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from podrace.simulator.errors import HarnessError, PodraceError, UsageError
+from podrace.simulator.errors import HarnessError, PodraceError, TargetError, UsageError
 from podrace.simulator.judge.findings import HOLDS, INCONCLUSIVE, NOT_APPLICABLE
+from podrace.simulator.servers.connection import BUSY, is_busy
 from podrace.simulator.servers.embedded import ServerInfo
 
 RESULT_VERSION = 1
@@ -126,6 +127,10 @@ _NO_MORE = frozenset(
 
 def unexpected(error: BaseException, folder: Path | None = None) -> PodraceError:
     """An unexpected error as one line. Its traceback goes into the folder, or into a temporary file without one."""
+    if is_busy(str(error)):
+        return TargetError(f"the server is {BUSY}")
+    if isinstance(error, OSError) and error.errno == errno.EBADF:
+        return TargetError("a file descriptor of podrace was closed: expected a target that closes only its own")
     if isinstance(error, OSError) and error.strerror:
         if not _has_current_folder():
             return UsageError("the current folder has been deleted; change to another one")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import io
 import os
 import sys
@@ -40,6 +41,17 @@ class _Outlet(io.RawIOBase):
         return True
 
 
+class _AsciiText(io.TextIOWrapper):
+    """Text of which an output that takes ASCII only gets what it can show. Its encoding is said to be Latin-1.
+
+    For click takes an encoding of ASCII for a mistake of the user's, and writes UTF-8 instead.
+    """
+
+    def write(self, text: str, /) -> int:
+        super().write(text.encode("ascii", "replace").decode())
+        return len(text)
+
+
 def make_robust() -> None:
     """Replace this process's own streams by such; streams that a test or a notebook has installed stay."""
     for descriptor in (0, 1, 2):
@@ -57,9 +69,11 @@ def _robust(stream: object, descriptor: int) -> io.TextIOWrapper:
         if not isinstance(file, io.FileIO) or stream.fileno() != descriptor:
             return stream
         stream.flush()
-    return io.TextIOWrapper(
+    encoding = codecs.lookup(stream.encoding).name if stream else "utf-8"
+    make = _AsciiText if encoding == "ascii" else io.TextIOWrapper
+    return make(
         io.BufferedWriter(_Outlet(descriptor)),
-        encoding=stream.encoding if stream else "utf-8",
+        encoding="latin-1" if encoding == "ascii" else encoding,
         errors="replace",  # a terminal without UTF-8 is not a reason to fail
         line_buffering=stream is not None and (stream.line_buffering or stream.write_through),
     )

@@ -13,7 +13,7 @@ from itertools import count
 from queue import SimpleQueue
 from typing import Any, NoReturn
 
-from podrace.simulator.errors import HarnessError, PodraceError, TargetError
+from podrace.simulator.errors import HarnessError, PodraceError, TargetError, connection_error
 from podrace.simulator.fleets.pipes import Pipe
 from podrace.simulator.fleets.processes import PodSpec
 from podrace.simulator.history.events import describe, shorten
@@ -106,7 +106,7 @@ class RecordingGate:
         raise SystemExit
 
     def lost(self, error: BaseException) -> None:
-        self._pipe.send("broken", _loss(self._spec.name, error))
+        self._pipe.send("broken", connection_error(self._spec.name, error))
 
     def hang(self) -> None:
         threading.Event().wait()
@@ -124,12 +124,6 @@ class RecordingGate:
 
     def lock(self) -> AbstractContextManager[Any]:
         return threading.RLock()
-
-
-def _loss(pod: str, error: BaseException) -> HarnessError:
-    return HarnessError(
-        f"a connection of pod {pod} broke though no fault broke it: {type(error).__name__}: {shorten(str(error), 200)}"
-    )
 
 
 @dataclass
@@ -280,7 +274,7 @@ class StepGate:
         raise SystemExit
 
     def lost(self, error: BaseException) -> None:
-        self._pipe.send("broken", _loss(self._pod, error))
+        self._pipe.send("broken", connection_error(self._pod, error))
 
     def hang(self) -> None:
         self._is_done("never answers")

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 import greenlet
 
-from podrace.simulator.errors import HarnessError, TargetError
+from podrace.simulator.errors import HarnessError, TargetError, connection_error
 from podrace.simulator.history.outcome import Result, outcome
 from podrace.simulator.interrupts import Interrupted
 from podrace.simulator.target import PodEnv, Target, left, make_pod, method_of
@@ -352,9 +352,7 @@ class _InlineGate:
 
     def lost(self, error: BaseException) -> None:
         if not self.dead:
-            self._fleet.broken = self._fleet.broken or HarnessError(
-                f"a connection of pod {self._name} broke though no fault broke it: {type(error).__name__}: {error}"
-            )
+            self._fleet.broken = self._fleet.broken or connection_error(self._name, error)
 
     def hang(self) -> None:
         self._is_done("never answers")

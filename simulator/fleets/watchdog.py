@@ -22,10 +22,13 @@ class _BlockedError(BaseException):
 
 
 @contextmanager
-def watchdog(moves: Callable[[], object], *, within_s: float = STEP_WITHIN_S) -> Iterator[None]:
+def watchdog(
+    moves: Callable[[], object], *, unblock: Callable[[], str], within_s: float = STEP_WITHIN_S
+) -> Iterator[None]:
     """Turns a target that never comes back into a TargetError: `moves` tells something else after every step.
 
-    `within_s`: so long a step may take, in seconds. An actor that catches even that is left where it stands. Works in
+    `within_s`: so long a step may take, in seconds. `unblock` frees what a blocked step holds, and says what that was,
+    or ''. An actor that catches even that is left where it stands. Works in
     the main thread, where signals arrive; elsewhere it does nothing.
     """
     hub = greenlet.getcurrent()
@@ -42,7 +45,8 @@ def watchdog(moves: Callable[[], object], *, within_s: float = STEP_WITHIN_S) ->
         actor = greenlet.getcurrent()
         who = getattr(actor, "name", "the target")
         place = f", at {place_of(frame)}" if frame and actor is not hub else ""
-        error = _BlockedError(f"{who} did not come back within {within_s:g} s{place}")
+        reason = unblock() or f"it blocks, or loops, outside its environment; {WHAT_TO_DO}"
+        error = _BlockedError(f"{who} did not come back within {within_s:g} s{place}: {reason}")
         if actor is hub:
             raise error
         leave(actor)
@@ -54,7 +58,7 @@ def watchdog(moves: Callable[[], object], *, within_s: float = STEP_WITHIN_S) ->
         with ctrl_c_as_interrupted(raise_in_harness):
             yield
     except _BlockedError as error:
-        raise TargetError(f"{error}: it blocks, or loops, outside its environment; {WHAT_TO_DO}") from None
+        raise TargetError(str(error)) from None
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)

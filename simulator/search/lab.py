@@ -121,6 +121,17 @@ class Lab:
         """Something else after every step of every play."""
         return self._plays, self._current and (len(self._current.decisions), len(self._current.events))
 
+    def unblock(self) -> str:
+        """Restart our own server where it no longer answers: a script that never ends keeps it, and nobody can use it.
+
+        Returns the reason in words, or '' where the server does answer.
+        """
+        if self.server.embedded is None or self.server.embedded.answers():
+            return ""
+        self.server.embedded.restart()
+        self.probe.reconnect()
+        return "a script, or a command, that does not end keeps the server busy"
+
     def notes(self) -> list[str]:
         """What has to be said of every verdict on this target."""
         if self.table.unclear:

@@ -18,7 +18,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
-from podrace.simulator.errors import HarnessError, PodraceError, UsageError
+from podrace.simulator.errors import HarnessError, PodraceError, TargetError, UsageError
 from podrace.simulator.servers.embedded import EmbeddedServer, ServerInfo, server_info
 
 if TYPE_CHECKING:
@@ -112,6 +112,8 @@ def open_server(url: str | None, config: Mapping[str, str] | None = None) -> Ite
             yield Server(url=url, info=info, prefix=f"{run_prefix}mirix:")
     except BaseException as error:
         if left_over := _sweep(url, run_prefix):
+            if is_busy(left_over) and isinstance(error, PodraceError):
+                raise TargetError(f"{left_over}; {BUSY}") from error
             error.add_note(left_over)
         raise
     if left_over := _sweep(url, run_prefix):
@@ -134,6 +136,14 @@ def visiting(url: str) -> Iterator[redis.Redis]:
     client = _first_contact(url, probe, OF_AN_OPERATOR)
     with client, _report_lost_server(url):
         yield client
+
+
+BUSY = "busy with a script that does not end, which a call of the target has sent; no verdict can be given"
+
+
+def is_busy(text: str) -> bool:
+    """Whether a server has answered that a script keeps it busy, and has done so for some seconds."""
+    return "BUSY " in text and "SCRIPT KILL" in text
 
 
 @contextmanager

@@ -131,6 +131,16 @@ class EmbeddedServer:
         self.kill()
         self.start()
 
+    def answers(self) -> bool:
+        """Whether it answers within a second. One that runs a script without an end does not."""
+        from redis.exceptions import RedisError
+
+        try:
+            with self._client(socket_timeout=1.0) as client:
+                return bool(client.ping())
+        except RedisError:
+            return False
+
     def fill(self) -> None:
         """Out of memory until unfill() or restart(): whatever may take memory fails, nothing is evicted."""
         self._set_memory("noeviction", "1")
@@ -223,11 +233,11 @@ class EmbeddedServer:
             start_new_session=True,
         )
 
-    def _client(self) -> redis.Redis:
+    def _client(self, **options: Any) -> redis.Redis:
         from podrace.simulator.servers.connection import connect  # late: it imports this room, and redis-py takes 0.2 s
 
         password = self.config.get("requirepass", "").strip('"') or None
-        return connect(self.url, password=password, max_connections=1)
+        return connect(self.url, password=password, max_connections=1, **options)
 
     def _await_answer(self) -> None:
         from redis.exceptions import ConnectionError as RedisConnectionError  # while the server starts

@@ -61,6 +61,10 @@ class Probe:
         self._client.connection_pool.release(self._connection)
         self._client.close()
 
+    def reconnect(self) -> None:
+        """Use a new connection from now on: the server has been restarted."""
+        self._connection.disconnect()
+
     def ask(self, *commands: tuple[Any, ...]) -> list[Any]:
         """The replies to commands, in one round trip. Raises what redis-py raises for an error among them."""
         if not commands:

@@ -48,6 +48,13 @@ ENDINGS = (
         Ending(f"output in {name}", f"PYTHONIOENCODING={name} {EXPLORE} --target local", 0, "image-1 of message m1")
         for name in ("latin-1", "ascii", "cp1252")
     ),
+    Ending(
+        "an output that takes ASCII only, of explore and replay",
+        f"export PYTHONIOENCODING=ascii; {EXPLORE} --target local --run-dir r > out && "
+        "podrace replay r/*.podrace.json >> out && LC_ALL=C tr -d '\\0-\\177' < out | wc -c",
+        0,
+        "^0$",
+    ),
     Ending("output in strict ASCII", "PYTHONIOENCODING=ascii:strict podrace scenarios", 0, "foreign-pod"),
     Ending("the C locale", "LC_ALL=C PYTHONUTF8=0 PYTHONCOERCECLOCALE=0 podrace scenarios", 0, "foreign-pod"),
     Ending("no environment", f"env -i PYTHONPATH=$PYTHONPATH {sys.executable} -m podrace scenarios", 0, "foreign-pod"),

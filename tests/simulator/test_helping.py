@@ -54,7 +54,7 @@ def explored(server: Server, job: Job, members: Sequence[Executor] | None = None
         explorer = Explorer(lab.scenario, lab.play, lab.finish, job.bounds)
         ahead = None
         try:
-            with led(lambda: (lab.moves(), explorer.taken), job.bounds) as places:
+            with led(lab, lambda: (lab.moves(), explorer.taken), job.bounds) as places:
                 if members is not None:
                     start = partial(ready, helpers_of(lambda: members, job), lab.folder)
                     ahead = Ahead(start, lab.table, lambda: not places, begins_after_s=0)

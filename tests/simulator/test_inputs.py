@@ -635,6 +635,19 @@ def rows() -> Iterator[Row]:
         files = {"mine.py": POD.format(body=body)}
         command = "explore --target mine:pod --scenario mine:ONE --budget 0.5"
         yield Row(f"a call that {name}", command, 3, says, files)
+    closes = "the target closes a file descriptor that it has not opened, at mine.py:8 in go"
+    for body in ("os.close(2)", "os.closerange(0, 64)", "os.dup2(os.open('mine.py', 0), 1)"):
+        files = {"mine.py": POD.format(body=f"import os; {body}")}
+        yield Row(f"a call of {body}", "explore --target mine:pod --scenario mine:ONE", 3, closes, files)
+    busy = "called at mine.py:8 in go: a script, or a command, that does not end keeps the server busy"
+    for written in ("", "redis.call('SET', KEYS[1], 1) "):
+        loop = f'self.env.redis.eval("{written}while true do end", 1, self.env.prefix + "k")'
+        files = {"mine.py": POD.format(body=loop)}
+        for typed in ("explore --budget 0.5 --target", "matrix --budget 0.5 --targets shared,", "check"):
+            command = (
+                f"{typed}{'' if typed.endswith(',') else ' '}mine:pod --scenario{'s' * ('matrix' in typed)} mine:ONE"
+            )
+            yield Row(f"{typed}: a script without an end {written}", command, 3, busy, files)
     yield from results()
 
 

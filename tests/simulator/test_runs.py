@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 
 import pytest
+from redis.exceptions import ResponseError
 
 from podrace.simulator.app.runs import Cell, exit_code, result_document, run_folder, write_json
-from podrace.simulator.errors import HarnessError, UsageError
+from podrace.simulator.errors import HarnessError, TargetError, UsageError
 from podrace.simulator.servers.embedded import ServerInfo
 
 COUNTS = {"accepted": 2, "delivered": 1, "lost": 1, "duplicated": 0, "misreported": 0, "stuck": 0, "leaked": 0}
@@ -111,3 +113,19 @@ def test_a_file_is_refused_as_a_run_folder(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UsageError, match="run folder"), run_folder(tmp_path / "file", "explore"):
         pytest.fail("it cannot be there")
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (
+            ResponseError("BUSY Valkey is busy running a script. You can only call SCRIPT KILL"),
+            "the server is busy with",
+        ),
+        (OSError(errno.EBADF, "Bad file descriptor"), "a file descriptor of podrace was closed"),
+    ],
+)
+def test_what_only_a_target_can_have_done_is_its_error(tmp_path: Path, error: Exception, says: str) -> None:
+    with pytest.raises(TargetError, match=says) as ended, run_folder(tmp_path / "run", "run"):
+        raise error
+    assert ended.value.exit_code == 3

@@ -64,7 +64,10 @@ def _replay(lab: Lab, saved: SavedSchedule, target: NamedTarget, fleet: str, fol
     cell = runs.Cell(target.name, saved.scenario, fleet, INCONCLUSIVE, saved.verdict, {})
     try:
         # Processes have a timeout for each step.
-        with users_errors_as_target_errors(), watchdog(lab.moves) if fleet == "inline" else nullcontext():
+        with (
+            users_errors_as_target_errors(),
+            watchdog(lab.moves, unblock=lab.unblock) if fleet == "inline" else nullcontext(),
+        ):
             again = campaign.replay(lab, saved)
     except TargetError as error:
         return replace(cell, note=str(error)), f"inconclusive: {error}"

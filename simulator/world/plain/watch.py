@@ -179,12 +179,18 @@ def _places() -> Iterator[tuple[dict[str, Any], str, Any]]:
 
 
 def _checked(
-    real: Callable[..., Any], deed: tuple[str, str], refuse: Refuse, is_own: Callable[[str], bool] | None = None
+    real: Callable[..., Any],
+    deed: tuple[str, str],
+    refuse: Refuse,
+    is_own: Callable[[str], bool] | None = None,
+    when: Callable[..., bool] | None = None,
 ) -> Callable[..., Any]:
-    """The function, refused to pods; with `is_own` only where such a module calls it."""
+    """The function, refused to pods; with `is_own` only to such a module, with `when` only with such arguments."""
 
     def function(*args: Any, **options: Any) -> Any:
         frame = sys._getframe(1)
+        if when is not None and not when(*args, *options.values()):
+            return real(*args, **options)
         if is_own(frame.f_globals.get("__name__", "")) if is_own else not _is_the_harness(frame):
             try:
                 refuse(lambda: unled(deed[0], place_of(frame), deed[1]))
@@ -229,9 +235,9 @@ class _Stat:
 
 
 def _is_the_harness(frame: Any) -> bool:
-    """Whether a client of the harness's is connecting."""
+    """Whether a client of the harness's is connecting, or the watchdog looks whether the server answers."""
     while frame is not None:
-        if frame.f_code.co_filename.endswith("world/client.py"):
+        if frame.f_code.co_filename.endswith(("world/client.py", "fleets/watchdog.py")):
             return True
         frame = frame.f_back
     return False
