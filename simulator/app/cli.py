@@ -27,7 +27,7 @@ MOST_CHARS = 2000
 """Of the line that says why a command ends: names may be of any length."""
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100, "show_default": True})
 @click.version_option(package_name="podrace")
 def cli() -> None:
     """Make cross-pod races happen on purpose: lost uploads, crashes, lost replies, expired leases.

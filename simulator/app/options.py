@@ -85,7 +85,7 @@ def refuse_beside(option: str, *names: str) -> None:
         raise click.UsageError(f"{other} and {option}: expected one of them.")
 
 
-seed_option = click.option("--seed", type=Whole(min=0), default=7, show_default=True, help="Of all randomness.")
+seed_option = click.option("--seed", type=Whole(min=0), default=7, help="Decides all that is random.")
 
 
 def run_options(command: Command) -> Command:
@@ -103,7 +103,7 @@ def run_options(command: Command) -> Command:
         "--run-dir",
         type=Folder(path_type=Path),
         metavar="DIR",
-        help="Write the run here; the folder must hold no other.  [default: runs/<time>-<name>]",
+        help="Write the results into this folder, which must hold no others.  [default: runs/<time>-<name>]",
     )
     @wraps(command)
     def with_run(*, redis_url: str | None, as_json: bool, run_dir: Path | None, **others: Any) -> None:
@@ -115,15 +115,14 @@ def run_options(command: Command) -> Command:
 def bounds_options(command: Command) -> Command:
     """The bounds of a search, handed over as one `bounds`."""
 
-    @click.option("--preemptions", type=Whole(0, 8), default=2, show_default=True, help="At most.")
-    @click.option("--faults", type=Whole(0, 4), default=1, show_default=True, help="At most so many.")
+    @click.option("--preemptions", type=Whole(0, 8), default=2, help="The most preemptions of one schedule.")
+    @click.option("--faults", type=Whole(0, 4), default=1, help="The most faults of one schedule.")
     @click.option(
         "--budget",
         type=Finite(min=0.1),
         default=300.0,
-        show_default=True,
         metavar="SECONDS",
-        help="For each target in each scenario.",
+        help="The time for each target in each scenario.",
     )
     @wraps(command)
     def with_bounds(*, preemptions: int, faults: int, budget: float, **others: Any) -> None:
@@ -149,7 +148,7 @@ def workers_options(command: Command) -> Command:
         "--workers",
         type=Whole(1, 256),
         metavar="NUMBER",
-        help="Processes, each with a server of its own; 1 with --redis-url.  [default: one a core]",
+        help="How many processes explore, each with a server of its own; 1 with --redis-url.  [default: one a core]",
     )
     @click.option(
         "--scheduler", type=str, metavar="URL", help="Use the workers of this Dask scheduler instead (tcp://…)."
@@ -174,7 +173,7 @@ def expect_options(command: Command) -> Command:
         "--expect",
         type=Folder(path_type=Path),
         metavar="FILE",
-        help="What the targets are known to violate: only what is new fails.",
+        help="A file that says what the targets are known to violate: only what is new fails.",
     )
     @click.option("--accept", is_flag=True, help="Write what is violated now into the file that --expect names.")
     @wraps(command)

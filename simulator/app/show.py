@@ -67,7 +67,7 @@ def matrix(cells: Sequence[Cell]) -> None:
     skipped = sum(cell.verdict == "not-applicable" for cell in cells)
     took_s = sum(cell.elapsed_s for cell in cells)
     apart = f", {skipped} of them –" if skipped else ""
-    out.print(f"{len(cells)} cells{apart}, {runs} schedules, {took_s:.1f} s", highlight=False)
+    out.print(f"{len(cells)} cell{'s' * (len(cells) != 1)}{apart}, {runs} schedules, {took_s:.1f} s", highlight=False)
 
 
 def _style(cell: Cell) -> str:

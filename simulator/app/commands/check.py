@@ -23,20 +23,25 @@ EXAMPLE = Path(__file__).parents[1] / "wallet.py.txt"
 @click.option("--scenario", metavar="NAME", help=f"{SCENARIO_HELP}  [default: every method of the uploads workload]")
 @seed_option
 @click.option(
-    "--model", type=click.Choice(["register", "cas-register", "upload-status"]), help="Judge a history in FILE."
+    "--model",
+    type=click.Choice(["register", "cas-register", "upload-status"]),
+    help="Judge the history in FILE by this model.",
 )
-@click.option("--states", type=Whole(min=1), default=1_000_000, show_default=True, help="Of each key of a history.")
-@click.option("--json", "as_json", is_flag=True, help="Of a history: print one JSON document and nothing else.")
+@click.option(
+    "--states", type=Whole(min=1), default=1_000_000, help="How many states are looked at for each key of a history."
+)
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print the verdict on a history as one JSON document and nothing else."
+)
 def check(subject: str, scenario: str | None, seed: int, model: str | None, states: int, as_json: bool) -> None:
     """Say what a target lacks, or judge a history.
 
-    Of a target: a method by its name, a wrong shape of what it returns or sends, and whatever goes past its
-    environment: a client or a thread of its own, time.sleep, randomness. Every call is made once. Exits 3 where
-    something is lacking.
+    A target may lack a method, return or send something of a wrong shape, or go past its environment: by a client or
+    a thread of its own, time.sleep, randomness. Each call is made once. Exits 3 where something is lacking.
 
-    Of a history, with --model, whether it is linearizable: FILE holds one JSON object a line: {"process",
-    "type": "invoke|ok|fail|info", "f": "read|write|cas", "key", "value"}. `info` is an operation of which nobody
-    knows whether it was done. A violation is shown by as few operations as can show it.
+    With --model it is judged whether a history is linearizable. FILE holds one JSON object a line: {"process",
+    "type": "invoke|ok|fail|info", "f": "read|write|cas", "key", "value"}; `info` means that nobody knows whether the
+    operation was done. A violation is shown by as few operations as can show it.
     """
     if model:
         refuse_beside("--model", "scenario", "seed")
@@ -74,7 +79,7 @@ def _check_target(target: str, scenario: str | None, seed: int) -> None:
 def init(file: Path) -> None:
     """Write an example target and its scenario.
 
-    In one file, where it holds. Nothing is ever written over.
+    Both are in one file, and the scenario holds. An existing file is never overwritten.
     """
     if file.suffix != ".py" or not file.stem.isidentifier() or iskeyword(file.stem) or file.stem.startswith("__"):
         raise UsageError(f"example {file}: expected a name that can be imported, such as wallet.py")

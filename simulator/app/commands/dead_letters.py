@@ -24,15 +24,17 @@ OF_DURABLE = "podrace.reference.durable_dead_letters:DeadLetters"
     metavar="URL",
     help="The pods' server: redis://, rediss://, unix://, redis+sentinel://host:port,…/NAME or redis+cluster://host:port.",
 )
-@click.option("--prefix", default="mirix:", show_default=True, help="What the pods' keys begin with.")
-@click.option("--user", metavar="ID", help="Only of this user.  [default: of all; looks at every key]")
+@click.option("--prefix", default="mirix:", help="The beginning of the pods' keys.")
+@click.option(
+    "--user", metavar="ID", help="List only those of this user.  [default: of all users, which looks at every key]"
+)
 @click.option("--requeue", metavar="ID", help="Put this message at the end of its user's queue again.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document and nothing else.")
 def dead_letters(redis_url: str, prefix: str, user: str | None, requeue: str | None, as_json: bool) -> None:
     """List the messages that durable has given up.
 
-    Those that the memory agent refused until their attempts were used up: each with its user, its id, and why. With
-    --requeue one of them is queued again, with its images, and the next absorption offers it to the agent.
+    The memory agent has refused these until their attempts were used up. Each is listed with its user, its id and the
+    reason. With --requeue one is queued again, with its images, and the next absorption offers it to the agent.
     """
     from podrace.simulator.servers.connection import visiting
     from podrace.simulator.target import load_object

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option("--target", default="shared", show_default=True, help=TARGET_HELP)
+@click.option("--target", default="shared", help=TARGET_HELP)
 @click.option("--scenario", required=True, metavar="NAME", help=SCENARIO_HELP)
 @bounds_options
 @expect_options
@@ -59,18 +59,26 @@ def explore(
 ) -> None:
     """Search all schedules of a scenario within bounds.
 
-    It holds, is violated (with the schedule), or is inconclusive. The counterexample has the fewest faults,
-    then the fewest preemptions, then the fewest steps.
+    The scenario holds, or is violated, or it is inconclusive. What violates it is shown by the schedule with the
+    fewest faults, then the fewest preemptions, then the fewest steps.
     """
     _campaign("explore", [target], [scenario], bounds, (expect, accept), seed, run, workers)
 
 
 @click.command()
-@click.option("--targets", type=Names(), default=",".join(TARGETS), show_default=True, metavar="A,B", help=TARGET_HELP)
+@click.option("--targets", type=Names(), default=",".join(TARGETS), metavar="A,B", help=TARGET_HELP)
 @click.option(
-    "--scenarios", "names", type=Names(), metavar="NAME,NAME", help="Only these.  [default: all of the catalogue]"
+    "--scenarios",
+    "names",
+    type=Names(),
+    metavar="NAME,NAME",
+    help="Explore only these.  [default: all of the catalogue]",
 )
-@click.option("--fleets", is_flag=True, help="Also run what takes a whole fleet or breaks a server: some minutes more.")
+@click.option(
+    "--fleets",
+    is_flag=True,
+    help="Also run what takes a whole fleet or breaks a server, which takes some minutes more.",
+)
 @bounds_options
 @expect_options
 @seed_option
@@ -89,11 +97,10 @@ def matrix(
 ) -> None:
     """Explore every failure mode against every target.
 
-    On all cores, or on the workers of a Dask scheduler. What cannot be explored step by step, as it takes a whole
-    fleet or breaks a server (rows 21 to 25, 27, 31 and 33), is run free with --fleets: a few seconds each, under the
-    real clock.
+    This uses all cores, or the workers of a Dask scheduler. Rows 21 to 25, 27, 31 and 33 take a whole fleet or break a
+    server, so that they cannot be explored step by step: with --fleets each of them runs free for a few seconds.
 
-    The run's folder gets matrix.md, result.json and every counterexample. Ctrl-C keeps what is there.
+    The run's folder gets matrix.md, result.json and every counterexample. Ctrl-C keeps the cells that are done.
     """
     from podrace.simulator.app import directed
     from podrace.simulator.scenarios.catalogue import SCENARIOS

@@ -25,13 +25,13 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("file", type=Folder(path_type=Path))
-@click.option("--fleet", type=click.Choice(["inline", "processes"]), default="processes", show_default=True)
+@click.option("--fleet", type=click.Choice(["inline", "processes"]), default="processes", help="How the pods run.")
 @run_options
 def replay(file: Path, fleet: str, run: Run) -> None:
     """Run the schedule of a counterexample again.
 
-    It is shown as a timeline. On processes every step of real pods is let go by the scheduler; it exits 0
-    when the verdict is the same.
+    The run is shown as a timeline. On processes the pods are real, and the scheduler lets each step go in its turn.
+    Exits 0 when the verdict is the same.
     """
     from podrace.simulator.app import campaign, counterexample, runs
     from podrace.simulator.servers.connection import open_server

@@ -18,14 +18,20 @@ DEFAULTS = {"html": "report.html", "markdown": "report.md", "junit": "report.xml
     "--out",
     type=Folder(path_type=Path, allow_dash=True),
     metavar="FILE",
-    help="- prints it.  [default: report.html, .md, .xml, or report-svg/]",
+    help="Where to write the report; - prints it.  [default: report.html, .md, .xml, or report-svg/]",
 )
-@click.option("--format", "form", type=click.Choice(list(DEFAULTS)), default="html", show_default=True)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(list(DEFAULTS)),
+    default="html",
+    help="The form of the report.",
+)
 def report(runs: tuple[Path, ...], out: Path | None, form: str) -> None:
     """Report on runs, load tests and benchmarks.
 
-    In one file: a page, Markdown or JUnit XML; or the SVGs alone. Of several benchmark files the first is the
-    baseline. Exits 3 where something could not be read.
+    The report is one file: a page, Markdown or JUnit XML; or it is the pictures alone, as SVG. The first of several
+    benchmark files is the baseline. Exits 3 where something could not be read.
     """
     from podrace.reports.build import build, read_and_draw
     from podrace.reports.matrix import verdict
@@ -55,13 +61,13 @@ def report(runs: tuple[Path, ...], out: Path | None, form: str) -> None:
 @click.command("bench-compare")
 @click.argument("before", type=Folder(path_type=Path))
 @click.argument("after", type=Folder(path_type=Path))
-@click.option("--limit", type=Finite(min=1.0), default=1.1, show_default=True, help="Growth allowed.")
+@click.option("--limit", type=Finite(min=1.0), default=1.1, help="By which factor a ratio may grow.")
 @seed_option
-@click.option("--accept", is_flag=True, help="Write AFTER's ratios into BEFORE instead.")
+@click.option("--accept", is_flag=True, help="Do not compare, but write the ratios of AFTER into BEFORE.")
 def bench_compare(before: Path, after: Path, limit: float, seed: int, accept: bool) -> None:
     """Compare two benchmark files by their ratios.
 
-    Ratios are to the floor of the same run. Exits 1 past the limit.
+    A ratio is that of an operation to the floor of the same run. Exits 1 where one has grown past the limit.
     """
     from podrace.reports import compare
     from podrace.simulator.app import runs

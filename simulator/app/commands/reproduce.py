@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option("--pods", type=Whole(1, 64), default=2, show_default=True, help="Pods of each fleet.")
-@click.option("--uploads", type=Whole(1, 100_000), default=1, show_default=True, help="One image each.")
+@click.option("--pods", type=Whole(1, 64), default=2, help="How many pods each target has.")
+@click.option("--uploads", type=Whole(1, 100_000), default=1, help="How many messages are sent, each with one image.")
 @click.option(
     "--images",
     type=Folder(path_type=Path),
@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 def reproduce(pods: int, uploads: int, images: Path | None, seed: int, run: Run) -> None:
     """Show the lost image and its fix on real processes.
 
-    With a real server and the real google-genai client. Pod A takes a message with an image, another pod
-    absorbs it: `local` (status in the pod's memory) loses the image, `shared` (status in Redis) keeps it.
+    Pod A takes a message with an image, and another pod absorbs it: `local`, which has the status in the pod's memory,
+    loses the image; `shared`, which has it in Redis, keeps it. The server and the google-genai client are real.
     """
     from podrace.simulator.app import moments, runs
     from podrace.simulator.app.images import identify, prepare

@@ -34,27 +34,46 @@ SHOWN = 8
 
 
 @click.command()
-@click.option("--target", default="shared", show_default=True, help=TARGET_HELP)
-@click.option("--then", default=None, metavar="TARGET", help="Replace pod after pod by one of this target, meanwhile.")
-@click.option("--pods", type=Whole(1, 64), default=8, show_default=True)
-@click.option("--users", type=Whole(1, 4000), default=50, show_default=True, help="Clients at once.")
-@click.option("--messages", type=Whole(1, 10_000_000), default=5000, show_default=True, help="Of all users.")
-@click.option("--faults", type=Names(), default="all", show_default=True, metavar="A,B", help="Or all, or none.")
+@click.option("--target", default="shared", help=TARGET_HELP)
 @click.option(
-    "--duration", type=Finite(min=0.0), default=30.0, show_default=True, help="Seconds; 0: as fast as can be."
+    "--then",
+    default=None,
+    metavar="TARGET",
+    help="Replace the pods during the run, one after the other, by pods of this target.",
 )
-@click.option("--persistence", type=click.Choice(["always", "everysec", "none"]), default="always", show_default=True)
-@click.option("--workload", metavar="MODULE:NAME", help="One of your own, with clients.  [default: uploads]")
-@click.option("--scenario", type=Names(), metavar="A,B", help="Short runs of failure modes instead, or all of them.")
+@click.option("--pods", type=Whole(1, 64), default=8, help="How many pods run.")
+@click.option("--users", type=Whole(1, 4000), default=50, help="How many users there are at a time.")
+@click.option("--messages", type=Whole(1, 10_000_000), default=5000, help="How many messages all users hand in.")
+@click.option("--faults", type=Names(), default="all", metavar="A,B", help="Faults that are named below; all, or none.")
+@click.option(
+    "--duration",
+    type=Finite(min=0.0),
+    default=30.0,
+    help="The seconds over which the messages are spread; 0: as fast as can be.",
+)
+@click.option(
+    "--persistence",
+    type=click.Choice(["always", "everysec", "none"]),
+    default="always",
+    help="How often the server writes to its disk.",
+)
+@click.option("--workload", metavar="MODULE:NAME", help="Your own workload, with clients.  [default: uploads]")
+@click.option(
+    "--scenario",
+    type=Names(),
+    metavar="A,B",
+    help="Instead, a short run of each of these failure modes; all: of every one.",
+)
 @seed_option
 @run_options
 def run(target: str, scenario: list[str] | None, seed: int, run: Run, **wanted: Any) -> None:
     """Run a fleet free, with faults, and judge all that it did.
 
-    Real pods under the real clock; users who call any of them; faults drawn from the seed. Then everything heals,
-    the pods are asked until nothing moves, and the whole history is judged. Faults: noop, kill, pause, skew,
-    restart-server, crash-machine, failover, server-full, evict, drop-subscribers, cut, latency, partition, gemini;
-    `all` is all but crash-machine, failover and evict.
+    The pods are real, and so is the clock; users call any pod, and faults strike at moments drawn from the seed. At
+    the end everything heals, the pods are asked until nothing moves, and the whole history is judged.
+
+    Faults: noop, kill, pause, skew, restart-server, crash-machine, failover, server-full, evict, drop-subscribers,
+    cut, latency, partition, gemini; `all` is all but crash-machine, failover and evict.
     """
     if scenario is None:
         _run(target, seed, run, **wanted)
