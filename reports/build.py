@@ -28,7 +28,7 @@ MOST_ITEMS = 200
 RATES = "rate-against-p99"
 MARKS = (b"<title>podrace: ", b"# podrace\n", b'<testsuites name="podrace"', b'class="podrace')
 """Every report contains one of these near its beginning."""
-PARTS = (("Not as expected", False), ("Known", True))
+PARTS = (("Not as expected", False), ("As expected", True))
 
 
 def build(paths: Sequence[Path], *, out: Path, format: str = "html") -> Report:  # noqa: A002 - as the option is called

@@ -164,5 +164,6 @@ def _as_expected(cells: Sequence[Cell]) -> str:
     names = {"violated": "known to be violated", "holds": "hold", NOT_APPLICABLE: "not applicable"}
     counts = Counter(names.get(cell.verdict, cell.verdict) for cell in expected)
     counted = ", ".join(f"{counts[word]} {word}" for word in [*names.values(), "inconclusive"] if counts[word])
+    counted = re.sub(r"\b1 hold\b", "1 holds", counted)
     whole = f"all {len(cells)}" if len(expected) == len(cells) else f"{len(expected)} of {len(cells)}"
     return f"{whole} cells as expected" + (f" ({counted})" if counted else "")

@@ -56,6 +56,7 @@ def rows_of(history: Sequence[Event], sentence: str = "") -> list[Row]:
     Their numbers are the events' own, or milliseconds where the events carry times. `sentence` says what went
     wrong: where there are too many events, those of the calls that it names are shown.
     """
+    history = [event for event in history if event.get("type") != "snapshot"]  # what Redis holds is nobody's deed
     kept = _about(history, sentence)
     others = len(history) - len(kept)
     shown = _folded(kept, sentence)
