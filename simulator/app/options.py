@@ -8,10 +8,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
+
+if TYPE_CHECKING:
+    from podrace.simulator.search.frontier import Bounds
 
 Command = Callable[..., None]
 TARGET_HELP = "local, shared, durable, or your own as module:factory."
@@ -112,8 +115,20 @@ def run_options(command: Command) -> Command:
     return with_run
 
 
-def bounds_options(command: Command) -> Command:
-    """The bounds of a search, handed over as one `bounds`."""
+@dataclass(frozen=True)
+class Search:
+    """The options of a search: its bounds, what is expected of it, and on how many or whose workers it runs."""
+
+    bounds: Bounds
+    expect: Path | None
+    accept: bool
+    seed: int
+    workers: int
+    scheduler: str | None
+
+
+def search_options(command: Command) -> Command:
+    """The options of a search, handed over as one `search`."""
 
     @click.option("--preemptions", type=Whole(0, 8), default=2, help="The most preemptions of one schedule.")
     @click.option("--faults", type=Whole(0, 4), default=1, help="The most faults of one schedule.")
@@ -124,51 +139,6 @@ def bounds_options(command: Command) -> Command:
         metavar="SECONDS",
         help="The time for each target in each scenario.",
     )
-    @wraps(command)
-    def with_bounds(*, preemptions: int, faults: int, budget: float, **others: Any) -> None:
-        from podrace.simulator.search.frontier import Bounds
-
-        command(bounds=Bounds(preemptions=preemptions, faults=faults, budget_s=budget), **others)
-
-    return with_bounds
-
-
-@dataclass(frozen=True)
-class Workers:
-    """On how many processes, or on which Dask scheduler's workers, cells are explored."""
-
-    count: int = 1
-    scheduler: str | None = None
-
-
-def workers_options(command: Command) -> Command:
-    """Where cells are explored, handed over as one `workers`."""
-
-    @click.option(
-        "--workers",
-        type=Whole(1, 256),
-        metavar="NUMBER",
-        help="How many processes explore, each with a server of its own; 1 with --redis-url.  [default: one a core]",
-    )
-    @click.option(
-        "--scheduler", type=str, metavar="URL", help="Use the workers of this Dask scheduler instead (tcp://…)."
-    )
-    @wraps(command)
-    def with_workers(*, workers: int | None, scheduler: str | None, **others: Any) -> None:
-        if scheduler is not None:
-            refuse_beside("--scheduler", "workers", "redis_url")
-        command(workers=Workers(workers or _cores(), scheduler), **others)
-
-    return with_workers
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def expect_options(command: Command) -> Command:
-    """Options for the file of known violations: which file, and whether to write it."""
-
     @click.option(
         "--expect",
         type=Folder(path_type=Path),
@@ -176,10 +146,38 @@ def expect_options(command: Command) -> Command:
         help="A file that says what the targets are known to violate: only what is new fails.",
     )
     @click.option("--accept", is_flag=True, help="Write what is violated now into the file that --expect names.")
+    @seed_option
+    @click.option(
+        "--workers",
+        type=Whole(1, 256),
+        metavar="NUMBER",
+        help="How many processes explore, each with a server of its own; 1 with --redis-url.  [default: one a core]",
+    )
+    @click.option("--scheduler", metavar="URL", help="Use the workers of this Dask scheduler instead (tcp://…).")
     @wraps(command)
-    def with_expect(*, expect: Path | None, accept: bool, **others: Any) -> None:
+    def with_search(
+        *,
+        preemptions: int,
+        faults: int,
+        budget: float,
+        expect: Path | None,
+        accept: bool,
+        seed: int,
+        workers: int | None,
+        scheduler: str | None,
+        **others: Any,
+    ) -> None:
+        from podrace.simulator.search.frontier import Bounds
+
         if accept and expect is None:
             raise click.UsageError("--accept needs --expect FILE, which it writes.")
-        command(expect=expect, accept=accept, **others)
+        if scheduler is not None:
+            refuse_beside("--scheduler", "workers", "redis_url")
+        bounds = Bounds(preemptions=preemptions, faults=faults, budget_s=budget)
+        command(search=Search(bounds, expect, accept, seed, workers or _cores(), scheduler), **others)
 
-    return with_expect
+    return with_search
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -29,19 +29,13 @@ OUTPUT = "target-output.txt"
 """What targets print goes into this file of the run's folder."""
 
 
-LEGEND = (
-    "lost: accepted, never delivered, nobody told · duplicated: two effects · misreported: a reader was told something "
-    "untrue · stuck: stands still for longer than a lease · leaked: left behind for good · ok: holds, all within the "
-    "bounds, or in the one run of a whole fleet · –: its fault had nothing to strike, or it refuses to start on such a "
-    "server · inconclusive: nobody knows"
-)
-
-
 def matrix(cells: Sequence[Cell]) -> None:
     """Print the matrix as a table, then the notes of unexpected cells, the legend and the totals."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
+
+    from podrace.reports.matrix import LEGEND
 
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
     for heading in ("#", "failure mode", *dict.fromkeys(cell.target for cell in cells)):
@@ -62,7 +56,7 @@ def matrix(cells: Sequence[Cell]) -> None:
                 style="yellow",
                 highlight=False,
             )
-    out.print(LEGEND, style="dim", highlight=False)
+    out.print(" · ".join(f"{word}: {meaning}" for word, meaning in LEGEND.items()), style="dim", highlight=False)
     runs = sum(cell.schedules.get("run", 0) for cell in cells)
     skipped = sum(cell.verdict == "not-applicable" for cell in cells)
     took_s = sum(cell.elapsed_s for cell in cells)

@@ -19,12 +19,9 @@ from podrace.simulator.app.options import (
     TARGET_HELP,
     Names,
     Run,
-    Workers,
-    bounds_options,
-    expect_options,
+    Search,
     run_options,
-    seed_option,
-    workers_options,
+    search_options,
 )
 from podrace.simulator.errors import UsageError
 
@@ -34,7 +31,6 @@ if TYPE_CHECKING:
     from podrace.simulator.app.helping import Job
     from podrace.simulator.app.runs import Cell
     from podrace.simulator.scenarios.model import Scenario
-    from podrace.simulator.search.frontier import Bounds
     from podrace.simulator.servers.connection import Server
     from podrace.simulator.servers.embedded import ServerInfo
 
@@ -42,27 +38,15 @@ if TYPE_CHECKING:
 @click.command()
 @click.option("--target", default="shared", help=TARGET_HELP)
 @click.option("--scenario", required=True, metavar="NAME", help=SCENARIO_HELP)
-@bounds_options
-@expect_options
-@seed_option
-@workers_options
+@search_options
 @run_options
-def explore(
-    target: str,
-    scenario: str,
-    bounds: Bounds,
-    expect: Path | None,
-    accept: bool,
-    seed: int,
-    run: Run,
-    workers: Workers,
-) -> None:
+def explore(target: str, scenario: str, search: Search, run: Run) -> None:
     """Search all schedules of a scenario within bounds.
 
     The scenario holds, or is violated, or it is inconclusive. What violates it is shown by the schedule with the
     fewest faults, then the fewest preemptions, then the fewest steps.
     """
-    _campaign("explore", [target], [scenario], bounds, (expect, accept), seed, run, workers)
+    _campaign("explore", [target], [scenario], search, run)
 
 
 @click.command()
@@ -79,22 +63,9 @@ def explore(
     is_flag=True,
     help="Also run what takes a whole fleet or breaks a server, which takes some minutes more.",
 )
-@bounds_options
-@expect_options
-@seed_option
-@workers_options
+@search_options
 @run_options
-def matrix(
-    targets: list[str],
-    names: list[str] | None,
-    fleets: bool,
-    bounds: Bounds,
-    expect: Path | None,
-    accept: bool,
-    seed: int,
-    run: Run,
-    workers: Workers,
-) -> None:
+def matrix(targets: list[str], names: list[str] | None, fleets: bool, search: Search, run: Run) -> None:
     """Explore every failure mode against every target.
 
     This uses all cores, or the workers of a Dask scheduler. Rows 21 to 25, 27, 31 and 33 take a whole fleet or break a
@@ -110,7 +81,7 @@ def matrix(
         chosen += [one.name for one in directed.unexplored() if one.name not in chosen]
     if any(map(directed.named, chosen)):
         directed.refuse_foreign(run.redis_url)
-    _campaign("matrix", targets, chosen, bounds, (expect, accept), seed, run, workers)
+    _campaign("matrix", targets, chosen, search, run)
 
 
 @click.command()
@@ -134,23 +105,14 @@ def _line(one: Scenario | Directed) -> str:
     return f"{one.row:>2}  {one.name:<30}  violated by {violated:<13}  {one.what}"
 
 
-def _campaign(
-    name: str,
-    target_names: Sequence[str],
-    scenario_names: Sequence[str],
-    bounds: Bounds,
-    expectations: tuple[Path | None, bool],
-    seed: int,
-    run: Run,
-    workers: Workers,
-) -> None:
+def _campaign(name: str, target_names: Sequence[str], scenario_names: Sequence[str], search: Search, run: Run) -> None:
     """Explore every cell with progress, then write and print what was found."""
     from podrace.simulator.app import directed, expected, runs
     from podrace.simulator.app.helping import Job
     from podrace.simulator.interrupts import Interrupted
     from podrace.simulator.servers.connection import open_server
 
-    path, accept = expectations
+    path, accept, seed = search.expect, search.accept, search.seed
     known = expected.load(path) if path and (path.exists() or not accept) else None
     if path and not os.path.isdir(os.path.dirname(os.path.realpath(path))):
         raise UsageError(f"expectations {path}: expected a folder that is there")
@@ -163,11 +125,11 @@ def _campaign(
                 raise UsageError(
                     f"scenario {scenario_names[0]}: it takes a whole fleet; podrace run --scenario runs it"
                 )
-            jobs = [Job(target.name, one.name, bounds, seed) for one, target in places]
+            jobs = [Job(target.name, one.name, search.bounds, seed) for one, target in places]
             server = stack.enter_context(open_server(run.redis_url))
             folder = apart.folder = stack.enter_context(runs.run_folder(run.run_dir, name))
             try:
-                for cell in _explored(jobs, server, folder, workers):
+                for cell in _explored(jobs, server, folder, search):
                     cells.append(known.applied(cell) if known and not accept else cell)
             except Interrupted as error:
                 if name != "matrix" or not cells:
@@ -199,7 +161,7 @@ def _places(
     return [(one, target) for one in chosen for target in targets]
 
 
-def _explored(jobs: Sequence[Job], server: Server, folder: Path, workers: Workers) -> Iterator[Cell]:
+def _explored(jobs: Sequence[Job], server: Server, folder: Path, search: Search) -> Iterator[Cell]:
     """Explore the cells and show the progress."""
     from podrace.simulator.app.workers import (
         all_of,
@@ -212,7 +174,7 @@ def _explored(jobs: Sequence[Job], server: Server, folder: Path, workers: Worker
     )
 
     single = len(jobs) == 1
-    count = workers.count if server.embedded else 1
+    count = search.workers if server.embedded else 1
     with ExitStack() as stack:
         bar = stack.enter_context(show.progress_bar("schedules" if single else "cells", None if single else len(jobs)))
 
@@ -220,7 +182,7 @@ def _explored(jobs: Sequence[Job], server: Server, folder: Path, workers: Worker
             bar.about(f"{job.target} {job.scenario}")
             bar.advance(int(single), f"{schedules} schedules")
 
-        client = stack.enter_context(scheduler(workers.scheduler)) if workers.scheduler is not None else None
+        client = stack.enter_context(scheduler(search.scheduler)) if search.scheduler is not None else None
         there = each_of(client) if client else []
         if client and len(jobs) >= len(there):
             found = explore_there(jobs, all_of(client), folder)
