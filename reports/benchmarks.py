@@ -35,7 +35,7 @@ class Ratio:
 class Claim:
     """A claim of the specification, or a figure that was asked for; what was measured, and what follows.
 
-    `must`: whether the run fails where it does not hold; others are told and no more.
+    `must`: whether the run fails if the claim does not hold; other claims are only reported.
     """
 
     claim: str

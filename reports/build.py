@@ -20,11 +20,11 @@ from podrace.reports.timeline import NARROW, WIDE, timeline
 MOST_BYTES = 980_000
 """A page stays under 1 MB: pictures that would make it longer are left out, and it says so."""
 FEW_PICTURES = 4
-"""Up to so many counterexamples are shown open; if there are more, only the first is."""
+"""If there are no more counterexamples than this, all are shown open; otherwise only the first is."""
 MOST_CURVES = 24
-"""Operations of one load test that are drawn."""
+"""No more operations of one load test are drawn."""
 MOST_ITEMS = 200
-"""Rows of any one table, or items of a list."""
+"""A table has no more rows than this, and a list no more items."""
 RATES = "rate-against-p99"
 MARKS = (b"<title>podrace: ", b"# podrace\n", b'<testsuites name="podrace"', b'class="podrace')
 """Every report contains one of these near its beginning."""

@@ -17,7 +17,7 @@ from podrace.reports.safety import shorten
 WIDTH, HEIGHT, LEFT, TOP, BOTTOM = 364, 260, 62, 60, 210
 MOST_NINES = 5.0
 MOST_OPERATIONS = 8
-"""Curves in one picture of rate against p99."""
+"""A picture of rate against p99 has no more curves than this."""
 MOST_RATIOS = 120
 
 

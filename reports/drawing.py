@@ -27,7 +27,7 @@ def _environment() -> Environment:
 
 
 def _shown(value: Any) -> Any:
-    """Numbers to a tenth of a pixel; no text from a file is so long that a page is too."""
+    """Numbers to a tenth of a pixel, and texts from files cut, so that a page does not get too long."""
     if isinstance(value, float):
         return f"{value:.1f}".removesuffix(".0")
     return shorten(value, MOST_CHARS) if isinstance(value, str) and not isinstance(value, Markup) else value

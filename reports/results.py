@@ -128,7 +128,7 @@ KINDS = (
     Kind("ratios", "ratios.json", ("ratios",), read_benchmark),
     Kind("counterexample", "", ("decisions", "sentence"), read_counterexample),
 )
-"""Every kind of result. A folder may hold several; a file by itself is told by what it has."""
+"""Every kind of result. A folder may hold several; a single file is recognised by its keys."""
 
 
 def read_results(paths: Sequence[Path]) -> Report:

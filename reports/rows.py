@@ -51,12 +51,12 @@ class Row:
 
 
 def rows_of(history: Sequence[Event], sentence: str = "") -> list[Row]:
-    """The rows of a history, never more than MOST_ROWS and a few lines on what is left out.
+    """The rows of a history: at most MOST_ROWS, and a few lines that say what is left out.
 
     Their numbers are the events' own, or milliseconds where the events carry times. `sentence` says what went
     wrong: where there are too many events, those of the calls that it names are shown.
     """
-    history = [event for event in history if event.get("type") != "snapshot"]  # what Redis holds is nobody's deed
+    history = [event for event in history if event.get("type") != "snapshot"]  # nobody does anything in them
     kept = _about(history, sentence)
     others = len(history) - len(kept)
     shown = _folded(kept, sentence)

@@ -21,7 +21,7 @@ from podrace.reports.safety import cut, shorten
 MOST_PODS = 8
 MOST_SERVICES = 6
 MOST_LINES = 4
-"""Lines within one pod's lane; further actors share the last line."""
+"""A pod's lane has no more lines than this; further actors share the last one."""
 
 HEAD_PX, LINE_PX, PLACE_PX, GAP_PX, WHO_PX = 52, 54, 76, 14, 88
 CHAR_PX = 6.7
@@ -89,7 +89,7 @@ def timeline(
 ) -> Markup:
     """The SVG. `name` is unique in the page; `alone`: with its style, title and sentence in the picture.
 
-    `actor`: what those are who act.
+    `actor` is what the lanes of those who act are called, such as Pod or Process.
     """
     rows = rows_of(history, sentence)
     lanes, line_of = lanes_of(rows, layout, actor)

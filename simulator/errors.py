@@ -76,7 +76,7 @@ def users_errors_as_target_errors() -> Iterator[None]:
 
 
 def _users_place(trace: TracebackType | None) -> str | None:
-    """Where the user's code raised an error, or called what did; None where that was ours, or a library's for us."""
+    """Where the user's code raised an error, or called what raised it; None if the code of podrace did."""
     frames = []
     while trace is not None:
         frames.append((trace.tb_frame, trace.tb_lineno))

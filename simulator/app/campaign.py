@@ -49,7 +49,7 @@ class NamedScenario:
 
 
 StartsHelpers = Callable[[Path], Sequence[Submit]]
-"""Starts helpers, which name the files of the lab as they lie in this folder."""
+"""Starts helpers for a lab whose files lie in this folder, so that they give the files the same names."""
 
 
 @dataclass(frozen=True)
@@ -282,9 +282,9 @@ def _note(found: Exploration, bounds: Bounds) -> str:
 
 @contextmanager
 def led(lab: Lab, moves: Callable[[], object], bounds: Bounds) -> Iterator[list[str]]:
-    """Meanwhile a target that never comes back is told, by `moves`, and what pods print is left out.
+    """Raises TargetError for a target that never comes back: `moves` has to change after each step.
 
-    Yields where they have first done so, once they have. Raises TargetError.
+    What pods print is left out. Yields a list that gets the place where they first do so.
     """
     within_s = max(LEAST_WITHIN_S, min(STEP_WITHIN_S, bounds.budget_s))
     with watchdog(moves, unblock=lab.unblock, within_s=within_s), without_prints(in_pod) as places:

@@ -21,10 +21,8 @@ from podrace.simulator.errors import HarnessError, PodraceError
 from podrace.simulator.interrupts import Interrupted
 
 COMMANDS = (reproduce, run, explore, matrix, replay, report, bench_compare, scenarios, dead_letters, check, init)
-
-
 MOST_CHARS = 2000
-"""Of the line that says why a command ends: names may be of any length."""
+"""The line that says why a command ends is no longer than this: names in it may be of any length."""
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100, "show_default": True})

@@ -63,7 +63,7 @@ def named_workload(text: str | None) -> Workload:
 
 
 def _look_in_this_folder() -> None:
-    """Look for modules in the current folder, as `python -m` does and a console script does not."""
+    """Let modules be imported from the current folder: `python -m` does so by itself, a console script does not."""
     here = os.getcwd()
     if "" not in sys.path and here not in sys.path:
         sys.path.insert(0, here)

@@ -183,7 +183,7 @@ class Reproduction:
 
 
 def _answered(result: Result) -> Result:
-    """How a call ended; HarnessError where the pod did not say: without any fault it should have."""
+    """How a call ended. Raises HarnessError where the pod never answered, which no fault explains here."""
     if result.error and result.error.startswith(NO_ANSWER):
         raise HarnessError(f"a pod: expected {result.error.removeprefix('no ')}, none came")
     return result

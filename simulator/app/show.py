@@ -117,7 +117,7 @@ class Bar:
         self._about = name
 
     def advance(self, steps: int, detail: str = "") -> None:
-        """Count so many more steps as done."""
+        """Count this many more steps as done."""
         self._waiting += steps
         if time.monotonic() < self._due_s:
             return
@@ -127,7 +127,7 @@ class Bar:
         self._waiting, self._due_s = 0, time.monotonic() + PROGRESS_EVERY_S
 
     def tell(self, line: str) -> None:
-        """How far it is, where nobody knows how much there is to do."""
+        """Show this line as the progress, where the total is unknown."""
         self._due_s = min(self._due_s, time.monotonic())
         self._about = line
         self.advance(0)
@@ -208,7 +208,7 @@ def console() -> Console:
 
 
 def _console(**options: Any) -> Console:
-    """Names of the user's stand in what is printed as they are. Rich stumbles over a COLUMNS such as ²."""
+    """A console without markup, which would change the user's names. Rich fails at a COLUMNS such as ²."""
     from rich.console import Console
 
     environment = {name: value for name, value in os.environ.items() if value.isascii()}

@@ -53,7 +53,7 @@ class _AsciiText(io.TextIOWrapper):
 
 
 def make_robust() -> None:
-    """Replace this process's own streams by such; streams that a test or a notebook has installed stay."""
+    """Make this process's own streams so; streams that a test or a notebook has installed stay as they are."""
     for descriptor in (0, 1, 2):
         _fill(descriptor)
     sys.stdin = sys.stdin or open(0, encoding="utf-8", closefd=False)  # noqa: SIM115 - it stays open

@@ -209,7 +209,7 @@ def _argument(value: Any) -> str:
 
 
 def describe(kind: str, args: tuple[Any, ...], prefix: str = "") -> str:
-    """One line for a step of a pod that runs free."""
+    """One line that describes a step of a free-running pod."""
     if kind == "redis":
         return Wording(prefix).command(args)
     if kind == "service":

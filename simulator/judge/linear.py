@@ -26,7 +26,7 @@ STATES_A_TURN = 2_000
 _ATTEMPT_STATES = 5_000
 """For each attempt to show a violation with fewer operations."""
 _MOST_AGAIN = 10_000
-"""Of so many operations it is tried again with all of them in sight."""
+"""If there are no more operations than this, it is tried again with all of them in sight."""
 
 
 class Operation(NamedTuple):
@@ -44,7 +44,7 @@ class Operation(NamedTuple):
 
 
 class _Illegal:
-    """No value of any object."""
+    """Stands for no value: no object can have it."""
 
 
 ILLEGAL: Final = _Illegal()

@@ -11,7 +11,7 @@ from podrace.simulator.errors import UsageError
 from podrace.simulator.judge.linear import Model, Operation
 
 TYPES = ("invoke", "ok", "fail", "info")
-"""Begin of an operation; done, definitely not done, and nobody can know. One that never ends is as with `info`."""
+"""An operation begins; was done; was definitely not done; nobody can know. One that never ends is treated as `info`."""
 
 
 def read_operations(lines: Iterable[bytes], model: Model, *, source: str) -> dict[Hashable, list[Operation]]:

@@ -37,7 +37,7 @@ class CallRecord:
         return self.actor.partition(".")[0]
 
     def before(self, other: CallRecord) -> bool:
-        """Whether it had ended when the other began."""
+        """Whether it had ended before the other began."""
         return self.ended is not None and self.ended < other.began
 
 

@@ -30,7 +30,7 @@ class Scene(Protocol):
 
     @property
     def prefix(self) -> str:
-        """That of every key of the run."""
+        """The prefix of every key of the run."""
         ...
 
     def has_done(self, step: str, pod: str) -> bool:
@@ -60,7 +60,7 @@ class Scene(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Fault:
-    """No fault: order alone does it. Base of all others."""
+    """No fault: the order of steps is enough. The base class of all faults."""
 
     pods: frozenset[str] | None = None
     since: str | None = None

@@ -156,15 +156,15 @@ class Workload:
         return ()
 
     def progress(self, services: Mapping[str, Any]) -> Any:
-        """Something else whenever the services have recorded more."""
+        """A value that changes whenever the services have recorded more."""
         return None
 
     def delivered(self, services: Mapping[str, Any]) -> int:
-        """How many calls have had their effect in the services, for who watches a run."""
+        """How many calls have had their effect in the services, for those who watch a run."""
         return 0
 
     def is_judgeable(self, run: Run) -> bool:
-        """Whether something was done in the run of which the checks can say anything."""
+        """Whether the run did anything that the checks can judge."""
         return any(call.type == "ok" for call in run.calls)
 
     def is_done(self, run: Run) -> bool:

@@ -1,4 +1,4 @@
-"""Whether a scenario has the shape of one: what stands wrongly in a user's file is told where it stands."""
+"""Whether a user's scenario is well-formed: what is wrong is reported with its place in the scenario."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class _Expectation:
             raise UsageError(f"{self._place}: {part}: expected {expected}, got {shown}")
 
     def each(self, items: Any, fits: Any, part: str, expected: str) -> None:
-        """A text is a sequence too, but never of what is meant here."""
+        """A text is a sequence too, but never one of the items that are meant here."""
         self.that(isinstance(items, Sequence) and not isinstance(items, str), part, expected, items)
         for item in items:
             self.that(fits(item), part, expected, item)

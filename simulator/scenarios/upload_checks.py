@@ -167,7 +167,7 @@ def _deliver(facts: Facts, by_id: Mapping[tuple[str, str], _Message], run: Run) 
 
 
 def _meant(messages: Sequence[_Message], user: Any) -> _Message:
-    """Of messages with one text the one that a delivery is of: the user's own, one that has not come yet first."""
+    """Which of several messages with one text a delivery shows: one of the user's, first one that has not come yet."""
     if len(messages) == 1:
         return messages[0]
     return min(messages, key=lambda message: (message.user != user, bool(message.places)))
@@ -270,7 +270,7 @@ def _order_findings(facts: Facts) -> Iterator[Finding]:
             by_user.setdefault(repr(message.user), []).append(message)
     for came in by_user.values():
         came.sort(key=lambda message: message.places)
-        latest = 0  # when that of the messages so far was handed in which was so last
+        latest = 0  # when the latest of the messages so far was handed in
         for number, message in enumerate(came):
             promised_at = message.promised_at
             for other in came[:number] if promised_at < latest else ():

@@ -20,9 +20,9 @@ from podrace.simulator.scenarios.upload_checks import Image, check
 from podrace.simulator.scenarios.uploads import Ledger, Uploads, absorb, add, ask
 
 IMAGES_SHARE = 0.25
-"""Of the messages, those with an image."""
+"""The part of the messages that have an image."""
 ATTEMPTS = 8
-"""So often a client hands a message in that nobody can say whether it was accepted."""
+"""A client hands a message in up to this many times while nobody can say whether it was accepted."""
 _CALL, _TEXT, _PICTURE = (re.compile(f"{begin}([0-9]+)-") for begin in ("(?:ask-)?m", "text of m", "upload image-"))
 TURN_BITS, CODE_BYTES = 24, 5
 """A picture's code is its user's number and its message's."""
@@ -91,7 +91,7 @@ class FreeUploads(Uploads):
         return Asked(call.name, call.method, args, call.args, pod)
 
     def owner(self, event: Event) -> str:
-        """The user. What calls, pictures and texts are called says whose they are."""
+        """The user. The names of calls, pictures and texts say whose they are."""
         if event["type"] == "invoke":
             first = event["args"][0] if event["args"] else None
             return f"user-{_number(_CALL, event['name'])}" if isinstance(first, dict) else str(first)

@@ -159,9 +159,9 @@ class Uploads(Workload):
     """How long Gemini takes to make a file usable that it has taken."""
     life_s: float = LIFE_S
     fails: frozenset[str] = frozenset()
-    """Images that Gemini takes, and fails to make usable."""
+    """Images that Gemini accepts and then fails to make usable."""
     keys: Mapping[str, str] = field(default_factory=dict)
-    """By pod, the API key that it uses where it is not the others'."""
+    """The API keys of pods that use another key than the other pods, by pod."""
 
     def prepare(self, scenario: Scenario, folder: Path) -> Workload:
         files, identify = _write_images(scenario, folder)
@@ -290,7 +290,7 @@ def _digest(content: bytes) -> str:
 
 
 def _write_images(scenario: Scenario, folder: Path) -> tuple[dict[str, Path], Callable[[bytes], str | None]]:
-    """A tiny PNG of one colour for each image that the scenario names: their paths, and what knows them again."""
+    """A tiny PNG of one colour for each image of the scenario: their paths, and a function that recognises them."""
     from PIL import Image as Picture
 
     files, contents, colours = {}, {}, {}

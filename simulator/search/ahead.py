@@ -1,10 +1,11 @@
 """Has branches of a search played by helpers, ahead of their turn.
 
 The branches of one cost come in the order in which they were found, so those to come are known. Each helper plays a
-few of them at a time, on a lab of its own; it is told what the search has reached, to stop where that was before. It
-gets those to which the search will come when it has played them; what lies before, the search plays meanwhile itself.
+few of them at a time, on a lab of its own. It is told which states the search has reached, so that it can stop at one
+of them. It gets the branches that the search will reach after it has played them; the search plays those before.
 
-A branch that seems to lead to where another before it leads is left to its turn: most likely it need not be played.
+A branch that seems to lead to a state which another before it leads to waits for its turn: most likely it need not
+be played.
 """
 
 from __future__ import annotations
@@ -23,14 +24,14 @@ from podrace.simulator.world.footprints import CommandTable
 BEGINS_AFTER_S = 0.1
 """A search that ends before needs no helpers: to start one takes longer."""
 BRANCHES = 4
-"""So many a helper plays at a time: few are played in vain, and few messages sent."""
+"""A helper plays this many branches at a time, so that few are played in vain, and few messages are sent."""
 BATCHES = 2
 """So many a helper has before it, so that it need not wait for the next."""
 LEAST_LEAD, MOST_LEAD, SHORTER, LONGER = 1, 50, 0.998, 1.2
 """How much is left to us before what a helper gets: more where we had to wait for it, else slowly less, so that we
 wait for one record in a hundred at most."""
 PATIENCE_S = 0.5
-"""For so long the search waits for a helper's record at most; then it plays the branch itself."""
+"""The search waits no longer than this for a helper's record; then it plays the branch itself."""
 MOST_LOOKED_AT = 500
 
 
@@ -75,7 +76,7 @@ class _Helper:
     """What it has before it."""
     search: int = NOTHING.search
     told: int = 0
-    """How many of the states reached it knows of."""
+    """How many of the reached states it knows."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,7 @@ class Ahead:
         """How many branches are to be taken before there may be enough for a helper again."""
         self._given: dict[int, _Given] = {}
         self._lead: float = BRANCHES
-        """So many branches are left to us before those of a helper that is idle: it will have played them by then."""
+        """How many branches the search keeps for itself before those that an idle helper gets."""
         self.helped = 0
         """How many records have come from helpers."""
 

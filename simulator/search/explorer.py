@@ -29,7 +29,7 @@ from podrace.simulator.search.play import Play
 from podrace.simulator.search.record import AnotherWayError, Judged, Record, Recorder, Restart
 
 MORE_RUNS_FOR_FEWER_STEPS = 200
-"""After a counterexample, so many further runs at the same cost look for one with fewer steps."""
+"""After a counterexample, this many further runs at the same cost look for one with fewer steps."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Exploration:
     verdict: str
     counterexample: Counterexample | None
     judgement: Judgement
-    """Of the counterexample; where there is none, of the first schedule."""
+    """The judgement of the counterexample or, without one, of the first schedule."""
     run: int
     pruned: int
     complete: bool
@@ -197,7 +197,7 @@ class Explorer:
         return True
 
     def _cut(self, frontier: Frontier, cost: Cost, record: Record) -> int:
-        """At which of its places the run would be stopped now; behind the last where nowhere."""
+        """The place at which the run would be stopped now; the one after its last if it would not be stopped."""
         if self._bounds.reduce:
             for number, place in enumerate(record.places):
                 if frontier.visited.is_known(place.key, cost):
@@ -230,7 +230,7 @@ class Explorer:
         frontier.ends.update(record.ends[: record.places[cut].learnt] if cut < len(record.places) else record.ends)
 
     def _judge(self, frontier: Frontier, cost: Cost, retries: int, record: Record, judged: Judged) -> None:
-        """Take in how a run ended that was played to its end."""
+        """Take in the end of a run that was played to its end."""
         course, judgement = record.course, judged.judgement
         if self._is_repeated(frontier.run, judged):
             self._recorder.repeat(course.decisions, retries, record.events)
@@ -246,7 +246,7 @@ class Explorer:
 
 
 def _agree(one: Record, other: Record) -> bool:
-    """Whether two records of one branch say the same, as far as both go."""
+    """Whether two records of one branch agree as far as both go."""
     if one.scripts != other.scripts:
         return True  # footprints rest on them
     if any(mine.key != yours.key for mine, yours in zip(one.places, other.places, strict=False)):
@@ -269,7 +269,7 @@ def _is_better(judged: Judged, cost: Cost, record: Record, best: Counterexample 
 
 
 def _worse(one: Counterexample | None, other: Counterexample | None) -> Counterexample | None:
-    """The better find; of equals the first."""
+    """The better of two finds; the first if they are equal."""
     if one is None or other is None:
         return one or other
     return other if _rank(other) < _rank(one) else one

@@ -42,11 +42,11 @@ class Counterexample:
     events: tuple[Event, ...]
     judgement: Judgement
     deciding: int | None = None
-    """The event from which on nothing else had to go wrong."""
+    """The deciding event: nothing else had to go wrong after it."""
 
 
 class Course(NamedTuple):
-    """The way that one run went: its decisions and what they were about."""
+    """The course of one run: its decisions and what they were about."""
 
     decisions: tuple[Decision, ...]
     taken: tuple[tuple[Any, ...], ...]
@@ -60,14 +60,14 @@ class Other(NamedTuple):
     begins: bool
     """What tells, with what was before, the state that it would lead to (see trace.state_after)."""
     hand: str
-    """The actor that would be in hand then, unless it waits."""
+    """The actor that would be running then, unless it waits."""
     last_pod: str
-    """The pod that a fault might strike then; empty where none might."""
+    """The pod that a fault might strike then; empty if no fault can."""
     cost: Cost
 
 
 class Branch(NamedTuple):
-    """A way not yet gone: it leaves the course of a run after so many decisions."""
+    """A way that was not taken yet: it leaves the course of a run after this many decisions."""
 
     course: Course
     position: int
@@ -105,7 +105,7 @@ class Frontier:
     pruned: int = 0
     best: Counterexample | None = None
     last_run: int | None = None
-    """Where the search stops that has found the worst."""
+    """Where the search stops once it has found the worst."""
 
     def push(self, cost: Cost, branch: Branch | None) -> None:
         level = self.levels.get(cost)

@@ -22,13 +22,13 @@ class Lines:
         self.calls: list[CallRecord] = []
         """Every call that has begun."""
         self.ended: set[str] = set()
-        """The names of those that are not made again."""
+        """The names of the calls that are not made again."""
         self._workload = workload
         self._coming = {actor: list(calls) for actor, calls in lines.items() if calls}
         """By actor, its calls, the one under way included; none of those whose calls are over."""
         self._busy: dict[str, int] = {}
         self._insists: dict[str, tuple[int, int]] = {}
-        """By actor whose call is to be made again: how often it was, and when it is due."""
+        """By actor whose call is to be made again: how often it was made, and when it is due."""
         self._values: dict[str, Any] = {}
 
     def add(self, actor: str, call: Call) -> None:
@@ -52,7 +52,7 @@ class Lines:
         return found
 
     def deadlines(self) -> list[int]:
-        """When calls are due that are to be made again."""
+        """When the calls that are to be made again are due."""
         return [due_us for _, due_us in self._insists.values()]
 
     def is_open(self) -> bool:
@@ -60,7 +60,7 @@ class Lines:
         return bool(self._busy or self._insists)
 
     def under_way(self, pod: str | None = None) -> list[tuple[str, int]]:
-        """The actors that are taking a call, with its number; of one pod, where it is named."""
+        """The actors that are making a call, with its number; if a pod is named, only those of that pod."""
         return [(actor, number) for actor, number in self._busy.items() if pod is None or pod_of(actor) == pod]
 
     def is_shared(self, actor: str) -> bool:

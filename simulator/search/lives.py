@@ -25,9 +25,9 @@ SETS_LIFE = TELLS_TIME | {
 """Commands that may give a key a time to live, or whose reply may depend on one. All others leave it or end the key."""
 _FUNCTIONS = frozenset({"FCALL", "FCALL_RO"})
 _LONG_MS = (EPOCH_S - 10 * 365 * 24 * 3600) * 1000
-"""What ends later than this by the server's clock was asked for by date, and that is the run's."""
+"""A key that ends later than this by the server's clock was given a date, which lies on the run's clock."""
 _MILLISECOND_S = 0.002
-"""After so long the server's clock shows another millisecond for certain."""
+"""After this time the server's clock certainly shows another millisecond."""
 
 
 class Lives:

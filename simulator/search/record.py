@@ -25,7 +25,7 @@ from podrace.simulator.world.trace import Before, Ended
 
 
 class Restart(Exception):  # noqa: N818 - it is no error
-    """Something was learnt that makes what was explored so far worthless."""
+    """Something was learnt that makes everything explored so far worthless."""
 
 
 class AnotherWayError(TargetError):
@@ -49,7 +49,7 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True)
 class Judged:
-    """What a run shows that was played to its end."""
+    """What a run that was played to its end shows."""
 
     judgement: Judgement
     struck: int
@@ -100,7 +100,7 @@ class Recorder:
         is_known: Callable[[Key, Cost], bool],
         is_late: Callable[[], bool] = lambda: False,
     ) -> Record | None:
-        """Run one schedule and judge it. Returns None where it became late in the middle of it."""
+        """Run one schedule and judge it. Returns None if time ran out in the middle of it."""
         play = self._make_play(retries)
         texts = play.side.table.texts
         scripts = frozenset(texts)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 MOST_ROUNDS = 300
 MOST_FRUITLESS = 20
-"""So many rounds in a row may change keys alone, such as a count of what was refused, before time has to pass."""
+"""This many rounds in a row may change nothing but keys, such as a count of refusals, before time has to pass."""
 SPANS_S = (60, 60, 3600, 24 * 3600, 400 * 24 * 3600)
 """How far time passes, one after the other, while nothing moves: past every lease, then past every time to live."""
 
@@ -73,7 +73,7 @@ class Rest:
             play.let_all_go()
 
     def _pods(self) -> list[str]:
-        """The pods that are left; after all have died, one that comes after them, under a name of its own."""
+        """The pods that are left; if all have died, a new one, under a name of its own."""
         survivors = self._play.survivors
         if survivors:
             return survivors

@@ -24,7 +24,7 @@ class Decision(NamedTuple):
 
 
 END = Step("", "end", ())
-"""Stands for the next step where there is none: a pod may still die after its last."""
+"""Stands for the next step if there is none: a pod may still die after its last one."""
 
 FINISH = Decision(END.actor, GO)
 

@@ -55,7 +55,7 @@ class ServerSide:
         self.lives = Lives(probe, clock)
         self.pending = Pending(probe, clock)
         self.watched: set[str] = set()
-        """Keys of which a change makes some pod's transaction fail."""
+        """Keys that pods watch: a change of one makes a pod's transaction fail."""
         self._has_listeners = False
 
     @staticmethod
@@ -188,7 +188,7 @@ class ServerSide:
 
     @staticmethod
     def _set_plainly(argv: tuple[Any, ...]) -> int | None:
-        """Of a SET whose outcome its reply tells: the microseconds that the key lives, 0 for ever; else None."""
+        """For a SET whose reply tells its outcome, the microseconds that the key lives, 0 for ever; else None."""
         life_us, rest = 0, [plain(word).upper() for word in argv[3:]]
         while rest:
             option = rest.pop(0)

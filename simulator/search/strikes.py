@@ -76,6 +76,6 @@ def _cancel(play: Play, actor: str, event: int) -> None:
 
 
 def _lets_go(play: Play, pod: str) -> Footprint:
-    """What a pod lets go that is struck: its subscriptions, where it has some."""
+    """What a struck pod lets go of: its subscriptions, if it has any."""
     waits = any(step.pod == pod and step.kind == "receive" for step in play.fleet.steps())
     return ALL_OF_IT if waits or play.so_far.has_done("SUBSCRIBE", pod) else Footprint(reads=(THE_TIME,))
