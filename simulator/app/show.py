@@ -61,7 +61,12 @@ def matrix(cells: Sequence[Cell]) -> None:
     skipped = sum(cell.verdict == "not-applicable" for cell in cells)
     took_s = sum(cell.elapsed_s for cell in cells)
     apart = f", {skipped} of them –" if skipped else ""
-    out.print(f"{len(cells)} cell{'s' * (len(cells) != 1)}{apart}, {runs} schedules, {took_s:.1f} s", highlight=False)
+    out.print(f"{counted(len(cells), 'cell')}{apart}, {counted(runs, 'schedule')}, {took_s:.1f} s", highlight=False)
+
+
+def counted(count: int, noun: str) -> str:
+    """`1 cell`, `2 cells`."""
+    return f"{count} {noun}" + "s" * (count != 1)
 
 
 def _style(cell: Cell) -> str:
@@ -77,8 +82,9 @@ def cell(cell: Cell) -> None:
     schedules = cell.schedules
     if schedules:
         covered = "all within the bounds" if schedules["complete"] else "not all within the bounds"
+        run = counted(schedules["run"], "schedule")
         click.echo(
-            f"{cell.target}  {cell.scenario}  {cell.verdict}: {cell.words}  ({schedules['run']} schedules run, "
+            f"{cell.target}  {cell.scenario}  {cell.verdict}: {cell.words}  ({run} run, "
             f"{schedules['pruned']} pruned as equivalent, {covered}, {cell.elapsed_s:.2f} s)"
         )
     if cell.note:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from podrace.simulator.errors import TargetError
+from podrace.simulator.errors import TargetError, error_in_words
 from podrace.simulator.history.events import Event, shorten
 from podrace.simulator.judge.findings import Judgement, by_severity
 from podrace.simulator.judge.run import Run
@@ -139,7 +139,13 @@ class Recorder:
         finally:
             self._finish(play)
         for number, (first, second) in enumerate(zip(events, play.events, strict=False)):
-            if first != second:
+            try:
+                is_same = first == second
+            except Exception as error:  # a user's own comparison, or something that holds itself
+                raise TargetError(
+                    f"what the target returns cannot be compared: {error_in_words(error)}; no verdict can be given"
+                ) from error
+            if not is_same:
                 raise _another_way(number, first, second)
         if len(events) != len(play.events):
             raise _another_way(min(len(events), len(play.events)), len(events), len(play.events))

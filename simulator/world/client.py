@@ -8,6 +8,7 @@ command by command, so that another pod can come between.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import hiredis
@@ -87,6 +88,8 @@ def another(client: redis.Redis, options: dict[str, Any]) -> redis.Redis:
 def is_as_new(client: redis.Redis) -> bool:
     """Whether the client of one run can serve the next: it has one connection, which nothing has left a mark on."""
     pool: Any = client.connection_pool
+    if not hasattr(pool, "_in_use_connections"):  # the target has put something else there
+        return False
     unmarked = pool._created_connections <= 1 and not any(one.marked for one in pool._in_use_connections)
     return unmarked and all(map(is_as_new, vars(client).get("others", {}).values()))
 
@@ -94,7 +97,8 @@ def is_as_new(client: redis.Redis) -> bool:
 def disconnect(client: redis.Redis) -> None:
     """Close all connections of the client, and of those that `another` has made of it."""
     for one in (client, *vars(client).get("others", {}).values()):
-        one.connection_pool.disconnect()
+        with suppress(AttributeError):  # the target has put something else there
+            one.connection_pool.disconnect()
 
 
 def broken(lost: str) -> Exception:

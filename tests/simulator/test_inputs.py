@@ -639,6 +639,20 @@ def rows() -> Iterator[Row]:
     for body in ("os.close(2)", "os.closerange(0, 64)", "os.dup2(os.open('mine.py', 0), 1)"):
         files = {"mine.py": POD.format(body=f"import os; {body}")}
         yield Row(f"a call of {body}", "explore --target mine:pod --scenario mine:ONE", 3, closes, files)
+    shares = "the target changes what all pods of one process would share, at mine.py:8 in go"
+    for name, body, says in (
+        ("is nice", "os.nice(5)", shares),
+        ("sets the mask of files", "os.umask(0o777)", shares),
+        ("sets the limit of recursion", "sys.setrecursionlimit(60)", shares),
+        ("limits the process", "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (8, 8))", shares),
+        ("returns what holds itself", "d = {}; d['d'] = d; return d", "cannot be compared: RecursionError"),
+    ):
+        files = {"mine.py": POD.format(body=body)}
+        yield Row(f"a call that {name}", "explore --target mine:pod --scenario mine:ONE", 3, says, files)
+    files = {"mine.py": POD.format(body="self.redis.connection_pool = None; self.redis.get(self.key)")}
+    yield Row(
+        "a call that drops its connections", "explore --target mine:pod --scenario mine:ONE", 0, "holds: ok", files
+    )
     busy = "called at mine.py:8 in go: a script, or a command, that does not end keeps the server busy"
     for written in ("", "redis.call('SET', KEYS[1], 1) "):
         loop = f'self.env.redis.eval("{written}while true do end", 1, self.env.prefix + "k")'

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from podrace.simulator.app import show
 from podrace.simulator.errors import UsageError
 
 if TYPE_CHECKING:
@@ -74,4 +75,4 @@ def _the_one(found: Sequence[Mapping[str, Any]], message_id: str, user: str | No
 def _show(found: Sequence[Mapping[str, Any]]) -> None:
     for letter in found:
         click.echo(f"{letter['user_id']!r}  {letter['message_id']!r}  {letter['reason']}")
-    click.echo(f"{len(found)} dead letters" if len(found) != 1 else "1 dead letter")
+    click.echo(show.counted(len(found), "dead letter"))
