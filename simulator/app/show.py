@@ -87,6 +87,8 @@ def cell(cell: Cell) -> None:
             f"{cell.target}  {cell.scenario}  {cell.verdict}: {cell.words}  ({run} run, "
             f"{schedules['pruned']} pruned as equivalent, {covered}, {cell.elapsed_s:.2f} s)"
         )
+    if cell.verdict == "holds" and not cell.is_expected:
+        click.echo(f"{cell.target}  {cell.scenario}  expected {cell.expected}")
     if cell.note:
         click.echo(f"{cell.target}  {cell.scenario}  {cell.verdict}: {' '.join(cell.note.split())}")
     if cell.counterexample:

@@ -39,7 +39,7 @@ _opened: list[int] = []
 def _guarded_folder() -> Path:
     from podrace.simulator.servers.guardian import start_guardian
 
-    path = Path(tempfile.gettempdir(), f"podrace-{os.urandom(4).hex()}")
+    path = Path(tempfile.gettempdir(), f"podrace-{os.urandom(4).hex()}").absolute()
     if len(os.fsencode(path)) > _PATH_BYTES_MAX:
         path = Path("/tmp", path.name)
     guardian, end = start_guardian(path, "temporary files")

@@ -28,8 +28,10 @@ def check_shape(scenario: Scenario) -> None:
     expect.each(scenario.checks, callable, "checks", "a list of functions")
     expect.each(scenario.keeps, lambda one: isinstance(one, str), "keeps", "a list of patterns of keys")
     expect.each(scenario.retries, lambda one: isinstance(one, int) and one >= 0, "retries", "whole numbers from 0")
+    expect.that(len(scenario.retries) > 0, "retries", "at least one number", scenario.retries)
     expect.that(isinstance(scenario.options, Mapping), "options", "a dict", scenario.options)
     _check_calls(scenario.name, [call for calls in scenario.lines.values() for call in calls])
+    _check_order(scenario)
 
 
 def _check_calls(scenario: str, calls: Sequence[Call]) -> None:
@@ -46,6 +48,19 @@ def _check_calls(scenario: str, calls: Sequence[Call]) -> None:
         unknown = [name for name in call.follows if name not in names]
         if unknown:
             raise UsageError(f"scenario {scenario}, call {call.name}: there is no call {unknown[0]!r}")
+
+
+def _check_order(scenario: Scenario) -> None:
+    """Raise UsageError where calls wait for each other, so that none of them can ever begin."""
+    waits_for = {call.name: {*call.after, *_refs(call.args)} for calls in scenario.lines.values() for call in calls}
+    for calls in scenario.lines.values():
+        for before, call in pairwise(calls):
+            waits_for[call.name].add(before.name)
+    try:
+        TopologicalSorter(waits_for).prepare()
+    except CycleError as error:
+        circle = ", ".join(map(repr, error.args[1]))
+        raise UsageError(f"scenario {scenario.name}: calls wait for each other: {circle}") from None
 
 
 class _Expectation:

@@ -269,7 +269,7 @@ class EmbeddedServer:
 
 def _private_folder_name() -> Path:
     name = f"podrace-{os.urandom(6).hex()}"
-    folder = Path(tempfile.gettempdir(), name)
+    folder = Path(tempfile.gettempdir(), name).absolute()  # TMPDIR=. is left as it is
     fits = len(os.fsencode(folder / "redis.sock")) <= SOCKET_PATH_BYTES_MAX
     return folder if fits else Path("/tmp", name)
 

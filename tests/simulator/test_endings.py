@@ -78,6 +78,7 @@ ENDINGS = (
     Ending("a deleted folder, a report", f"{GONE} podrace report x", 2, err="^podrace: report report.html: .*\n$"),
     Ending("a deleted folder, a list", f"{GONE} podrace scenarios", 0, "foreign-pod"),
     Ending("a long TMPDIR", f"{LONG} {EXPLORE}; ls -R t | grep -c podrace", 1, "holds: ok(.|\n)*^0$"),
+    Ending("a TMPDIR that is relative", f"TMPDIR=. {EXPLORE}; ls -A | grep -c podrace-", 1, "holds: ok(.|\n)*^0$"),
     Ending("a TMPDIR that is missing", f"TMPDIR=/nothing {EXPLORE} --target local", 0, "violated: lost"),
     Ending("few files", f"ulimit -n 16; {EXPLORE}", 4, err="^podrace: embedded server: expected it to run"),
     Ending(

@@ -543,6 +543,9 @@ SHAPES = {
     "workload=Workload": "scenario one: workload: expected a podrace.Workload, got <class",
     "options=[1]": "scenario one: options: expected a dict, got list",
     "retries=5": "scenario one: retries: expected whole numbers from 0, got 5",
+    "retries=()": "scenario one: retries: expected at least one number, got tuple",
+    "lines={'A': [Call('a', 'go', after=('a',))]}": "scenario one: calls wait for each other: 'a', 'a'",
+    "lines={'A': [Call('a', 'go', (Ref('b'),)), Call('b', 'go')]}": "one: calls wait for each other: 'a', 'b', 'a'",
     "name=None": "scenario None: its name: expected a text",
     "name=''": "scenario '': its name: expected a text",
     "checks=[lambda: []]": "scenario one: its check <lambda> cannot be called with a Run: ",
@@ -641,6 +644,12 @@ def rows() -> Iterator[Row]:
         yield Row(f"a call of {body}", "explore --target mine:pod --scenario mine:ONE", 3, closes, files)
     shares = "the target changes what all pods of one process would share, at mine.py:8 in go"
     for name, body, says in (
+        (
+            "ignores alarms",
+            "import signal; signal.signal(signal.SIGALRM, signal.SIG_IGN)",
+            "the target handles or sends signals, at mine.py:8 in go",
+        ),
+        ("leaves something to the exit", "import atexit; atexit.register(lambda: 1 / 0)", shares),
         ("is nice", "os.nice(5)", shares),
         ("sets the mask of files", "os.umask(0o777)", shares),
         ("sets the limit of recursion", "sys.setrecursionlimit(60)", shares),

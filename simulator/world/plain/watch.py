@@ -83,6 +83,7 @@ _REFUSED_IN_OWN: Functions = {
     for functions, deed in (
         ((time.time, time.time_ns, time.monotonic, time.monotonic_ns), _READS_CLOCK),
         ((uuid.uuid1, uuid.uuid4, os.urandom), _BY_CHANCE),
+        ((atexit.register,), _CHANGES_PROCESS),
         (
             (getattr(secrets, name) for name in secrets.__all__ if name.startswith(("token", "rand", "choice"))),
             _BY_CHANCE,
@@ -128,6 +129,7 @@ _ASKED_FOR_WHERE_THEY_STAND: tuple[tuple[Any, tuple[str, ...], tuple[str, str]],
     (os, ("kill", "killpg"), _SIGNALS),
     (signal, ("setitimer", "alarm", "pause", "pthread_kill"), _SIGNALS),
     (signal, ("sigwait", "sigwaitinfo", "sigtimedwait"), _SIGNALS),
+    (signal, ("signal",), _SIGNALS),
     (os, ("_exit", "abort"), ("ends its process", "let it raise an exception, or return")),
 )
 _ASKED_IN_OWN = (
@@ -237,9 +239,9 @@ class _Stat:
 
 
 def _is_the_harness(frame: Any) -> bool:
-    """Whether a client of the harness's is connecting, or the watchdog looks whether the server answers."""
+    """Whether a client of the harness is connecting, or the harness handles a signal or watches over the pod."""
     while frame is not None:
-        if frame.f_code.co_filename.endswith(("world/client.py", "fleets/watchdog.py")):
+        if frame.f_code.co_filename.endswith(("world/client.py", "fleets/watchdog.py", "simulator/interrupts.py")):
             return True
         frame = frame.f_back
     return False
