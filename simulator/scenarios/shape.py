@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from graphlib import CycleError, TopologicalSorter
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from podrace.simulator.errors import UsageError
@@ -52,7 +54,7 @@ def _check_calls(scenario: str, calls: Sequence[Call]) -> None:
 
 def _check_order(scenario: Scenario) -> None:
     """Raise UsageError where calls wait for each other, so that none of them can ever begin."""
-    waits_for = {call.name: {*call.after, *_refs(call.args)} for calls in scenario.lines.values() for call in calls}
+    waits_for = {call.name: set(call.follows) for calls in scenario.lines.values() for call in calls}
     for calls in scenario.lines.values():
         for before, call in pairwise(calls):
             waits_for[call.name].add(before.name)

@@ -22,14 +22,14 @@ from podrace.simulator.search.record import AnotherWayError, Record
 from podrace.simulator.world.footprints import CommandTable
 
 BEGINS_AFTER_S = 0.1
-"""A search that ends before needs no helpers: to start one takes longer."""
+"""A search that ends sooner than this needs no helpers: starting one takes longer."""
 BRANCHES = 4
 """A helper plays this many branches at a time, so that few are played in vain, and few messages are sent."""
 BATCHES = 2
-"""So many a helper has before it, so that it need not wait for the next."""
+"""A helper is given this many branches ahead, so that it need not wait for the next."""
 LEAST_LEAD, MOST_LEAD, SHORTER, LONGER = 1, 50, 0.998, 1.2
-"""How much is left to us before what a helper gets: more where we had to wait for it, else slowly less, so that we
-wait for one record in a hundred at most."""
+"""How far ahead of the search a helper plays: further if the search had to wait for it, otherwise slowly less, so that
+it waits for one record in a hundred at most."""
 PATIENCE_S = 0.5
 """The search waits no longer than this for a helper's record; then it plays the branch itself."""
 MOST_LOOKED_AT = 500

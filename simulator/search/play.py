@@ -161,7 +161,7 @@ class Play:
     def preemptions(self, actor: str) -> int:
         """As how many preemptions it counts to go on with this actor: two where another is about to hear a reply.
 
-        Such races are rarer, and to count them as one would thrice the schedules of pods with threads.
+        Such races are rarer, and counting them as one would treble the schedules of pods with threads.
         """
         if self.last is None or self.last == actor:
             return 0

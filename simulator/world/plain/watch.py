@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import _posixsubprocess
 import _thread
+import atexit
 import ctypes
 import fcntl
 import importlib.util
@@ -51,6 +52,7 @@ _SHARES = "shares something with processes", "within a pod use that of threading
 _CHANGES_PROCESS = "changes what all pods of one process would share", "keep it in the pod, or hand it in as an option"
 _WAITS = "waits for files or sockets", _OUTSIDE
 _SIGNALS = "handles or sends signals", "leave that to the program around the pod"
+_CLOSES = "closes a file descriptor that it has not opened", "let it close only what is its own"
 _READS_CLOCK = (
     "reads a clock that is not the run's",
     "use env.runtime.now(), or import time in a module that @podrace.own names",
@@ -137,6 +139,8 @@ _ASKED_IN_OWN = (
     (multiprocessing.context.BaseContext, _SHARED, _SHARES),
 )
 _TELL_TIMES = ((os, ("stat", "lstat", "fstat")), (Path, ("stat", "lstat")))
+_MOST_DESCRIPTORS = 256
+"""What a search has open has lower numbers."""
 _known: dict[str, tuple[Any, list[str]]] = {}
 """By name, a module with the names that it has for these functions."""
 
@@ -153,6 +157,8 @@ def watched(refuse: Refuse, is_own: Callable[[str], bool]) -> Iterator[None]:
                 setattr(owner, name, make(real))
                 stack.callback(setattr, owner, name, real) if own else stack.callback(delattr, owner, name)
 
+        for name, when in _closings(_open_descriptors()).items():
+            put(os, (name,), partial(_checked, deed=_CLOSES, refuse=refuse, when=when))
         for owner, names_of_it, deed in _ASKED_FOR_WHERE_THEY_STAND:
             put(owner, names_of_it, partial(_checked, deed=deed, refuse=refuse))
         for owner, names_of_it, deed in _ASKED_IN_OWN:
@@ -236,6 +242,32 @@ class _Stat:
 
     def _ask(self, frame: Any) -> None:
         self._refuse(lambda: unled(_ASKS_FOR_TIMES[0], place_of(frame), _ASKS_FOR_TIMES[1]))
+
+
+def _open_descriptors() -> dict[int, tuple[int, int]]:
+    """The descriptors that are open now, each with what it stands for: a number is used again once it is closed."""
+    return {number: stands for number in range(_MOST_DESCRIPTORS) if (stands := _stands_for(number)) is not None}
+
+
+def _stands_for(number: int) -> tuple[int, int] | None:
+    try:
+        found = os.fstat(number)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _closings(ours: dict[int, tuple[int, int]]) -> dict[str, Callable[..., bool]]:
+    """The functions that close descriptors, each with whether its arguments mean one of these."""
+
+    def is_ours(number: int, *_: Any) -> bool:
+        return number in ours and _stands_for(number) == ours[number]
+
+    return {
+        "close": is_ours,
+        "closerange": lambda low, high: any(is_ours(number) for number in ours if low <= number < high),
+        "dup2": lambda _, number, *__: is_ours(number),
+    }
 
 
 def _is_the_harness(frame: Any) -> bool:
