@@ -12,6 +12,7 @@ import heapq
 import os
 import random
 import socket
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -33,6 +34,7 @@ from podrace.simulator.servers.connection import connect
 from podrace.simulator.servers.embedded import EmbeddedServer
 from podrace.simulator.target import PodEnv
 
+sys.path.append(str(Path(__file__).parent / "starting"))  # for warm
 if other_server := os.environ.get("PODRACE_TEST_SERVER"):
     embedded_server.server_binary = lambda: Path(other_server)
     # Only Valkey knows `hash-seed`.

@@ -20,6 +20,7 @@ import psutil
 import pytest
 from google import genai
 from google.genai import types
+from warm import Warm
 
 from podrace.simulator.servers.connection import Server
 from podrace.simulator.servers.embedded import EmbeddedServer
@@ -113,8 +114,9 @@ class Ended:
 class Podrace:
     """The `podrace` command in a process group, a folder and a temporary folder of its own."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, warm: Warm | None) -> None:
         self.folder = folder
+        self._warm = warm
         self.temporary = folder / "tmp"
         self.temporary.mkdir()
         self._started: list[subprocess.Popen[str]] = []
@@ -150,18 +152,26 @@ class Podrace:
         )
         return Ended(done.returncode, done.stdout, done.stderr, time.monotonic() - began_s, self.left())
 
-    def start(self, *arguments: str, measured: bool = True, **environment: str) -> subprocess.Popen[str]:
-        """Start it. `measured=False` means without coverage, whose tracer sometimes swallows a KeyboardInterrupt."""
+    def start(
+        self, *arguments: str, measured: bool = True, fresh: bool = False, **environment: str
+    ) -> subprocess.Popen[str]:
+        """Start it. `measured=False` means without coverage, whose tracer sometimes swallows a KeyboardInterrupt.
+
+        `fresh` means in a new interpreter. Else it is forked from a process that has imported most of it.
+        """
         left_out = "PODRACE_" if measured else ("PODRACE_", "COV")
+        env = {key: value for key, value in os.environ.items() if not key.startswith(left_out)}
+        env |= self._environment | environment
+        if self._warm and not fresh:
+            self._started.append(self._warm.start(arguments, cwd=str(self.folder), env=env))
+            return self._started[-1]
         interruptible = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
         code = f"{interruptible}from podrace.__main__ import main; main()"
         command = [sys.executable, "-c", code, *arguments]
         process = subprocess.Popen(
             command,
             cwd=self.folder,
-            env={key: value for key, value in os.environ.items() if not key.startswith(left_out)}
-            | self._environment
-            | environment,
+            env=env,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -182,8 +192,10 @@ class Podrace:
     def processes(self) -> dict[str, list[psutil.Process]]:
         """Every living process that descends from our command, by kind; pods are among `other`.
 
-        A server overwrites its environment with its title, so it is recognised by its working folder.
+        A server overwrites its environment with its title, so it is recognised by its working folder; what is
+        forked keeps the environment of who forked it, and is recognised by its session.
         """
+        sessions = {process.pid for process in self._started}
         found: dict[str, list[psutil.Process]] = {"server": [], "fork server": [], "other": []}
         for process in psutil.process_iter():
             try:
@@ -191,9 +203,10 @@ class Podrace:
                     continue
                 words = " ".join(process.cmdline())
                 served = "valkey-server" in words and process.cwd().startswith(f"{self.temporary}/")
-                if not served and self._mark not in process.environ().values():
+                ours = served or os.getsid(process.pid) in sessions or self._mark in process.environ().values()
+                if not ours:
                     continue
-            except psutil.Error:
+            except (psutil.Error, ProcessLookupError):
                 continue
             kind = "server" if "valkey-server" in words else "fork server" if "forkserver" in words else "other"
             found[kind].append(process)
@@ -209,24 +222,45 @@ class Podrace:
         return files + [str(process) for processes in self.processes().values() for process in processes]
 
 
+PRELOADED = (
+    "redis",
+    "google.genai",
+    "podrace.simulator.app.cli",
+    "podrace.simulator.app.campaign",
+    "podrace.simulator.fleets.pod",
+    "multiprocess.forkserver",
+    "rich.progress",
+)
+
+
+@pytest.fixture(scope="session")
+def warm() -> Iterator[Warm | None]:
+    """Forks processes that run `podrace`; None where coverage is measured, which begins with an interpreter."""
+    if any(key.startswith("COV") for key in os.environ):
+        yield None
+        return
+    with Warm("podrace", "podrace.__main__", PRELOADED) as started:
+        yield started
+
+
 @contextmanager
-def _podrace() -> Iterator[Podrace]:
+def _podrace(warm: Warm | None) -> Iterator[Podrace]:
     with tempfile.TemporaryDirectory(prefix="p") as folder:  # a short name, because a socket's path is limited
-        command = Podrace(Path(folder))
+        command = Podrace(Path(folder), warm)
         yield command
         command.end()
 
 
 @pytest.fixture
-def podrace() -> Iterator[Podrace]:
-    with _podrace() as command:
+def podrace(warm: Warm | None) -> Iterator[Podrace]:
+    with _podrace(warm) as command:
         yield command
 
 
 @pytest.fixture(scope="module")
-def podrace_once() -> Iterator[Podrace]:
+def podrace_once(warm: Warm | None) -> Iterator[Podrace]:
     """Runs a command once for several tests."""
-    with _podrace() as command:
+    with _podrace(warm) as command:
         yield command
 
 

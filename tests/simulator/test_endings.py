@@ -10,8 +10,8 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,13 +34,17 @@ GONE = "mkdir d; cd d; rmdir ../d;"
 
 @dataclass(frozen=True)
 class Ending:
-    """`script` is for bash. `out` and `err` are patterns to be found in what it prints."""
+    """`script` is for bash, or, where an `environment` is given, a command to be started with that.
+
+    `out` and `err` are patterns to be found in what it prints.
+    """
 
     name: str
     script: str
     code: int
     out: str = "^"
     err: str = "^$"
+    environment: Mapping[str, str] = field(default_factory=dict)
 
 
 ENDINGS = (
@@ -79,7 +83,13 @@ ENDINGS = (
     Ending("a deleted folder, a list", f"{GONE} podrace scenarios", 0, "foreign-pod"),
     Ending("a long TMPDIR", f"{LONG} {EXPLORE}; ls -R t | grep -c podrace", 1, "holds: ok(.|\n)*^0$"),
     Ending("a TMPDIR that is relative", f"TMPDIR=. {EXPLORE}; ls -A | grep -c podrace-", 1, "holds: ok(.|\n)*^0$"),
-    Ending("a TMPDIR that is missing", f"TMPDIR=/nothing {EXPLORE} --target local", 0, "violated: lost"),
+    Ending(
+        "a TMPDIR that is missing",
+        f"{EXPLORE} --target local",
+        0,
+        "violated: lost",
+        environment={"TMPDIR": "/nothing"},
+    ),
     Ending("few files", f"ulimit -n 16; {EXPLORE}", 4, err="^podrace: embedded server: expected it to run"),
     Ending(
         "small files", f"(ulimit -f 4; {EXPLORE} --target local --run-dir r)", 4, err="^podrace: r: File too large\n$"
@@ -92,7 +102,7 @@ ENDINGS = (
     ),
     Ending("no PATH", f"PATH= {EXPLORE} --target local", 4, err="^podrace: .*not found"),
     *(
-        Ending(f"COLUMNS={columns}", f"COLUMNS={columns} {EXPLORE} --target local", 0, "violated: lost")
+        Ending(f"COLUMNS={columns}", f"{EXPLORE} --target local", 0, "violated: lost", environment={"COLUMNS": columns})
         for columns in ("0", "-5", "many", "1")
     ),
 )
@@ -114,7 +124,10 @@ ONE = Scenario("one", lines={"A": [Call("go", "go", ())]})
 
 @pytest.mark.parametrize("ending", ENDINGS, ids=[ending.name for ending in ENDINGS])
 def test_every_ending_says_how_it_ended(ending: Ending, podrace: Podrace) -> None:
-    ended = podrace.script(ending.script)
+    if ending.environment:
+        ended = podrace(*ending.script.split()[1:], **ending.environment)
+    else:
+        ended = podrace.script(ending.script)
     assert ended.code == ending.code, (ended.out, ended.err)
     assert re.search(ending.out, ended.out, re.MULTILINE), ended.out
     assert re.search(ending.err, ended.err, re.MULTILINE), ended.err
@@ -197,7 +210,8 @@ def test_an_ending_at_any_moment_leaves_nothing(
     sent = rng.choice(list(CODES))
     for path in ("run", "b.json", "history.jsonl"):
         (podrace.folder / path).symlink_to(a_run / path)
-    process = podrace.start(*(server.url if word == "URL" else word for word in words), measured=False)
+    typed = (server.url if word == "URL" else word for word in words)
+    process = podrace.start(*typed, measured=False, fresh=True)  # a moment during the imports is one too
     assert until(lambda: catches_signals(process), timeout_s=30.0)
     threading.Event().wait(rng.uniform(0, within_s))
     (os.killpg if rng.random() < 0.5 else os.kill)(process.pid, sent)

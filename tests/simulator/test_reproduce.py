@@ -355,7 +355,7 @@ def begun(podrace: Podrace, until: Until, *kinds: str) -> subprocess.Popen[str]:
     """A long run of `small.png`, once it has a process of each kind."""
     small = podrace.folder / "small.png"
     process = podrace.start(
-        "reproduce", "--images", str(small), "--uploads", "1000", "--run-dir", "run", measured=False
+        "reproduce", "--images", str(small), "--uploads", "1000", "--run-dir", "run", measured=False, fresh=True
     )
 
     def is_there() -> bool:
