@@ -9,6 +9,9 @@ TESTERS := $(shell $(PYTHON) -c 'import os; print(3 * (os.cpu_count() or 1))')
 PYTEST  := $(BIN)/python -m pytest --numprocesses $(TESTERS) --dist worksteal --durations=5
 SOURCES := $(wildcard podrace/*.py reference simulator loadtests reports tests)
 
+# Hundreds of processes import the same modules: each is compiled once.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test tests coverage test-slow soak nightly lint style types format bench load report pictures upgrade clean
 
 demo: $(VENV)/.installed  ## the bug and its fix on real processes
@@ -18,10 +21,11 @@ test: style  ## all checks and tests, as CI runs them
 	@$(MAKE) --no-print-directory --jobs 2 types tests
 
 tests: $(VENV)/.installed-dev
-	$(PYTEST) -m 'not slow'
+	@$(BIN)/python -m pytest --collect-only >/dev/null  # compiles all tests once, not once in each worker
+	$(PYTEST) -m 'not slow and not nightly'
 
 coverage: $(VENV)/.installed-dev  ## how much of the code the tests run: at least 90 %. It doubles their CPU time
-	$(PYTEST) -m 'not slow and not wide' --cov --cov-report=term
+	$(PYTEST) -m 'not slow and not wide and not nightly' --cov --cov-report=term
 
 test-slow: $(VENV)/.installed-dev  ## absolute times: on a quiet machine
 	$(BIN)/python -m pytest -m slow
@@ -34,8 +38,9 @@ soak: $(VENV)/.installed-dev  ## 20 seeds of 8 pods under all faults: durable ma
 
 nightly: $(VENV)/.installed-dev  ## 5,000 random programs, all of `durable`, 700 endings at random moments
 	PODRACE_ENDINGS=100 $(BIN)/python -m pytest tests/simulator/test_endings.py -k any_moment
-	PODRACE_PROGRAMS=5000 PODRACE_SCHEDULES=600 $(BIN)/python -m pytest tests/cases/test_programs.py
+	PODRACE_PROGRAMS=5000 PODRACE_SCHEDULES=600 $(BIN)/python -m pytest tests/cases/test_programs.py -m 'not slow'
 	PODRACE_PREEMPTIONS=2 $(BIN)/python -m pytest tests/simulator/test_scenarios.py -k durable
+	$(BIN)/python -m pytest -m nightly
 
 lint: style types
 

@@ -193,8 +193,16 @@ def test_a_call_that_never_returns_once_all_has_healed_is_stuck(
 
 @pytest.mark.long
 @pytest.mark.wide
-@pytest.mark.parametrize("seed", [1, 2, 3])
-@pytest.mark.parametrize("target", ["local", "shared", DURABLE])
+@pytest.mark.parametrize(
+    ("target", "seed"),
+    [
+        *((DURABLE, seed) for seed in (1, 2, 3)),
+        ("local", 1),
+        ("shared", 2),
+        *(pytest.param("local", seed, marks=pytest.mark.nightly) for seed in (2, 3)),
+        *(pytest.param("shared", seed, marks=pytest.mark.nightly) for seed in (1, 3)),
+    ],
+)
 def test_ten_seconds_of_all_faults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str, seed: int) -> None:
     if target != DURABLE:  # these lose messages, and there is no need to wait longer for their locks
         monkeypatch.setattr(resting, "STILL_S", 2.0)
