@@ -6,12 +6,12 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
 import pytest
+from warm import Warm
 
 os.environ["LOCUST_SKIP_MONKEY_PATCH"] = "1"  # for what is imported here: the pure parts
 ROOT = Path(__file__).parent.parent.parent
@@ -28,8 +28,17 @@ def free_port() -> Callable[[], str]:
     return _free_port
 
 
+@pytest.fixture(scope="session")
+def warm_locust() -> Iterator[Warm]:
+    """Forks processes that run `locust`: it, gevent and google-genai take more than a second to import."""
+    with Warm("locust", "locust.main", ["locust.main", "google.genai", "redis"]) as started:
+        yield started
+
+
 @pytest.fixture
-def locust(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+def locust(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, warm_locust: Warm
+) -> Iterator[Callable[..., subprocess.Popen[str]]]:
     """Starts `locust -f loadtests/locustfile.py …` with its output piped; ends at the end of the test what still runs.
 
     Then no process and no temporary file may be left of any.
@@ -39,16 +48,8 @@ def locust(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("LOCUST", "COV"))}
 
     def start(*arguments: str, locustfile: str = str(ROOT / "loadtests/locustfile.py")) -> subprocess.Popen[str]:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "locust", "-f", locustfile, *arguments],
-            cwd=tmp_path,
-            env=environment | {"PYTHONPATH": f"{ROOT}:{Path(__file__).parent}", "TMPDIR": str(temporary)},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
+        env = environment | {"PYTHONPATH": f"{ROOT}:{Path(__file__).parent}", "TMPDIR": str(temporary)}
+        process = warm_locust.start(["-f", locustfile, *arguments], cwd=str(tmp_path), env=env)
         started.append(process)
         return process
 
@@ -56,7 +57,12 @@ def locust(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     for process in started:
         process.terminate()
         process.communicate(timeout=60)
-    left = {process: " ".join(process.cmdline()) for process in psutil.process_iter() if is_below(temporary, process)}
+    sessions = {process.pid for process in started}
+    left = {
+        process: " ".join(process.cmdline())
+        for process in psutil.process_iter()
+        if is_below(temporary, sessions, process)
+    }
     for each in left:
         each.kill()
     assert left == {}
@@ -64,9 +70,11 @@ def locust(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         assert list(temporary.iterdir()) == []
 
 
-def is_below(folder: Path, process: psutil.Process) -> bool:
-    """Whether it keeps its temporary files there, or runs there, as a server does."""
+def is_below(folder: Path, sessions: set[int], process: psutil.Process) -> bool:
+    """Whether it keeps its temporary files there, runs there, as a server does, or is of one of these sessions."""
     try:
-        return process.environ().get("TMPDIR") == str(folder) or process.cwd().startswith(f"{folder}/")
-    except psutil.Error:
+        if process.environ().get("TMPDIR") == str(folder) or process.cwd().startswith(f"{folder}/"):
+            return True
+        return os.getsid(process.pid) in sessions
+    except (psutil.Error, ProcessLookupError):
         return False

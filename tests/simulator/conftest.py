@@ -208,7 +208,7 @@ class Podrace:
                     continue
             except (psutil.Error, ProcessLookupError):
                 continue
-            kind = "server" if "valkey-server" in words else "fork server" if "forkserver" in words else "other"
+            kind = "server" if "valkey-server" in words else "fork server" if "forkserver import" in words else "other"
             found[kind].append(process)
         return found
 
@@ -270,9 +270,11 @@ def dask(tmp_path: Path) -> Iterator[str]:
     pytest.importorskip("distributed")
     place = tmp_path / "scheduler.json"
     common = ("--scheduler-file", str(place))
+    worker = ("worker", "--host", "127.0.0.1", "--no-nanny", "--nthreads", "1", "--no-dashboard", *common)
     commands = [
         ("scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard", *common),
-        ("worker", "--host", "127.0.0.1", "--nworkers", "2", "--nthreads", "1", "--no-dashboard", *common),
+        worker,
+        worker,
     ]
     with ExitStack() as stack:
         for command in commands:

@@ -19,10 +19,11 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from importlib import import_module
-from os import fork, waitpid  # gevent replaces those of the module
+from os import close, fork, waitpid  # gevent replaces those of the module
 from typing import Any
 
 _MOST_BYTES = 1_000_000
@@ -39,7 +40,7 @@ class Warm:
             self._process = subprocess.Popen(
                 [sys.executable, __file__, str(theirs.fileno()), module, *preloaded],
                 pass_fds=[theirs.fileno()],
-                env=env | {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)},
+                env=env,
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
             )
@@ -71,7 +72,7 @@ class _Forked(subprocess.Popen[str]):
             order = json.dumps({"argv": args, "cwd": cwd, "env": env}).encode()
             socket.send_fds(self._orders, [order], [stdin, stdout, stderr, theirs.fileno()])
         for descriptor in (stdin, stdout, stderr):
-            os.close(descriptor)
+            close(descriptor)
         self.pid = int(self._status.recv(16))
         self._child_created = True
 
@@ -102,7 +103,7 @@ def _serve(orders: socket.socket) -> dict[str, Any] | None:
             orders.close()
             return _mind(order, descriptors)
         for descriptor in descriptors:
-            os.close(descriptor)
+            close(descriptor)
         waitpid(minder, 0)
 
 
@@ -115,16 +116,16 @@ def _mind(order: dict[str, Any], descriptors: Sequence[int]) -> dict[str, Any]:
     command = fork()
     if command:
         for descriptor in (0, 1, 2, *streams):
-            os.close(descriptor)
+            close(descriptor)
         os.write(status, b"%d\n" % command)
         _, ended = waitpid(command, 0)
         os.write(status, b"%d" % ended)
         os._exit(0)
-    os.close(status)
+    close(status)
     os.setsid()
     for number, descriptor in enumerate(streams):
         os.dup2(descriptor, number)
-        os.close(descriptor)
+        close(descriptor)
     return order
 
 
@@ -133,8 +134,10 @@ def _become(order: Mapping[str, Any]) -> None:
     os.chdir(order["cwd"])
     os.environ.clear()
     os.environ.update(order["env"])
+    tempfile.tempdir = None  # it was kept from the warm process's TMPDIR
     sys.argv = list(order["argv"])
-    sys.path[0] = ""
+    wanted = order["env"].get("PYTHONPATH", "").split(os.pathsep)
+    sys.path[:] = ["", *wanted, *(path for path in sys.path[1:] if path not in wanted)]
     main = sys.modules["__main__"]
     main.__spec__, main.__file__ = None, None  # as with -c: no process that is started imports this file
     signal.signal(signal.SIGINT, signal.default_int_handler)  # it may be ignored, as in a job of a shell
@@ -203,7 +206,7 @@ def _run_reserve(orders: socket.socket) -> None:
     os.closerange(3, 500)
     for number, descriptor in zip(order["descriptors"], high, strict=True):
         os.dup2(descriptor, number)
-        os.close(descriptor)
+        close(descriptor)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.pthread_sigmask(signal.SIG_SETMASK, order["blocked"])
     os.environ.clear()
