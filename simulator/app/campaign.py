@@ -21,7 +21,7 @@ from podrace.simulator.search.ahead import Ahead, Submit
 from podrace.simulator.search.explorer import Exploration, Explorer
 from podrace.simulator.search.frontier import Bounds
 from podrace.simulator.search.lab import InlineLab, Lab, ProcessLab
-from podrace.simulator.search.record import judge
+from podrace.simulator.search.record import endings, judge
 from podrace.simulator.search.schedule import Chooser, Decision, follow, take_default
 from podrace.simulator.servers.connection import Server
 from podrace.simulator.target import load_target
@@ -59,6 +59,8 @@ class Replayed:
     events: tuple[Event, ...]
     deciding: int | None
     judgement: Judgement
+    endings: Mapping[str, str]
+    """How the scenario's calls ended, by name."""
     sentence: str
 
 
@@ -121,7 +123,7 @@ def explore_cell(
         sentence=sentence,
     )
     if found.verdict in (HOLDS, VIOLATED) and on_processes:
-        return _confirm(cell, server, target, scenario, seed=seed, parts=parts)
+        return _confirm(cell, found, server, target, scenario, seed=seed, parts=parts)
     return cell
 
 
@@ -130,7 +132,14 @@ def _printed(places: list[str]) -> list[str]:
 
 
 def _confirm(
-    cell: Cell, server: Server, target: NamedTarget, scenario: Scenario, *, seed: int, parts: Mapping[str, str]
+    cell: Cell,
+    explored: Exploration,
+    server: Server,
+    target: NamedTarget,
+    scenario: Scenario,
+    *,
+    seed: int,
+    parts: Mapping[str, str],
 ) -> Cell:
     """Run the counterexample once on real processes, or the default schedule of a target that holds.
 
@@ -149,7 +158,18 @@ def _confirm(
     if words != cell.words:
         why = f"{found}, but on processes of its own: {again.sentence or words}"
         return replace(cell, verdict=INCONCLUSIVE, words=INCONCLUSIVE, note=why)
+    for name in explored.endings if saved is None else ():
+        ended = again.endings.get(name)
+        if ended != explored.endings[name]:
+            why = f"{found}, but on processes of its own the call {name} {_ending(again, ended)}"
+            return replace(cell, verdict=INCONCLUSIVE, words=INCONCLUSIVE, note=why)
     return cell
+
+
+def _ending(replayed: Replayed, ended: str | None) -> str:
+    """What became of a call on processes; with why its pod died, if one did."""
+    died = next((f": {event['error']}" for event in replayed.events if event["type"] == "died"), "")
+    return ("never ended" if ended is None else f"ended as `{ended}`") + died
 
 
 def replay(lab: Lab, saved: counterexample.SavedSchedule) -> Replayed:
@@ -164,7 +184,8 @@ def _play(lab: Lab, choose: Chooser, retries: int) -> Replayed:
         events = _readable(lab, play.events)
     finally:
         lab.finish(play)
-    return Replayed(tuple(events), play.deciding_event, judgement, timeline.sentence(events, judgement))
+    ended = endings(lab.scenario, play.events)
+    return Replayed(tuple(events), play.deciding_event, judgement, ended, timeline.sentence(events, judgement))
 
 
 def _follow_closely(lab: Lab, saved: counterexample.SavedSchedule) -> Chooser:

@@ -15,7 +15,7 @@ where the search would have recorded the same: else it plays the branch itself, 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from podrace.simulator.errors import TargetError
@@ -26,7 +26,7 @@ from podrace.simulator.scenarios.model import Scenario
 from podrace.simulator.search.ahead import Ahead
 from podrace.simulator.search.frontier import Bounds, Branch, Cost, Counterexample, Frontier
 from podrace.simulator.search.play import Play
-from podrace.simulator.search.record import AnotherWayError, Judged, Record, Recorder, Restart
+from podrace.simulator.search.record import AnotherWayError, Judged, Record, Recorder, Restart, endings
 
 MORE_RUNS_FOR_FEWER_STEPS = 200
 """After a counterexample, this many further runs at the same cost look for one with fewer steps."""
@@ -46,6 +46,8 @@ class Exploration:
     elapsed_s: float
     outcomes: frozenset[str]
     """Every outcome seen, as the kinds of what went wrong."""
+    endings: Mapping[str, str]
+    """How the calls of the first schedule ended, which is the default one."""
 
     @property
     def words(self) -> str:
@@ -82,6 +84,7 @@ class Explorer:
     def _forget(self) -> None:
         self._best: Counterexample | None = None
         self._first: Judgement | None = None
+        self._endings: dict[str, str] = {}
         self._outcomes: set[str] = set()
         self._errors: dict[str, None] = {}
         self._succeeded = False
@@ -136,6 +139,7 @@ class Explorer:
             complete=complete,
             elapsed_s=time.monotonic() - self._began_s,
             outcomes=frozenset(self._outcomes),
+            endings=self._endings,
         )
 
     def _search(self, retries: int) -> bool:
@@ -234,7 +238,8 @@ class Explorer:
         course, judgement = record.course, judged.judgement
         if self._is_repeated(frontier.run, judged):
             self._recorder.repeat(course.decisions, retries, record.events)
-        self._first = self._first or judgement
+        if self._first is None:
+            self._first, self._endings = judgement, endings(self._scenario, record.events)
         self._struck += judged.struck > 0
         self._succeeded |= judged.succeeded
         self._errors.update(dict.fromkeys(judged.errors))

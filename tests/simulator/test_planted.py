@@ -141,6 +141,15 @@ def test_a_target_that_is_violated_only_inline_is_inconclusive(run_server: Serve
     assert cell.note == "it is violated in one process (misreported), but on processes of its own: ok"
 
 
+def test_a_target_whose_calls_end_otherwise_on_processes_is_inconclusive(run_server: Server, tmp_path: Path) -> None:
+    """No check says anything of it: it holds in both, but not of the same thing."""
+    named = NamedScenario("greeted", Scenario("greeted", {"A": [Call("ann", "greet", ("ann",))]}))
+    target = NamedTarget("planted.unfit:OneProcess", "planted.unfit:OneProcess")
+    cell = explore_cell(run_server, target, named, Bounds(), seed=7, folder=tmp_path, parts={})
+    assert cell.verdict == "inconclusive"
+    assert cell.note == "it holds in one process, but on processes of its own the call ann ended as `fail`"
+
+
 def test_scripts_called_by_hash_behave_the_same_in_every_run(run_server: Server, tmp_path: Path) -> None:
     """A server that remembers a script from one schedule to the next would make them differ."""
     cell = explore(run_server, "planted.correct:Registered", "foreign-pod", tmp_path)

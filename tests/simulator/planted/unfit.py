@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+import multiprocess
+
 from planted.correct import Correct, Placeholder
 from podrace.simulator.target import PodEnv
 
@@ -181,6 +183,18 @@ class MainThreadAlone(Correct):
 
     def absorb(self, user_id: str) -> int:
         return super().absorb(user_id) if threading.current_thread() is threading.main_thread() else 0
+
+
+class OneProcess:
+    """Works in the process of the test alone."""
+
+    def __init__(self, env: PodEnv) -> None:
+        self.in_child = multiprocess.parent_process() is not None
+
+    def greet(self, name: str) -> str:
+        if self.in_child:
+            raise ValueError("not in a child")
+        return name
 
 
 class ByThread:
