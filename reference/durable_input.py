@@ -75,6 +75,8 @@ class Settings:
     replica_timeout_s: float = 1.0
 
     def __post_init__(self) -> None:
+        if not isinstance(self.keep_bytes, bool):
+            raise ValueError(f"option keep_bytes: expected True or False, got {self.keep_bytes!r}")
         if self.durability not in ("refuse", "warn", "off"):
             raise ValueError(f"option durability: expected refuse, warn or off, got {self.durability!r}")
         if self.lease_s <= 0 or self.remember_s < self.lease_s:

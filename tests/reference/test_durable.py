@@ -870,7 +870,7 @@ def test_client_that_decodes_replies(make_durable: MakePod, open_client: Callabl
         make_durable(redis=open_client(decode_responses=True))
 
 
-@pytest.mark.parametrize("option", [{"durability": "yes"}, {"lease_s": 0}, {"remember_s": 1}])
+@pytest.mark.parametrize("option", [{"durability": "yes"}, {"keep_bytes": "no"}, {"lease_s": 0}, {"remember_s": 1}])
 def test_options_are_checked(make_durable: MakePod, option: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(option))):
         make_durable(options=option)
