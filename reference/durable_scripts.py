@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -27,7 +28,9 @@ class NotReplicatedError(RedisTimeoutError):
         self.replies = replies
 
 
-SCRIPTS: Mapping[str, str] = {path.stem: path.read_text() for path in Path(__file__).with_name("lua").glob("*.lua")}
+SCRIPTS: Mapping[str, str] = MappingProxyType(
+    {path.stem: path.read_text() for path in Path(__file__).with_name("lua").glob("*.lua")}
+)
 """The texts of `lua/`. A test hands in others, to see that a safeguard is missed."""
 
 

@@ -308,6 +308,8 @@ def _constant(value: Any, own: tuple[str, ...], seen: set[int]) -> bool:
     kind = type(value)
     if kind in (tuple, frozenset):
         return all(_constant(item, own, seen) for item in value)
+    if kind is types.MappingProxyType:  # the dict behind it, where something else holds that, is found there
+        return all(_constant(item, own, seen) for pair in value.items() for item in pair)
     if kind is types.FunctionType:
         if value.__module__ not in own:
             return True

@@ -26,7 +26,7 @@ BEGINS_AFTER_S = 0.1
 BRANCHES = 4
 """A helper plays this many branches at a time, so that few are played in vain, and few messages are sent."""
 BATCHES = 2
-"""A helper is given this many branches ahead, so that it need not wait for the next."""
+"""A helper is given this many of them ahead, so that it need not wait for the next."""
 LEAST_LEAD, MOST_LEAD, SHORTER, LONGER = 1, 50, 0.998, 1.2
 """How far ahead of the search a helper plays: further if the search had to wait for it, otherwise slowly less, so that
 it waits for one record in a hundred at most."""

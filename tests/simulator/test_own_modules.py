@@ -35,6 +35,8 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
 
 
 STATES = {
+    "a dict behind a view": "import types\nheld = {}\nview = types.MappingProxyType(held)\ndef pod(env):\n"
+    "    held[env] = 1\n    return len(view)",
     "a module's dict": "seen = {}\ndef pod(env):\n    seen[env] = 1\n    return len(seen)",
     "a module's list, rebound": (
         "seen = []\ndef pod(env):\n    global seen\n    seen = seen + [env]\n    return len(seen)"
@@ -125,8 +127,9 @@ def test_module_state_that_a_pod_replaces_is_noticed_and_is_then_each_pods_own(
 
 CONSTANT = """
 from __future__ import annotations
-import dataclasses, enum, logging, re, typing
+import dataclasses, enum, logging, re, types, typing
 from collections.abc import Callable
+TABLE = types.MappingProxyType({"a": 1})
 LIMIT, NAMES, WORD, LOG = 5, ("a", frozenset("b")), re.compile("x"), logging.getLogger("target")
 Maker = Callable[[str], int]
 class Kind(enum.Enum):

@@ -131,12 +131,12 @@ _ASKED_FOR_WHERE_THEY_STAND: tuple[tuple[Any, tuple[str, ...], tuple[str, str]],
     (os, ("kill", "killpg"), _SIGNALS),
     (signal, ("setitimer", "alarm", "pause", "pthread_kill"), _SIGNALS),
     (signal, ("sigwait", "sigwaitinfo", "sigtimedwait"), _SIGNALS),
-    (signal, ("signal",), _SIGNALS),
     (os, ("_exit", "abort"), ("ends its process", "let it raise an exception, or return")),
 )
 _ASKED_IN_OWN = (
     (ctypes.CDLL, ("__init__", "__getattr__", "__getitem__"), _CALLS_C),
     (multiprocessing.context.BaseContext, _SHARED, _SHARES),
+    (signal, ("signal",), _SIGNALS),  # that asyncio.run does so is led
 )
 _TELL_TIMES = ((os, ("stat", "lstat", "fstat")), (Path, ("stat", "lstat")))
 _MOST_DESCRIPTORS = 256
