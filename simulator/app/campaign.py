@@ -59,8 +59,8 @@ class Replayed:
     events: tuple[Event, ...]
     deciding: int | None
     judgement: Judgement
-    endings: Mapping[str, str]
-    """How the scenario's calls ended, by name."""
+    endings: Mapping[str, tuple[str, str]]
+    """How the scenario's calls ended, by name (see record.endings)."""
     sentence: str
 
 
@@ -158,18 +158,14 @@ def _confirm(
     if words != cell.words:
         why = f"{found}, but on processes of its own: {again.sentence or words}"
         return replace(cell, verdict=INCONCLUSIVE, words=INCONCLUSIVE, note=why)
-    for name in explored.endings if saved is None else ():
-        ended = again.endings.get(name)
-        if ended != explored.endings[name]:
-            why = f"{found}, but on processes of its own the call {name} {_ending(again, ended)}"
+    for name, (type_, _) in explored.endings.items() if saved is None else ():
+        ended, reason = again.endings.get(name, ("", ""))
+        if ended != type_:
+            died = next((event["error"] for event in again.events if event["type"] == "died"), "")
+            how = ": ".join(filter(None, [f"ended as `{ended}`" if ended else "never ended", reason or died]))
+            why = f"{found}, but on processes of its own the call {name} {how}"
             return replace(cell, verdict=INCONCLUSIVE, words=INCONCLUSIVE, note=why)
     return cell
-
-
-def _ending(replayed: Replayed, ended: str | None) -> str:
-    """What became of a call on processes; with why its pod died, if one did."""
-    died = next((f": {event['error']}" for event in replayed.events if event["type"] == "died"), "")
-    return ("never ended" if ended is None else f"ended as `{ended}`") + died
 
 
 def replay(lab: Lab, saved: counterexample.SavedSchedule) -> Replayed:

@@ -46,8 +46,8 @@ class Exploration:
     elapsed_s: float
     outcomes: frozenset[str]
     """Every outcome seen, as the kinds of what went wrong."""
-    endings: Mapping[str, str]
-    """How the calls of the first schedule ended, which is the default one."""
+    endings: Mapping[str, tuple[str, str]]
+    """How the calls of the first schedule ended, which is the default one (see record.endings)."""
 
     @property
     def words(self) -> str:
@@ -84,7 +84,7 @@ class Explorer:
     def _forget(self) -> None:
         self._best: Counterexample | None = None
         self._first: Judgement | None = None
-        self._endings: dict[str, str] = {}
+        self._endings: dict[str, tuple[str, str]] = {}
         self._outcomes: set[str] = set()
         self._errors: dict[str, None] = {}
         self._succeeded = False

@@ -37,12 +37,12 @@ def judge(scenario: Scenario, run: Run) -> Judgement:
     return Judgement(by_severity(scenario.findings(run)), scenario.workload.counted(run))
 
 
-def endings(scenario: Scenario, events: Sequence[Event]) -> dict[str, str]:
-    """By the scenario's own calls that ended in a run, how they did: `ok`, `fail` or `info`."""
+def endings(scenario: Scenario, events: Sequence[Event]) -> dict[str, tuple[str, str]]:
+    """By the scenario's own calls that ended in a run, how they did: `ok`, `fail` or `info`, and the error."""
     names = {event["call"]: event["name"] for event in events if event["type"] == "invoke"}
     own = {call.name for calls in scenario.lines.values() for call in calls}
-    ended = ((names[event["call"]], event["type"]) for event in events if event["type"] in ("ok", "fail", "info"))
-    return {name: type_ for name, type_ in ended if name in own}
+    ended = [event for event in events if event["type"] in ("ok", "fail", "info") and names[event["call"]] in own]
+    return {names[event["call"]]: (event["type"], event.get("error") or "") for event in ended}
 
 
 class Place(NamedTuple):
