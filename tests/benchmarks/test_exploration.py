@@ -215,7 +215,7 @@ def test_matrix(benchmark: Any, bench_server: Server, tmp_path: Path, quick: boo
 
 def test_a_cell_on_two_cores(benchmark: Any, bench_server: Server, tmp_path: Path, quick: bool) -> None:
     """The schedules of one long cell, split over two processes, beside the same cell in one; starts included."""
-    job = Job("durable", "foreign-pod" if quick else "queued-past-timeout", Bounds(), seed=7)
+    job = Job("durable", "foreign-pod" if quick else "lock-expires-mid-send", Bounds(), seed=7)
 
     def explored(workers: int) -> Cell:
         with team(workers - 1) as members:
