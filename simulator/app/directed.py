@@ -208,4 +208,4 @@ def run_directed(one: Directed, target: NamedTarget, folder: Path, *, seed: int)
             raise
         refusal = f"it refuses to start on such a server: {str(error).partition('NotDurableError: ')[2]}"
         return replace(cell, verdict=NOT_APPLICABLE, words="–", note=refusal), None
-    return kept.judged_cell(cell, found.since or found), found
+    return kept.judged_cell(cell, found.since or found, whole=found), found

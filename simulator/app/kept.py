@@ -1,4 +1,4 @@
-"""What is kept of a free fleet's run: its cell, all that was found, the run over time, the events that show it."""
+"""What is kept of a free fleet's run: its cell with all that was found, the run over time, the events that show it."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from podrace.simulator.app.runs import Cell, stem_of, write_json
 from podrace.simulator.history.events import write_history
 
 
-def judged_cell(cell: Cell, found: FreeRun) -> Cell:
-    """The cell with what came of the run."""
+def judged_cell(cell: Cell, found: FreeRun, *, whole: FreeRun | None = None) -> Cell:
+    """The cell with what came of the run, or of a part of it: its details are those of the whole."""
     return replace(
         cell,
         verdict=found.verdict,
@@ -22,6 +22,7 @@ def judged_cell(cell: Cell, found: FreeRun) -> Cell:
         note=found.note,
         sentence=found.findings[0].sentence if found.findings else "",
         elapsed_s=round(found.busy_s + found.rest_s, 3),
+        details=_details(whole or found),
     )
 
 
@@ -39,18 +40,14 @@ def write_shown(folder: Path, cell: Cell, found: FreeRun) -> None:
         write_history(folder / f"{stem}.history.jsonl", found.shown)
 
 
-def write_all(folder: Path, target: str, found: FreeRun) -> None:
-    """Write all that was found, and the run over time, beside its history."""
-    write_json(folder / "findings.json", _details(found))
+def write_over_time(folder: Path, target: str, found: FreeRun) -> None:
+    """Write the run over time, beside its history."""
     spans = over_time.over_time(folder / HISTORY, found.findings, target=target, busy_s=found.busy_s)
     write_json(folder / over_time.FILE, spans)
 
 
 def _details(found: FreeRun) -> dict[str, Any]:
     return {
-        "verdict": found.verdict,
-        "note": found.note,
-        "counts": dict(found.counts),
         "struck": dict(found.struck),
         "operations": found.operations,
         "busy_s": round(found.busy_s, 3),

@@ -51,6 +51,8 @@ class Cell:
     """What the row shows."""
     known: bool = False
     """Whether it was known before that this target violates this scenario."""
+    details: Mapping[str, Any] = field(default_factory=dict)
+    """Of a fleet that ran free: its operations, the faults that struck, every finding."""
 
     @property
     def is_expected(self) -> bool:

@@ -58,7 +58,7 @@ folder, messages = Path(sys.argv[1]), int(sys.argv[2])
 plan = Plan(target=TARGETS["shared"], pods=8, users=50, messages=messages)
 with open_server(None) as server:
     found = run_free(plan, FREE_UPLOADS, server, folder, folder, lambda standing: None)
-kept.write_all(folder, "shared", found)
+kept.write_over_time(folder, "shared", found)
 status = Path("/proc/self/status").read_text()  # ru_maxrss is what the parent had, where that was more
 print(status.partition("VmHWM:")[2].split()[0], found.operations)
 """

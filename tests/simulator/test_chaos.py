@@ -290,7 +290,6 @@ def test_the_run_command_prints_its_verdict_and_writes_every_file(podrace: Podra
     assert "faults: kill" in ended.out
     assert {path.name for path in (podrace.folder / "r").iterdir()} == {
         "events.jsonl",
-        "findings.json",
         "local-run.history.jsonl",
         "local-run.txt",
         "over-time.json",
@@ -301,6 +300,9 @@ def test_the_run_command_prints_its_verdict_and_writes_every_file(podrace: Podra
     (cell,) = result["cells"]
     assert (cell["fleet"], cell["verdict"]) == ("free", "violated")
     assert cell["counts"]["lost"] > 0
+    assert cell["details"]["operations"] > 0
+    assert set(cell["details"]["struck"]) <= {"kill"}
+    assert cell["details"]["findings"][0]["sentence"] == cell["sentence"]
     assert ended.left == []
     shown = (podrace.folder / "r" / "local-run.txt").read_text()
     assert shown.splitlines()[0].split()[:2] == ["step", "Pod"]

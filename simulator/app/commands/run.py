@@ -124,7 +124,7 @@ def _run(
         what=f"{plan.pods} pods, {plan.users} users, faults: {', '.join(chosen) or 'none'}",
     )
     cell = kept.judged_cell(cell, found)
-    kept.write_all(folder, target.name, found)
+    kept.write_over_time(folder, target.name, found)
     kept.write_shown(folder, cell, found)
     shown = partial(click.echo, "\n".join(_summary(target.name, found)))
     conclude(run, folder, server.info, seed, [cell], shown, code=found.interrupted)
@@ -150,7 +150,7 @@ def _run_directed(target_name: str, names: list[str], seed: int, run: Run) -> No
             cell, found = directed.run_directed(one, target, folder / one.name, seed=seed)
             cells.append(cell)
             if found is not None:
-                kept.write_all(folder / one.name, target.name, found)
+                kept.write_over_time(folder / one.name, target.name, found)
                 kept.write_shown(folder, cell, found.since or found)
                 code = found.interrupted
             bar.advance(1)
