@@ -19,13 +19,13 @@ from podrace.simulator.servers.embedded import EmbeddedServer
 from podrace.simulator.servers.proxy import Conditions, Proxy
 
 LEASE_S = 1.0
-"""What pods are asked to hold leases for in such a run: a pause past it is to be had many times."""
+"""How long pods are asked to hold leases in such a run: short, so that pauses outlast many of them."""
 EVERY_S = 0.4
-"""A fault is drawn so often, on average."""
+"""How often a fault is drawn, on average."""
 FIRST_S = 0.2
 SKEW_S = 300.0
 SPOILT_SHARE = 0.7
-"""Of the calls of a service while it fails: some get through, as in production."""
+"""The share of calls that fail while a service is failing: some get through, as in production."""
 
 
 @dataclass
@@ -38,7 +38,7 @@ class World:
     replica: EmbeddedServer | None = None
     rng: random.Random = field(default_factory=lambda: random.Random(0))
     struck: dict[str, Strike] = field(default_factory=dict)
-    """By place, the fault that is about there."""
+    """By place, the fault that is active there."""
 
     def break_network(self, pod: str, conditions: Conditions) -> None:
         assert self.proxy is not None

@@ -22,9 +22,9 @@ PATIENCE_S = 2.0
 """How long a client waits for an answer; then it cannot know."""
 NO_ANSWER = "no answer within"
 NO_POD_S = 0.05
-"""After so long a client that found no pod looks again."""
+"""How long a client that found no pod waits before it looks again."""
 GRACE_S = 0.3
-"""So long a pod that is replaced may go on with what it is at."""
+"""How long a pod that is replaced may go on with what it is doing."""
 START_AGAIN_S = 0.3
 MOST_STARTS = 30
 

@@ -35,7 +35,7 @@ from podrace.simulator.world.steps import (
 STEP_WITHIN_S = 5.0
 MOST_SURVIVED = 100
 _UNENDED: list[greenlet.greenlet] = []
-"""Actors that nothing ends: to forget them would start them once more."""
+"""Actors that nothing ends: forgetting them would start them once more."""
 
 
 class _Actor(greenlet.greenlet):

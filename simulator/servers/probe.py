@@ -1,4 +1,4 @@
-"""The harness's own eyes and hands on the server: looks at the run's keys, ends them, clears them.
+"""How the harness looks at the run's keys on the server, ends them and clears them.
 
 One connection is held and spoken to directly, several commands a round trip: this runs in every schedule.
 Keys are named as `footprints.key_text` has them, so that any bytes can be a key.

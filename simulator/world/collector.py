@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def quiet_collector(most_new: int = 50_000) -> Iterator[None]:
-    """Keeps the collector from walking what was there before, and runs it once there are so many new objects."""
+    """Keeps the collector from walking what was there before; it runs whenever that many new objects have been made."""
     thresholds = gc.get_threshold()
     gc.freeze()
     gc.set_threshold(most_new, 20, 100)

@@ -1,4 +1,4 @@
-"""What a pod must not send: what changes the server itself, and to somebody else's what is not the run's alone."""
+"""What a pod must not send: commands that change the server itself and, to a foreign server, what is not the run's."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from podrace.simulator.target import PodEnv
 from podrace.simulator.world.steps import PodKilledError
 
 MOST_READS = 100_000
-"""So often one pod may read the clock in a run: who reads it more often waits for it in a loop."""
+"""How often one pod may read the clock in a run: one that reads it more often waits for it in a loop."""
 
 
 class Inside:

@@ -119,7 +119,7 @@ def uuid_names(here: Here) -> dict[str, Any]:
 
 
 _BOUND = [name for name, value in vars(real_random).items() if getattr(value, "__self__", None) is real_random._inst]
-"""What `random` has of its hidden generator."""
+"""The functions of `random` that use its hidden generator."""
 
 
 def random_names(here: Here) -> dict[str, Any]:
@@ -128,7 +128,7 @@ def random_names(here: Here) -> dict[str, Any]:
             super().seed(here().env.rng.getrandbits(64) if a is None else a, version)
 
     class SystemRandom(real_random.SystemRandom):
-        """Of the pod that draws: `secrets` has one for all of them."""
+        """The generator of the pod that draws: `secrets` has one for all pods."""
 
         def random(self) -> float:
             return here().env.rng.random()
