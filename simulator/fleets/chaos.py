@@ -131,20 +131,41 @@ class Skew(Fault):
             world.driver.fleet.send(place, "skew", 0.0)
 
 
-@dataclass(frozen=True)
 class Network(Fault):
-    """Something befalls the connections between one pod and its server."""
+    """Something befalls the connections between one pod and its server. Base of the faults that follow."""
 
-    conditions: tuple[Conditions, ...]
+    on = "network"
+    lasts_s = (0.5, 2.5)
+    conditions: ClassVar[tuple[Conditions, ...]] = (Conditions(),)
     """One of them is drawn."""
-    on: ClassVar[str] = "network"
-    lasts_s: ClassVar[tuple[float, float]] = (0.5, 2.5)
 
     def strike(self, world: World, place: str) -> None:
         world.break_network(place, world.rng.choice(self.conditions))
 
     def heal(self, world: World, place: str) -> None:
         world.break_network(place, Conditions())
+
+
+class Cut(Network):
+    """Connections break, before or after the server has applied a command."""
+
+    conditions = (Conditions(cut_requests=0.2), Conditions(cut_replies=0.2))
+
+
+class Latency(Network):
+    """Requests come late, by no certain time, or replies do."""
+
+    conditions = (Conditions(late_requests_s=0.02, jitter_s=0.05), Conditions(late_replies_s=0.3))
+
+
+class Partition(Network):
+    """Nothing passes between the pod and its server, in both directions or in one."""
+
+    conditions = (
+        Conditions(holds_requests=True, holds_replies=True),
+        Conditions(holds_requests=True),
+        Conditions(holds_replies=True),
+    )
 
 
 class KillServer(Fault):
@@ -285,15 +306,9 @@ FAULTS: Mapping[str, Fault] = {
     "server-full": FillServer(),
     "evict": Evict(),
     "drop-subscribers": DropSubscribers(),
-    "cut": Network((Conditions(cut_requests=0.2), Conditions(cut_replies=0.2))),
-    "latency": Network((Conditions(late_requests_s=0.02, jitter_s=0.05), Conditions(late_replies_s=0.3))),
-    "partition": Network(
-        (
-            Conditions(holds_requests=True, holds_replies=True),
-            Conditions(holds_requests=True),
-            Conditions(holds_replies=True),
-        )
-    ),
+    "cut": Cut(),
+    "latency": Latency(),
+    "partition": Partition(),
     "gemini": FailGemini(),
 }
 SURVIVABLE = tuple(name for name in FAULTS if name not in ("evict", "crash-machine", "failover"))

@@ -52,6 +52,10 @@ def events(folder: Path) -> list[dict[str, Any]]:
 # --- the timeline ---
 
 
+def test_each_fault_is_a_class_of_its_own() -> None:
+    assert len({type(fault) for fault in FAULTS.values()}) == len(FAULTS)
+
+
 def test_the_same_seed_draws_the_same_faults() -> None:
     faults = [*FAULTS.values()]
     first = draw(faults, "ABCD", seed=1, duration_s=60.0)
