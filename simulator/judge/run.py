@@ -54,7 +54,10 @@ class Left:
 class Run:
     """A finished run.
 
-    `history`: its events, as they happened (see history.events). `calls`: what clients called, rest included.
+    `history`: its events, as they happened (see history.events). Orders that differ only in steps that commute are run
+    once. So a check may rely on the order of calls' ends and begins (those of the workload's `real_time`, else all),
+    and on that of passing time with these and with calls of services; not on that of other steps that share nothing.
+    `calls`: what clients called, rest included.
     `services`: by name, with what they have recorded. `struck`: how many faults struck. `waits`: for each call
     that can never return, who waits for what. `rested_s`: when on the run's clock it began to come
     to rest.
