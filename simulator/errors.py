@@ -41,6 +41,10 @@ class TargetError(PodraceError):
     exit_code = 3
 
 
+class AnotherWayError(TargetError):
+    """The same schedule went another way."""
+
+
 def connection_error(pod: str, error: BaseException) -> PodraceError:
     """A pod's connection broke though no fault broke it: the target's error if it has closed the descriptor."""
     if isinstance(error, OSError) and error.errno == errno.EBADF:

@@ -26,6 +26,7 @@ from podrace.simulator.search.lab import InlineLab
 from podrace.simulator.search.record import Record, Recorder
 from podrace.simulator.servers.connection import Server, open_server
 from podrace.simulator.world.locks import LockState, VirtualLock
+from podrace.simulator.world.steps import Step
 
 
 @dataclass(frozen=True)
@@ -151,6 +152,8 @@ def _sendable(value: Any, before: str, after: str) -> Any:
         return value.replace(before.encode(), after.encode()) if before.encode() in value else value
     if isinstance(value, VirtualLock):
         return LockState(value.free, value.holder)
+    if type(value) is Step:
+        return value._replace(args=_sendable(value.args, before, after))
     if type(value) in (tuple, list):
         return type(value)(_sendable(item, before, after) for item in value)
     if type(value) is dict:

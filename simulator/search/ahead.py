@@ -17,8 +17,9 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 
-from podrace.simulator.search.frontier import Branch, Cost, Course, Frontier, Key
-from podrace.simulator.search.record import AnotherWayError, Record
+from podrace.simulator.errors import AnotherWayError
+from podrace.simulator.search.frontier import Branch, Cost, Course, Frontier, Key, until_it_leaves
+from podrace.simulator.search.record import Record
 from podrace.simulator.world.footprints import CommandTable
 
 BEGINS_AFTER_S = 0.1
@@ -86,12 +87,6 @@ class _Given:
     branch: Branch
     future: Future[Answer]
     number: int
-
-
-def until_it_leaves(branch: Branch) -> Branch:
-    """The branch with no more of its course than a run has to follow."""
-    decisions, taken = branch.course
-    return branch._replace(course=Course(decisions[: branch.position], taken[: branch.position]))
 
 
 class Ahead:
@@ -191,7 +186,7 @@ class Ahead:
         if helper.search != self._search:
             helper.search, helper.told = self._search, 0
         table = self._table
-        sent = [(cost, until_it_leaves(branch)) for cost, branch in branches]
+        sent = [(cost, branch._replace(course=_without_known(branch))) for cost, branch in branches]
         batch = Batch(
             self._search, self._retries, sent, noted[helper.told :], dict(table.texts), frozenset(table.unclear)
         )
@@ -218,10 +213,15 @@ class Ahead:
         if record is None:
             return None
         self.helped += 1
-        way, tail = until_it_leaves(given.branch).course, record.course
+        way, tail = until_it_leaves(given.branch), record.course
         return replace(record, course=Course(way.decisions + tail.decisions, way.taken + tail.taken))
 
     def close(self) -> None:
         """Let the helpers put away what they have opened."""
         with suppress(RuntimeError):
             wait([helper.submit(None) for helper in self._helpers or ()], PATIENCE_S)
+
+
+def _without_known(branch: Branch) -> Course:
+    """What a helper has to follow: it finds out itself what we know of the steps."""
+    return until_it_leaves(branch)._replace(known=())

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from podrace.simulator.errors import TargetError
+from podrace.simulator.errors import AnotherWayError, TargetError
 from podrace.simulator.history.events import shorten
 from podrace.simulator.interrupts import Interrupted
 from podrace.simulator.judge.findings import HOLDS, INCONCLUSIVE, KINDS, NOT_APPLICABLE, VIOLATED, Judgement
@@ -26,7 +26,7 @@ from podrace.simulator.scenarios.model import Scenario
 from podrace.simulator.search.ahead import Ahead
 from podrace.simulator.search.frontier import Bounds, Branch, Cost, Counterexample, Frontier
 from podrace.simulator.search.play import Play
-from podrace.simulator.search.record import AnotherWayError, Judged, Record, Recorder, Restart, endings
+from podrace.simulator.search.record import Judged, Record, Recorder, Restart, endings
 
 MORE_RUNS_FOR_FEWER_STEPS = 200
 """After a counterexample, this many further runs at the same cost look for one with fewer steps."""

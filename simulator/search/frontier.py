@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from podrace.simulator.history.events import Event
 from podrace.simulator.judge.findings import Judgement
-from podrace.simulator.search.schedule import Decision
+from podrace.simulator.search.schedule import Decision, Known
+from podrace.simulator.world.steps import Step
 from podrace.simulator.world.trace import Before, Ends, state_after
 
 Cost = tuple[int, int]
@@ -35,7 +36,7 @@ class Counterexample:
     """A violated schedule and what it shows. `taken`: for each decision, the step that it was about."""
 
     decisions: tuple[Decision, ...]
-    taken: tuple[tuple[Any, ...], ...]
+    taken: tuple[Step, ...]
     retries: int
     faults: int
     preemptions: int
@@ -46,10 +47,13 @@ class Counterexample:
 
 
 class Course(NamedTuple):
-    """The course of one run: its decisions and what they were about."""
+    """The course of one run: its decisions, the steps that they were about, and what is known of each."""
 
     decisions: tuple[Decision, ...]
-    taken: tuple[tuple[Any, ...], ...]
+    taken: tuple[Step, ...]
+    known: tuple[Known | None, ...] = ()
+    scripts: int = 0
+    """How many of the target's scripts were known then: the footprints rest on them."""
 
 
 class Other(NamedTuple):
@@ -73,6 +77,12 @@ class Branch(NamedTuple):
     position: int
     before: Before
     other: Other
+
+
+def until_it_leaves(branch: Branch) -> Course:
+    """The course that a branch leaves, as far as a run of the branch follows it."""
+    decisions, taken, known, scripts = branch.course
+    return Course(decisions[: branch.position], taken[: branch.position], known[: branch.position], scripts)
 
 
 class Visited:

@@ -19,16 +19,27 @@ from podrace.simulator.scenarios.faults import CLOCK, CORRUPT, UNTIL, CancelCall
 from podrace.simulator.scenarios.model import Call, Scenario
 from podrace.simulator.search import strikes
 from podrace.simulator.search.chronicle import Chronicle
+from podrace.simulator.search.frontier import Course
 from podrace.simulator.search.lines import Lines
 from podrace.simulator.search.rest import Rest
-from podrace.simulator.search.schedule import END, FINISH, Chooser, Decision
+from podrace.simulator.search.schedule import END, FINISH, Chooser, Decision, Known, another_way
 from podrace.simulator.search.server_side import Part, ServerSide
 from podrace.simulator.search.so_far import SoFar
 from podrace.simulator.search.standing import Standing
 from podrace.simulator.search.touches import Touches
 from podrace.simulator.world.clock import US_PER_S
 from podrace.simulator.world.footprints import Footprint
-from podrace.simulator.world.steps import DROP_REPLY, DROP_REQUEST, GO, SENT, WAITING, Step, is_woken, pod_of
+from podrace.simulator.world.steps import (
+    DROP_REPLY,
+    DROP_REQUEST,
+    GO,
+    SENT,
+    WAITING,
+    Step,
+    as_sent,
+    is_woken,
+    pod_of,
+)
 from podrace.simulator.world.trace import ACTOR, POD, READS_CLOCK, Ends
 
 MOST_STEPS = 3000
@@ -44,8 +55,12 @@ class Play:
         self.services = services
         self.fleet = fleet
         self.decisions: list[Decision] = []
-        self.taken: list[tuple[Any, ...]] = []
-        """For each decision what it was about: (actor, kind, args)."""
+        self.taken: list[Step] = []
+        """For each decision the step that it was about, or whom a fault struck and how."""
+        self.known: list[Known | None] = []
+        """For each decision what a later run that begins as this one need not find out again."""
+        self.begins_as = Course((), (), ())
+        """How an earlier run began that this one follows so far."""
         self.deciding_event: int | None = None
         """Where in the history the last decision stands that was not the default: then nothing else had to go wrong."""
         self.ends: Ends = {}
@@ -61,6 +76,7 @@ class Play:
         strikes_pods = any(type(fault).on_pod is not Fault.on_pod for fault in scenario.faults)
         self.lines = Lines(scenario.lines, scenario.workload)
         self.history = Chronicle(scenario.workload)
+        self.events: list[Event] = self.history.events
         self.standing = Standing(fleet, self.lines, side, scenario.workload, services)
         self.touches = Touches(scenario.workload, side, fleet, self.lines, strikes_pods=strikes_pods)
         self.so_far = SoFar(side, fleet, self.lines, self.standing)
@@ -73,11 +89,9 @@ class Play:
         self._steps_taken = 0
         self._passes = 0
         """So often time has passed by itself without a call's begin or end."""
+        self._has_passed = False
+        """Whether time has passed by itself since the last decision."""
         self._rested_us = 0
-
-    @property
-    def events(self) -> list[Event]:
-        return self.history.events
 
     @property
     def survivors(self) -> list[str]:
@@ -115,10 +129,15 @@ class Play:
     def _go_through(self, choose: Chooser) -> None:
         """Take decisions until every line has ended or waits for ever, and nothing but timers is left."""
         while True:
+            number = len(self.decisions)
+            if number < len(self.begins_as.known) and (known := self.begins_as.known[number]) is not None:
+                self._retake(number, known)
+                continue
             steps = self.standing.enabled()
             if not steps and (moment_us := self.standing.next_moment(self._passes)) is not None:
                 self.pass_time(moment_us)
                 self._passes += 1
+                self._has_passed = True
                 continue
             self._count_step()
             default = self._default(steps) if steps else END
@@ -126,6 +145,24 @@ class Play:
             if decision == FINISH:
                 return
             self._apply(decision, default, steps)
+
+    def _retake(self, number: int, known: Known) -> None:
+        """Take a step that an earlier run has taken in the same state.
+
+        Raises AnotherWayError where its actor stands elsewhere.
+        """
+        expected = self.begins_as.taken[number]
+        actor = expected.actor
+        step = self.lines.step(actor) if expected.kind == "call" else self.fleet.step_of(actor)
+        if step != expected:
+            raise another_way(number + 1, expected, step)
+        self._count_step()
+        if not known.is_default:
+            self.deciding_event = len(self.events)
+        self.decisions.append(self.begins_as.decisions[number])
+        self.taken.append(step)
+        self.known.append(known)
+        self._take(step, GO, known)
 
     def let_all_go(self) -> None:
         """Go on in the default order until nobody can without time passing."""
@@ -175,7 +212,8 @@ class Play:
 
     def _apply(self, decision: Decision, default: Step, steps: list[Step]) -> None:
         actor, action = decision
-        if actor != default.actor or action != GO:
+        is_default = actor == default.actor and action == GO
+        if not is_default:
             self.deciding_event = len(self.events)
         self.decisions.append(decision)
         if action != GO and decision.strikes_no_step:
@@ -187,29 +225,40 @@ class Play:
             step = next((one for one in standing if one.actor == actor), None)
         if step is None:
             raise TargetError(f"step {len(self.decisions)}: {actor} is not where the schedule has it")
-        self.taken.append((actor, step.kind, step.args))
-        self._take(step, action)
+        self.taken.append(step)
+        may_be_known = action == GO and step.kind != "receive" and not self._has_passed
+        self._has_passed = False
+        known = self._take(step, action, is_default=is_default)
+        self.known.append(known if may_be_known else None)
 
     # --- steps ---
 
-    def _take(self, step: Step, action: str) -> None:
+    def _take(self, step: Step, action: str, known: Known | None = None, *, is_default: bool = True) -> Known | None:
+        """Take a step, of which this may be known. Returns what is known of it then; None where no trace is kept."""
         actor, kind, _ = step
         touches = self.touches
-        footprint, event, later = touches.footprint(step, action), None, False
-        if self._users_lines:
-            later = kind in SENT and touches.hears_later(step)
-            event = touches.add(step, action, footprint, hears_later=later)
+        event, later, begins = None, False, False
+        if known is not None:
+            _, footprint, event, begins, later, _ = known
+            touches.trace.add(event, actor, footprint, scope=ACTOR if later else POD, begins=begins)
+        else:
+            footprint = touches.footprint(step, action)
+            if self._users_lines:
+                later = kind in SENT and touches.hears_later(step)
+                event, begins = touches.add(step, action, footprint, hears_later=later)
         if action != GO:
             self.struck += 1
-        results = len(self.lines.ended)
+        results, reply = len(self.lines.ended), None
         self.fleet.asked_time = False
         if kind == "redis":
-            self._take_redis(step, action, footprint, hears_later=later)
+            reply = self._take_redis(step, action, footprint, known, hears_later=later)
         elif kind == "call":
             self._begin(step)
         else:
             self._note(step, action)
             self.fleet.let_go(actor, action, hears_later=later)
+        if known is None and event is not None:
+            known = Known(is_default, footprint, event, begins, later, reply)
         self.last_pod = pod_of(actor)
         if event is not None:
             event = self.reads_clock(event, actor, POD if not later else ACTOR)
@@ -225,6 +274,7 @@ class Play:
             self.last = None if now is None else actor
         elif now.kind != "receive" or kind != "redis" or not self._goes_on_at_once(now, step):
             self.last = None
+        return known
 
     def reads_clock(self, event: int, actor: str, scope: str) -> int:
         """Note whether a pod has read the clock after an event. Returns the hash on which what follows depends.
@@ -236,8 +286,11 @@ class Play:
         self.ends[event] = READS_CLOCK
         return self.touches.trace.reads_clock(event, actor, scope=scope)
 
-    def _take_redis(self, step: Step, action: str, footprint: Footprint, *, hears_later: bool) -> None:
-        side = self.side
+    def _take_redis(
+        self, step: Step, action: str, footprint: Footprint, known: Known | None, *, hears_later: bool
+    ) -> tuple[Any] | None:
+        """Returns what the server replied; None where something befell the step, or the harness replied."""
+        side, reply = self.side, None
         parts = side.parts(step)
         self._note_redis(step, parts, footprint, action)
         if action.startswith(CORRUPT):
@@ -246,17 +299,26 @@ class Play:
             self.history.fault(step.actor, f"damages {key.removeprefix(side.prefix)}")
             action = GO
         answer = side.answer(parts) if action == GO else None
+        if answer is not None:
+            self.fleet.let_go(step.actor, action, answer, hears_later=hears_later)
+            return None
         began_s = monotonic()
-        if answer is None:
-            side.before(parts, footprint)
+        side.before(parts, footprint)
+        if known is not None and known.reply is not None and side.can_tell(parts, footprint, known.reply[0]):
+            answer = (as_sent(known.reply[0]),)
+            if footprint.writes:
+                side.owe(step.args, known.reply[0])
+        else:
+            side.probe.pay()
         self.fleet.let_go(step.actor, action, answer, hears_later=hears_later)
-        if answer is None:
-            reply = self.fleet.done[-1][2] if self.fleet.done else None
-            if action != DROP_REQUEST:
-                side.after(parts, footprint, reply, began_s)
-            self.standing.unsettled = True
-            if side.clock.deadlines and any(due <= side.clock.now_us for due in side.clock.deadlines.values()):
-                side.end_keys()
+        if self.fleet.done:
+            reply = self.fleet.done[-1][2]
+        if action != DROP_REQUEST:
+            side.after(parts, footprint, reply, began_s)
+        self.standing.unsettled = True
+        if side.clock.deadlines and any(due <= side.clock.now_us for due in side.clock.deadlines.values()):
+            side.end_keys()
+        return (reply if type(reply) is not list else list(reply),) if action == GO else None
 
     def _goes_on_at_once(self, now: Step, step: Step) -> bool:
         """Whether a command that might have blocked has got its reply at once, which its actor then reads."""

@@ -11,25 +11,21 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from podrace.simulator.errors import TargetError, error_in_words
-from podrace.simulator.history.events import Event, shorten
+from podrace.simulator.history.events import Event
 from podrace.simulator.judge.findings import Judgement, by_severity
 from podrace.simulator.judge.run import Run
 from podrace.simulator.scenarios.faults import CLOCK, Fault
 from podrace.simulator.scenarios.model import Scenario
 from podrace.simulator.search import strikes
-from podrace.simulator.search.frontier import Bounds, Branch, Cost, Course, Key, Other
+from podrace.simulator.search.frontier import Bounds, Branch, Cost, Course, Key, Other, until_it_leaves
 from podrace.simulator.search.play import Play
-from podrace.simulator.search.schedule import Decision, Stop, follow
+from podrace.simulator.search.schedule import Decision, Stop, another_way, follow
 from podrace.simulator.world.steps import GO, Step, pod_of
 from podrace.simulator.world.trace import Before, Ended
 
 
 class Restart(Exception):  # noqa: N818 - it is no error
     """Something was learnt that makes everything explored so far worthless."""
-
-
-class AnotherWayError(TargetError):
-    """The same schedule went another way."""
 
 
 def judge(scenario: Scenario, run: Run) -> Judgement:
@@ -112,6 +108,8 @@ class Recorder:
         play = self._make_play(retries)
         texts = play.side.table.texts
         scripts = frozenset(texts)
+        if branch is not None and branch.course.scripts == len(scripts):
+            play.begins_as = until_it_leaves(branch)
         chooser = _Chooser(branch, cost, self._bounds, self._scenario.faults, is_known, is_late)
         run = judgement = None
         try:
@@ -128,7 +126,7 @@ class Recorder:
             errors = tuple(call.error for call in run.calls if call.error)
             judged = Judged(judgement, play.struck, succeeded, errors)
         return Record(
-            course=Course(tuple(play.decisions), tuple(play.taken)),
+            course=Course(tuple(play.decisions), tuple(play.taken), tuple(play.known), len(scripts)),
             start=branch.position + 1 if branch is not None else 0,
             places=chooser.places,
             ends=list(play.ends.items()),
@@ -154,9 +152,9 @@ class Recorder:
                     f"what the target returns cannot be compared: {error_in_words(error)}; no verdict can be given"
                 ) from error
             if not is_same:
-                raise _another_way(number, first, second)
+                raise another_way(number, first, second)
         if len(events) != len(play.events):
-            raise _another_way(min(len(events), len(play.events)), len(events), len(play.events))
+            raise another_way(min(len(events), len(play.events)), len(events), len(play.events))
 
 
 class _Chooser:
@@ -178,7 +176,7 @@ class _Chooser:
         self._is_late = is_late
         self._cost = cost
         self._prefix: tuple[Decision, ...] = ()
-        self._taken: tuple[object, ...] = ()
+        self._taken: tuple[Step, ...] = ()
         if branch is not None:
             self._prefix = (*branch.course.decisions[: branch.position], branch.other.decision)
             self._taken = branch.course.taken[: branch.position]
@@ -190,7 +188,7 @@ class _Chooser:
         position = len(play.decisions)
         if position < len(self._prefix):
             if 0 < position <= len(self._taken) and play.taken[position - 1] != self._taken[position - 1]:
-                raise _another_way(position, self._taken[position - 1], play.taken[position - 1])
+                raise another_way(position, self._taken[position - 1], play.taken[position - 1])
             return self._prefix[position]
         if self._is_late():
             self.late = True
@@ -245,11 +243,3 @@ class _Chooser:
         event = strikes.event_of(play, pod, action)
         hand = play.last if play.last and pod_of(play.last) != pod else ""
         self._others.append(Other(Decision(pod, action), event, False, hand, "", cost))
-
-
-def _another_way(position: int, expected: object, got: object) -> TargetError:
-    return AnotherWayError(
-        f"the target is not deterministic: the same schedule went another way at step {position}: "
-        f"expected {shorten(str(expected), 120)}, got {shorten(str(got), 120)}; randomness must come from env.rng, "
-        "time from env.runtime"
-    )

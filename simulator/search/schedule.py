@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from podrace.simulator.errors import AnotherWayError
+from podrace.simulator.history.events import shorten
 from podrace.simulator.scenarios.faults import CANCEL, CLOCK, KILL
+from podrace.simulator.world.footprints import Footprint
 from podrace.simulator.world.steps import GO, Step
 
 if TYPE_CHECKING:
@@ -21,6 +24,20 @@ class Decision(NamedTuple):
     @property
     def strikes_no_step(self) -> bool:
         return self.actor == CLOCK or self.action.startswith((KILL, CANCEL))
+
+
+class Known(NamedTuple):
+    """What a run that begins as another did need not find out again of a step that nothing befell."""
+
+    is_default: bool
+    """Whether the step was the default."""
+    footprint: Footprint
+    event: int
+    """Its hash in the trace."""
+    begins: bool
+    hears_later: bool
+    reply: tuple[Any] | None
+    """The server's; None where the harness gave it."""
 
 
 END = Step("", "end", ())
@@ -50,3 +67,12 @@ def follow(decisions: Sequence[Decision]) -> Chooser:
         return decisions[position] if position < len(decisions) else Decision(default.actor, GO)
 
     return choose
+
+
+def another_way(position: int, expected: object, got: object) -> AnotherWayError:
+    """The error of a schedule in which something else came at a step than before."""
+    return AnotherWayError(
+        f"the target is not deterministic: the same schedule went another way at step {position}: "
+        f"expected {shorten(str(expected), 120)}, got {shorten(str(got), 120)}; randomness must come from env.rng, "
+        "time from env.runtime"
+    )

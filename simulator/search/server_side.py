@@ -7,6 +7,7 @@ Keys' times to live lie on the run's clock (see lives.py), and so does how long 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 from podrace.simulator.errors import TargetError
@@ -15,6 +16,7 @@ from podrace.simulator.search.lives import SETS_LIFE, Lives
 from podrace.simulator.search.pending import Pending
 from podrace.simulator.servers.probe import Probe
 from podrace.simulator.world import scripts
+from podrace.simulator.world.client import LEAVES_A_MARK
 from podrace.simulator.world.clock import US_PER_S, Clock
 from podrace.simulator.world.footprints import (
     ASKS_LIFE,
@@ -26,6 +28,7 @@ from podrace.simulator.world.footprints import (
     sha_of,
 )
 from podrace.simulator.world.foreign import CHANGES_SERVER, changes_server
+from podrace.simulator.world.led import as_led
 from podrace.simulator.world.steps import TRANSACTION, Step
 
 _FIELDS_LIVE = frozenset({"HEXPIRE", "HPEXPIRE", "HEXPIREAT", "HPEXPIREAT", "HSETEX", "HGETEX"})
@@ -34,6 +37,8 @@ _RUN_SCRIPTS = frozenset({"EVAL", "EVAL_RO", "EVALSHA", "EVALSHA_RO"})
 _ANSWERED = ASKS_LIFE | {"TIME", "EVALSHA", "EVALSHA_RO", "XPENDING", "SCRIPT"}
 _LOOKED_INTO = _RUN_SCRIPTS | _FIELDS_LIVE | CHANGES_SERVER | {"FUNCTION", "FCALL", "FCALL_RO"}
 """Commands of which the harness has to know more than the keys that they touch."""
+
+_AS_SENT = frozenset({int, bytes, type(None)})
 
 Part = tuple[tuple[Any, ...], tuple[Any, ...]]
 """A command of a step, as it is sent and as an argv (see argv_of)."""
@@ -57,6 +62,8 @@ class ServerSide:
         self.watched: set[str] = set()
         """Keys that pods watch: a change of one makes a pod's transaction fail."""
         self._has_listeners = False
+        self._are_alike = True
+        """Whether a command does the same on whichever connection it is sent."""
 
     @staticmethod
     def parts(step: Step) -> list[Part]:
@@ -94,18 +101,31 @@ class ServerSide:
             return ([int(plain(sha).lower() in self._loaded) for sha in argv[2:]],)
         return None
 
+    def owe(self, command: tuple[Any, ...], reply: Any) -> None:
+        """Have a command sent later whose reply is known."""
+        self.probe.owe(as_led(command, lambda: self.clock.now_us / US_PER_S), reply)
+
+    def can_tell(self, parts: Sequence[Part], touches: Footprint, reply: Any) -> bool:
+        """Whether the server can but give this reply again in the same state, and nobody else hears of it."""
+        name = parts[0][1][0]
+        to_all = CHANNELS in touches.writes or EVERYTHING in touches.writes
+        return self._are_alike and len(parts) == 1 and self.table.is_on_keys(name) and not to_all and _is_plain(reply)
+
     def before(self, parts: Sequence[Part], touches: Footprint) -> None:
         """Set right on the server what the step's outcome depends on. Raises TargetError for what cannot be led.
 
         `touches` is what the step touches, what others wait for included.
         """
         if len(parts) == 1:
-            self._before(*parts[0], touches)
+            command, argv = parts[0]
+            if argv[0] != "SET" or _life_of_set(argv[3:]) is None:  # else it depends on no life
+                self._before(command, argv, touches)
         for command, argv in parts[1:-1]:
             self._before(command, argv, self.table.footprint(command))
 
     def _before(self, command: tuple[Any, ...], argv: tuple[Any, ...], touches: Footprint) -> None:
         name, text = argv[0], None
+        self._are_alike &= name not in LEAVES_A_MARK
         if name in _LOOKED_INTO or name.endswith("SUBSCRIBE"):
             text = self._look_into(name, argv)
         if self._has_listeners and (CHANNELS in touches.writes or EVERYTHING in touches.writes):
@@ -165,7 +185,7 @@ class ServerSide:
         touches = self.table.footprint(command)
         name = argv[0]
         deadlines = self.clock.deadlines
-        if certain and name == "SET" and (plainly := self._set_plainly(argv)) is not None:
+        if certain and name == "SET" and (plainly := _life_of_set(argv[3:])) is not None:
             if reply is not None:
                 self.lives.set_plainly(touches.writes[0], plainly)
             return
@@ -185,18 +205,6 @@ class ServerSide:
                 hints += [number, number * 1000]
             if any(plain(word).startswith("-") for word in argv[1:] if isinstance(word, int | str | bytes)):
                 hints.append(0)  # a time to live that is over at once
-
-    @staticmethod
-    def _set_plainly(argv: tuple[Any, ...]) -> int | None:
-        """For a SET whose reply tells its outcome, the microseconds that the key lives, 0 for ever; else None."""
-        life_us, rest = 0, [plain(word).upper() for word in argv[3:]]
-        while rest:
-            option = rest.pop(0)
-            if option in ("EX", "PX") and rest and rest[0].isdecimal():
-                life_us = int(rest.pop(0)) * (US_PER_S if option == "EX" else 1000)
-            elif option not in ("NX", "XX"):
-                return None
-        return life_us
 
     def _learn_script(self, name: str, argv: tuple[Any, ...]) -> None:
         if name != "SCRIPT":
@@ -233,6 +241,31 @@ class ServerSide:
         if EVERYTHING in self.touched:
             keys += self.probe.under(self.prefix)
         self.probe.clear(keys, scripts=self.used_functions)
+
+
+def _life_of_set(options: tuple[Any, ...]) -> int | None:
+    """For a SET whose reply tells its outcome, the microseconds that the key lives, 0 for ever; else None."""
+    try:
+        return _read_options(options)
+    except TypeError:  # an option that cannot be hashed, which redis-py will refuse
+        return None
+
+
+@lru_cache(maxsize=1000)
+def _read_options(options: tuple[Any, ...]) -> int | None:
+    life_us, rest = 0, [plain(word).upper() for word in options]
+    while rest:
+        option = rest.pop(0)
+        if option in ("EX", "PX") and rest and rest[0].isdecimal():
+            life_us = int(rest.pop(0)) * (US_PER_S if option == "EX" else 1000)
+        elif option not in ("NX", "XX"):
+            return None
+    return life_us
+
+
+def _is_plain(reply: Any) -> bool:
+    """Whether a reply is as the server sends it, no error, and no text that a client has made of it."""
+    return all(type(one) in _AS_SENT for one in (reply if type(reply) is list else (reply,)))
 
 
 def _is_number(word: Any) -> bool:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from podrace.simulator.history.outcome import Result
 from podrace.simulator.scenarios.faults import CANCEL, CLOCK, KILL, UNTIL
 from podrace.simulator.world.footprints import ALL_OF_IT, THE_TIME, Footprint
-from podrace.simulator.world.steps import pod_of
+from podrace.simulator.world.steps import Step, pod_of
 from podrace.simulator.world.trace import ALL_OF_POD, POD, READS_CLOCK
 
 if TYPE_CHECKING:
@@ -24,7 +24,8 @@ def event_of(play: Play, whom: str, action: str) -> int:
 def strike(play: Play, whom: str, action: str) -> None:
     """Strike a pod or the clock."""
     play.struck += 1
-    play.taken.append((whom, action, ()))
+    play.taken.append(Step(whom, action, ()))
+    play.known.append(None)
     event = event_of(play, whom, action)
     if whom == CLOCK:
         play.pass_time(play.side.clock.now_us + int(action.removeprefix(UNTIL)), by_itself=False)

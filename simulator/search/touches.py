@@ -62,13 +62,13 @@ class Touches:
         scope, begins = ACTOR if self.hears_later(step) else POD, self.begins(step)
         return self._event(step, action, self.footprint(step, action), scope, begins=begins), begins
 
-    def add(self, step: Step, action: str, footprint: Footprint, *, hears_later: bool) -> int:
-        """Add a step to the trace. Returns its hash."""
+    def add(self, step: Step, action: str, footprint: Footprint, *, hears_later: bool) -> tuple[int, bool]:
+        """Add a step to the trace. Returns its hash, and whether it begins something."""
         scope = ACTOR if hears_later else POD
         begins = self.begins(step)
         event = self._event(step, action, footprint, scope, begins=begins)
         self.trace.add(event, step.actor, footprint, scope=scope, begins=begins)
-        return event
+        return event, begins
 
     def _event(self, step: Step, action: str, footprint: Footprint, scope: str, *, begins: bool) -> int:
         after = self._lines.next(step.actor).follows if step.kind == "call" else ()

@@ -1,6 +1,7 @@
 """How the harness looks at the run's keys on the server, ends them and clears them.
 
-One connection is held and spoken to directly, several commands a round trip: this runs in every schedule.
+One connection is held and spoken to directly, several commands a round trip: this runs in every schedule. Commands
+whose replies are known may be owed: they are sent, and their replies compared, before anything else is asked.
 Keys are named as `footprints.key_text` has them, so that any bytes can be a key.
 """
 
@@ -8,6 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
+
+from podrace.simulator.errors import AnotherWayError
+from podrace.simulator.servers import wire
 
 if TYPE_CHECKING:
     import redis
@@ -50,6 +54,7 @@ class Probe:
     def __init__(self, client: redis.Redis, *, own: bool) -> None:
         self._client = client
         self.own = own
+        self._owed: list[tuple[tuple[Any, ...], Any]] = []
         self._connection: Any = client.connection_pool.get_connection()
         if own:
             # In import mode the server leaves keys alone whose time to live is over: the harness ends them.
@@ -67,11 +72,36 @@ class Probe:
 
     def ask(self, *commands: tuple[Any, ...]) -> list[Any]:
         """The replies to commands, in one round trip. Raises what redis-py raises for an error among them."""
-        if not commands:
+        owed, self._owed = self._owed, []
+        if not commands and not owed:
             return []
         connection = self._connection
-        connection.send_packed_command(connection.pack_commands(commands))
-        return [connection.read_response() for _ in commands]
+        sent = [*(command for command, _ in owed), *commands]
+        if self.own and connection._sock is not None:
+            connection._sock.sendall(b"".join([wire.packed(connection, command) for command in sent]))
+            replies = [wire.read(connection) for _ in sent]
+        else:
+            connection.send_packed_command(connection.pack_commands(sent))
+            replies = [connection.read_response() for _ in sent]
+        for (command, expected), reply in zip(owed, replies, strict=False):
+            if reply != expected:
+                raise AnotherWayError(
+                    f"the target is not deterministic: in the same schedule {command[0]} was answered once "
+                    f"{str(expected)[:80]}, once {str(reply)[:80]}; no verdict can be given"
+                )
+        return replies[len(owed) :]
+
+    def owe(self, command: tuple[Any, ...], reply: Any) -> None:
+        """Send a command, to which the server has given this reply before, no later than anything else is asked.
+
+        What is asked then raises AnotherWayError where its reply is another now.
+        """
+        self._owed.append((command, reply))
+
+    def pay(self) -> None:
+        """Send what is owed: something else than this probe is about to send commands."""
+        if self._owed:
+            self.ask()
 
     def command_rows(self) -> Any:
         """The server's table of commands."""
@@ -124,12 +154,13 @@ class Probe:
 
     def clear(self, keys: Sequence[str], *, scripts: bool) -> None:
         """Leave the server as every run should find it: our own empty, on another these keys gone."""
+        self._owed.clear()
         if not self.own:
             self.delete(keys)
         elif scripts:
             self.ask(("FLUSHALL",), ("SCRIPT", "FLUSH"), ("FUNCTION", "FLUSH"))
         else:
-            self.ask(("FLUSHALL",))
+            self.owe(("FLUSHALL",), b"OK")
 
     def exists(self, key: str) -> bool:
         return bool(self.ask(("EXISTS", key_bytes(key)))[0])

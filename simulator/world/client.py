@@ -11,9 +11,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-import hiredis
-
 from podrace.simulator.history.events import plain
+from podrace.simulator.servers import wire
 from podrace.simulator.world.led import BLOCKING, STREAMS, as_led, timeout_of
 from podrace.simulator.world.steps import DROP_REPLY, DROP_REQUEST, GO, TRANSACTION, Gate, PodKilledError
 
@@ -21,10 +20,10 @@ if TYPE_CHECKING:
     import redis
 
 _SUBSCRIBES = frozenset({"SUBSCRIBE", "PSUBSCRIBE", "SSUBSCRIBE", "UNSUBSCRIBE", "PUNSUBSCRIBE", "SUNSUBSCRIBE"})
-_MOST_READ_BYTES = 65536
-_LEAVES_A_MARK = (
+LEAVES_A_MARK = (
     frozenset({"SELECT", "MULTI", "EXEC", "WATCH", "CLIENT", "RESET", "AUTH", "HELLO", "MONITOR"}) | _SUBSCRIBES
 )
+"""Commands on which later ones of the same connection depend."""
 
 
 def gated_client(
@@ -138,7 +137,7 @@ class _DirectRedis:
         else:
             if connection._sock is None:  # new, or broken by what befell another actor while this one waited
                 connection.connect()
-            if name in _LEAVES_A_MARK:
+            if name in LEAVES_A_MARK:
                 connection.marked = True
             connection.send_passed(as_led(args, gate.now) if gate.virtual else args)
             options.pop("keys", None)  # of a cache that we have not
@@ -232,12 +231,9 @@ class _GatedConnection:
     def send_passed(self, args: tuple[Any, ...]) -> None:
         """Send a command that has passed the gate, without redis-py's own way."""
         self._action, self._replies_due = GO, 1
+        packed = wire.packed(self, args)
         try:
-            packed = hiredis.pack_command(args) if " " not in args[0] else None
-        except TypeError:  # redis-py converts some that hiredis refuses
-            packed = None
-        try:
-            self._sock.sendall(packed or b"".join(self._command_packer.pack(*args)))  # type: ignore[attr-defined]
+            self._sock.sendall(packed)  # type: ignore[attr-defined]
         except OSError as error:
             self._tell_loss(error)
             raise
@@ -248,16 +244,7 @@ class _GatedConnection:
             return self.read_response()
         self._replies_due = 0
         try:
-            reader: Any = self._parser._reader  # type: ignore[attr-defined]
-            reply = reader.gets()
-            while type(reply) is object:  # which stands for a reply that is not there yet
-                received = self._sock.recv(_MOST_READ_BYTES)  # type: ignore[attr-defined]
-                if not received:
-                    super().read_response()  # type: ignore[misc]
-                reader.feed(received)
-                reply = reader.gets()
-            if isinstance(reply, Exception):
-                raise reply
+            reply = wire.read(self)
         except Exception as error:
             self._tell_loss(error)
             self.gate.after(error)
@@ -346,7 +333,7 @@ class _GatedConnection:
             raise
         if action == DROP_REQUEST:
             self._break("request")
-        if command[0] == TRANSACTION or plain(command[0]).upper() in _LEAVES_A_MARK:
+        if command[0] == TRANSACTION or plain(command[0]).upper() in LEAVES_A_MARK:
             self.marked = True
         self._action = action
         self._replies_due = replies

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from podrace.simulator.history.events import plain
 from podrace.simulator.world import scripts
+from podrace.simulator.world.led import BLOCKING
 from podrace.simulator.world.steps import TRANSACTION
 
 EVERYTHING = "*"
@@ -106,6 +107,11 @@ class CommandTable:
             if said & {"write", "readonly"}:
                 place = int(first), int(last), int(step)
                 self._rows[plain(name).upper()] = ("write" in said, *place, "movablekeys" in said)
+
+    def is_on_keys(self, name: str) -> bool:
+        """Whether a command reads or writes keys in fixed places, and neither blocks nor is about streams."""
+        row = self._rows.get(name)
+        return row is not None and row[1] > 0 and not row[4] and name not in BLOCKING and not name.startswith("X")
 
     def know(self, texts: Mapping[str, str], unclear: Iterable[str]) -> None:
         """Know of these scripts, and of no others."""

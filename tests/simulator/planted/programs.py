@@ -52,6 +52,8 @@ class Runner:
         if name == "SCRIPT":
             text, *keys = args
             return env.redis.register_script(text)(keys=[env.prefix + key for key in keys])
+        if name == "RAW":
+            return env.redis.execute_command(*args)
         if name == "KEYS":
             return sorted(env.redis.keys(f"{env.prefix}*"))
         if name == "MGET":
