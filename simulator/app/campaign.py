@@ -12,7 +12,7 @@ from typing import Any
 from podrace.simulator.app import counterexample, timeline
 from podrace.simulator.app.runs import Cell, stem_of
 from podrace.simulator.errors import TargetError, users_errors_as_target_errors
-from podrace.simulator.fleets.inline import STEP_WITHIN_S, in_pod
+from podrace.simulator.fleets.inline import in_pod
 from podrace.simulator.fleets.watchdog import watchdog
 from podrace.simulator.history.events import Event, Wording, readable, shorten, write_history
 from podrace.simulator.judge.findings import HOLDS, INCONCLUSIVE, NOT_APPLICABLE, VIOLATED, Judgement
@@ -303,6 +303,6 @@ def led(lab: Lab, moves: Callable[[], object], bounds: Bounds) -> Iterator[list[
 
     What pods print is left out. Yields a list that gets the place where they first do so.
     """
-    within_s = max(LEAST_WITHIN_S, min(STEP_WITHIN_S, bounds.budget_s))
-    with watchdog(moves, unblock=lab.unblock, within_s=within_s), without_prints(in_pod) as places:
+    most_s = max(LEAST_WITHIN_S, bounds.budget_s)
+    with watchdog(moves, unblock=lab.unblock, most_s=most_s), without_prints(in_pod) as places:
         yield places

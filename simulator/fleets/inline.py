@@ -32,7 +32,6 @@ from podrace.simulator.world.steps import (
     pod_of,
 )
 
-STEP_WITHIN_S = 5.0
 MOST_SURVIVED = 100
 _UNENDED: list[greenlet.greenlet] = []
 """Actors that nothing ends: forgetting them would start them once more."""

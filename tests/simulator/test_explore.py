@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -21,8 +22,8 @@ from podrace.simulator.app.campaign import NamedScenario, NamedTarget, explore_c
 from podrace.simulator.app.counterexample import load
 from podrace.simulator.app.names import PARTS, named_target
 from podrace.simulator.app.runs import Cell
-from podrace.simulator.errors import UsageError
-from podrace.simulator.fleets import inline
+from podrace.simulator.errors import TargetError, UsageError
+from podrace.simulator.fleets import watchdog
 from podrace.simulator.history.events import write_history
 from podrace.simulator.interrupts import Interrupted
 from podrace.simulator.scenarios.catalogue import find
@@ -43,7 +44,7 @@ SECONDS = 1.0
 @pytest.fixture(autouse=True)
 def _planted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(Path(__file__).parent)
-    monkeypatch.setattr(inline, "STEP_WITHIN_S", SECONDS)
+    monkeypatch.setattr(watchdog, "STEP_WITHIN_S", SECONDS)
 
 
 def explore_row(server: Server, target: NamedTarget, row: str, bounds: Bounds, folder: Path, seed: int = 7) -> Cell:
@@ -92,9 +93,9 @@ UNFIT = (
     ("OwnThread", "foreign-pod", "a thread of its own"),
     ("OwnThreadJoined", "foreign-pod", "a thread of its own"),
     ("Spawner", "foreign-pod", "a thread of its own"),
-    ("Blocks", "foreign-pod", "did not come back"),
-    ("Spins", "foreign-pod", "did not come back"),
-    ("SpinsAndSwallowsAll", "foreign-pod", "did not come back"),
+    ("Blocks", "foreign-pod", "did not come back within 1 s"),
+    ("Spins", "foreign-pod", "did not come back within 1 s"),
+    ("SpinsAndSwallowsAll", "foreign-pod", "did not come back within 1 s"),
     ("Polls", "foreign-pod", "did not finish within 3000 steps"),
     ("SwallowsAll", "foreign-pod", "did not finish within 3000 steps"),
     ("RaisesEverywhere", "foreign-pod", "no call succeeds in any schedule"),
@@ -110,6 +111,21 @@ UNFIT = (
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # about SystemExit in a thread
+def test_what_blocks_a_step_is_looked_for_once_however_long_that_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def unblock() -> str:
+        asked.append("asked")
+        threading.Event().wait(0.5)
+        return "a script keeps the server busy"
+
+    monkeypatch.setattr(watchdog, "STEP_WITHIN_S", 0.1)
+    with pytest.raises(TargetError, match=r"within 0\.1 s.*: a script keeps the server busy"):  # noqa: SIM117
+        with watchdog.watchdog(lambda: "no step", unblock=unblock):
+            threading.Event().wait(10)
+    assert asked == ["asked"]
+
+
 @pytest.mark.parametrize(("target", "scenario", "why"), UNFIT, ids=[target for target, _, _ in UNFIT])
 def test_a_target_that_cannot_be_judged_gets_one_clear_error(
     explore: Callable[..., Cell], target: str, scenario: str, why: str

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from podrace.simulator.app.cli import main
+from podrace.simulator.fleets import watchdog
 
 Content = str | bytes | Callable[[Path], None]
 
@@ -747,6 +748,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    monkeypatch.setattr(watchdog, "STEP_WITHIN_S", 1.0)
     yield tmp_path
     sys.modules.pop("mine", None)
 
