@@ -25,8 +25,8 @@ from podrace.simulator.search.lab import InlineLab
 from podrace.simulator.servers.connection import Server
 
 HERE = Path(__file__).parent
-ONE = Bounds(preemptions=1, budget_s=60)
-TWO = Bounds(preemptions=2, budget_s=60)
+ONE = Bounds(preemptions=1, budget_s=600)
+TWO = Bounds(preemptions=2, budget_s=600)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -74,14 +74,14 @@ def ready(start: Callable[[Path], Sequence[Submit]], folder: Path) -> Sequence[S
 
 
 CELLS = {
-    "violated, all of it": (Job("shared", "foreign-unlock", ONE, seed=7), 20),
+    "violated, all of it": (Job("shared", "paused-pod", ONE, seed=7), 20),
     "violated, stopped at the worst": (Job("shared", "paused-pod", TWO, seed=7), 20),
-    "holds": (Job("durable", "two-users", TWO, seed=7), 20),
+    "holds": (Job("durable", "two-users", ONE, seed=7), 20),
     "holds, with images": (Job("durable", "cleanup-while-resolving", TWO, seed=7), 20),
     "nothing to strike": (Job("durable", "foreign-unlock", ONE, seed=7), 5),
     "two settings of the client": (Job("shared", "connection-dropped", TWO, seed=7), 20),
     "no reduction": (Job("shared", "two-users", replace(ONE, reduce=False), seed=7), 20),
-    "plain code on threads": (Job("cases.plain_uploads:threaded", "two-users", TWO, 7), 20),
+    "plain code on threads": (Job("cases.plain_uploads:threaded", "two-users", ONE, 7), 20),
     "plain code on asyncio": (Job("cases.plain_targets:leader_mended", "cases.leader:SCENARIO", TWO, 7), 5),
     "what cannot be led, in some schedule": (Job("planted.helped:SleepsInARace", "planted.helped:RACE", ONE, 7), 0),
     "prints in some schedules": (Job("planted.helped:PrintsInARace", "planted.helped:RACE", ONE, 7), 20),
