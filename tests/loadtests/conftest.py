@@ -31,7 +31,7 @@ def free_port() -> Callable[[], str]:
 @pytest.fixture(scope="session")
 def warm_locust() -> Iterator[Warm]:
     """Forks processes that run `locust`: it, gevent and google-genai take more than a second to import."""
-    with Warm("locust", "locust.main", ["locust.main", "google.genai", "redis"]) as started:
+    with Warm("locust", "locust.main:main", ["locust.main", "google.genai", "redis"]) as started:
         yield started
 
 

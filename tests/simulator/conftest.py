@@ -239,7 +239,7 @@ def warm() -> Iterator[Warm | None]:
     if any(key.startswith("COV") for key in os.environ):
         yield None
         return
-    with Warm("podrace", "podrace.__main__", PRELOADED) as started:
+    with Warm("podrace", "podrace.__main__:main", PRELOADED) as started:
         yield started
 
 

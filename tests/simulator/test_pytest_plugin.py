@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
+from warm import Warm
 
 pytest_plugins = "pytester"
 
@@ -52,33 +55,73 @@ IDLE = scenario("idle", "pay_at_once", faults=[podrace.FailService(service="none
 """
 
 
+class Project:
+    """A folder with a service, and pytest in a process of its own, with our plugin."""
+
+    def __init__(self, pytester: pytest.Pytester, warm: Warm | None) -> None:
+        self.path = pytester.path
+        self.makepyfile = pytester.makepyfile
+        self.makepyfile(wallet=WALLET)
+        self._run_fresh = pytester.runpytest_subprocess
+        self._warm = warm
+
+    def run(self, *arguments: str, all_plugins: bool = False) -> pytest.RunResult:
+        """Run pytest, with no other plugin unless `all_plugins` says so: each takes time to import."""
+        installed = any(one.name == "podrace" for one in entry_points(group="pytest11"))
+        plugin = "podrace" if installed else "podrace.simulator.app.pytest_plugin"
+        if all_plugins or self._warm is None:
+            return self._run_fresh(*(() if installed else ("-p", plugin)), *arguments)
+        environment = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+        started = self._warm.start(["-p", plugin, *arguments], cwd=str(self.path), env=environment)
+        out, err = started.communicate(timeout=60)
+        print(out, err, sep="\n")
+        return pytest.RunResult(started.returncode, out.splitlines(), err.splitlines(), 0.0)
+
+
+@pytest.fixture(scope="module")
+def warm_pytest() -> Iterator[Warm | None]:
+    """Forks processes that run pytest; None where coverage is measured, which begins with an interpreter.
+
+    It has imported libraries alone: a plugin, and what tests import, pytest has to import itself.
+    """
+    if any(key.startswith("COV") for key in os.environ):
+        yield None
+        return
+    with Warm("pytest", "pytest:main", ("pytest", "redis", "google.genai", "multiprocess.forkserver")) as started:
+        yield started
+
+
 @pytest.fixture
-def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
-    """A folder with a service, in which pytest has the plugin, whether podrace is installed or not."""
+def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, warm_pytest: Warm | None) -> Project:
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(path or os.getcwd() for path in sys.path))
-    pytester.makepyfile(wallet=WALLET)
-    return pytester
+    return Project(pytester, warm_pytest)
 
 
-def run(project: pytest.Pytester, *arguments: str) -> pytest.RunResult:
-    installed = any(one.name == "podrace" for one in entry_points(group="pytest11"))
-    plugin = () if installed else ("-p", "podrace.simulator.app.pytest_plugin")
-    return project.runpytest_subprocess(*plugin, *arguments)
+@pytest.fixture(scope="module")
+def explored(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a counterexample, made in another process: pytester removes modules from this one."""
+    folder = tmp_path_factory.mktemp("explored")
+    (folder / "wallet.py").write_text(WALLET, encoding="utf-8")
+    (folder / "found").mkdir()
+    paths = os.pathsep.join(path or os.getcwd() for path in sys.path)
+    code = "import podrace; podrace.explore('wallet:pod', 'wallet:PAY', folder='found', on_processes=False)"
+    subprocess.run([sys.executable, "-c", code], cwd=folder, env={**os.environ, "PYTHONPATH": paths}, check=True)
+    return folder / "found"
 
 
 def marked(scenario: str, name: str = "it", more: str = "") -> str:
     return f"@pytest.mark.podrace(target='wallet:pod', scenario='wallet:{scenario}'{more})\ndef test_{name}(): pass\n"
 
 
-def test_a_service_that_raises_keyboard_interrupt_ends_only_its_test(project: pytest.Pytester) -> None:
+def test_a_service_that_raises_keyboard_interrupt_ends_only_its_test(project: Project) -> None:
     (project.path / "wallet.py").write_text(WALLET.replace("self.redis.incrby(", "raise KeyboardInterrupt; ("))
     project.makepyfile("import pytest\n" + marked("AT_ONCE") + marked("PAY", "other"))
-    result = run(project)
+    result = project.run()
     result.assert_outcomes(failed=2)
     result.stdout.fnmatch_lines("*A raised KeyboardInterrupt: expected the target to return or to raise an Exception*")
 
 
-def test_ctrl_c_ends_the_session_though_the_service_catches_everything(project: pytest.Pytester) -> None:
+def test_ctrl_c_ends_the_session_though_the_service_catches_everything(project: Project) -> None:
     loop = """while True:
             import os, signal, threading
             if not os.path.exists("sent"):
@@ -89,21 +132,21 @@ def test_ctrl_c_ends_the_session_though_the_service_catches_everything(project: 
 """
     (project.path / "wallet.py").write_text(WALLET.replace('self.redis.incrby("paid", amount)\n', loop))
     project.makepyfile("import pytest\n" + marked("AT_ONCE") + marked("PAY", "other"))
-    result = run(project)
+    result = project.run()
     assert result.ret == pytest.ExitCode.INTERRUPTED
     result.assert_outcomes()
 
 
 @pytest.mark.parametrize("on_ci", [False, True])
 def test_a_marked_test_explores_and_fails_with_the_timeline_and_the_replay_command(
-    project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, on_ci: bool
+    project: Project, monkeypatch: pytest.MonkeyPatch, on_ci: bool
 ) -> None:
     for name in ("CI", "BUILD_NUMBER"):  # if one is set, pytest's summary shows whole messages
         monkeypatch.delenv(name, raising=False)
     if on_ci:
         monkeypatch.setenv("CI", "true")
     project.makepyfile("import pytest\n" + marked("PAY", "pays") + marked("AT_ONCE", "at_once"))
-    result = run(project)
+    result = project.run()
     result.assert_outcomes(passed=1, failed=1)
     text = result.stdout.str()
     assert "wallet:pod wallet:PAY: lost" in text
@@ -117,7 +160,7 @@ def test_a_marked_test_explores_and_fails_with_the_timeline_and_the_replay_comma
 
 
 def test_the_marker_takes_a_factory_and_a_scenario_as_objects_and_the_test_gets_the_cell(
-    project: pytest.Pytester,
+    project: Project,
 ) -> None:
     project.makepyfile(
         """
@@ -128,11 +171,11 @@ def test_the_marker_takes_a_factory_and_a_scenario_as_objects_and_the_test_gets_
             assert (podrace_cell.verdict, podrace_cell.schedules["complete"]) == ("holds", True)
         """
     )
-    run(project).assert_outcomes(passed=1)
+    project.run().assert_outcomes(passed=1)
 
 
 def test_an_inconclusive_cell_fails_and_one_whose_fault_had_nothing_to_strike_is_skipped(
-    project: pytest.Pytester,
+    project: Project,
 ) -> None:
     project.makepyfile(
         "import pytest\n"
@@ -142,7 +185,7 @@ def test_an_inconclusive_cell_fails_and_one_whose_fault_had_nothing_to_strike_is
         + "@pytest.mark.podrace('wallet:pod')\ndef test_bad(): pass\n"
         + "@pytest.mark.podrace(target='wallet:pod', scenarios='x')\ndef test_misspelt(): pass\n"
     )
-    result = run(project, "-rs")
+    result = project.run("-rs")
     result.assert_outcomes(skipped=1, failed=2, errors=2)
     text = result.stdout.str()
     assert "the faults of this scenario have nothing to strike" in text
@@ -152,16 +195,16 @@ def test_an_inconclusive_cell_fails_and_one_whose_fault_had_nothing_to_strike_is
     assert "by name, got scenarios=" in text
 
 
-def found(project: pytest.Pytester) -> Path:
-    """A counterexample under the tests' folder, made in another process: pytester removes modules from this one."""
-    explore = "podrace.explore('wallet:pod', 'wallet:PAY', folder=pathlib.Path(), on_processes=False)"
-    result = project.run(sys.executable, "-c", f"import pathlib, podrace; print({explore}.counterexample)")
-    return project.path / result.outlines[-1]
+@pytest.fixture
+def found(project: Project, explored: Path) -> Path:
+    """A counterexample under the tests' folder."""
+    shutil.copytree(explored, project.path, dirs_exist_ok=True)
+    (path,) = project.path.glob("*.podrace.json")
+    return path
 
 
-def test_a_counterexample_is_a_regression_test(project: pytest.Pytester) -> None:
-    found(project)
-    result = run(project)
+def test_a_counterexample_is_a_regression_test(project: Project, found: Path) -> None:
+    result = project.run()
     result.assert_outcomes(failed=1)
     text = result.stdout.str()
     assert "it happens again: lost" in text
@@ -170,37 +213,35 @@ def test_a_counterexample_is_a_regression_test(project: pytest.Pytester) -> None
 
 
 def test_where_its_schedule_no_longer_fits_the_scenario_is_explored_again_and_the_test_says_so(
-    project: pytest.Pytester,
+    project: Project, found: Path
 ) -> None:
-    path = found(project)
     project.makepyfile(wallet=WALLET.replace("def pay(", "def pay_slowly(").replace("def pay_at_once(", "def pay("))
-    result = run(project)
+    result = project.run()
     result.assert_outcomes(passed=1)
     said = "its schedule no longer fits (the target has changed since this was found: at step 2 expected 'GET paid'"
-    assert f"{path.name}::schedule: {said}" in result.stdout.str()
+    assert f"{found.name}::schedule: {said}" in result.stdout.str()
     assert "explored again within 2 preemptions and 1 faults: ok" in result.stdout.str()
 
 
 def test_a_target_that_changed_but_is_still_broken_fails_though_its_schedule_no_longer_fits(
-    project: pytest.Pytester,
+    project: Project, found: Path
 ) -> None:
-    found(project)
     project.makepyfile(wallet=WALLET.replace('self.redis.get("paid") or', 'self.redis.getrange("paid", 0, -1) or'))
-    result = run(project)
+    result = project.run()
     result.assert_outcomes(failed=1)
     assert "explored again within 2 preemptions and 1 faults: lost" in result.stdout.str()
     assert "10 were paid, 5 are there" in result.stdout.str()
 
 
-def test_a_damaged_counterexample_is_reported_in_one_line(project: pytest.Pytester) -> None:
+def test_a_damaged_counterexample_is_reported_in_one_line(project: Project) -> None:
     (project.path / "broken.podrace.json").write_text("{", encoding="utf-8")
-    result = run(project)
+    result = project.run()
     result.assert_outcomes(failed=1)
     assert "broken.podrace.json: expected a *.podrace.json file" in result.stdout.str()
     assert "Traceback" not in result.stdout.str()
 
 
-def test_fixtures_give_a_server_a_fleet_of_processes_and_the_files_api(project: pytest.Pytester) -> None:
+def test_fixtures_give_a_server_a_fleet_of_processes_and_the_files_api(project: Project) -> None:
     project.makepyfile(
         seam="""
         class Counter:
@@ -276,10 +317,10 @@ def test_fixtures_give_a_server_a_fleet_of_processes_and_the_files_api(project: 
             client.close()
         """,
     )
-    run(project).assert_outcomes(passed=6)
+    project.run().assert_outcomes(passed=6)
 
 
-def test_under_xdist_each_worker_has_a_server(project: pytest.Pytester) -> None:
+def test_under_xdist_each_worker_has_a_server(project: Project, found: Path) -> None:
     project.makepyfile(
         "import pytest\n"
         + "".join(marked("AT_ONCE", f"at_once_{number}") for number in range(3))
@@ -287,14 +328,13 @@ def test_under_xdist_each_worker_has_a_server(project: pytest.Pytester) -> None:
         + "def test_url(podrace_server, worker_id):\n    open(f'url-{worker_id}', 'w').write(podrace_server.url)\n"
         + "def test_other(podrace_server, worker_id):\n    open(f'url-{worker_id}', 'w').write(podrace_server.url)\n"
     )
-    found(project)
-    result = run(project, "-n2", "--dist=each")
+    result = project.run("-p", "xdist", "-n2", "--dist=each")
     result.assert_outcomes(passed=10, failed=4)
     first, second = (path.read_text(encoding="utf-8") for path in sorted(project.path.glob("url-*")))
     assert first != second
 
 
-def test_the_plugin_hardly_slows_collection_down(project: pytest.Pytester) -> None:
+def test_the_plugin_hardly_slows_collection_down(project: Project) -> None:
     """It imports almost nothing that pytest does not import itself."""
     code = (
         "import sys, pytest, tempfile; before = set(sys.modules)\n"
@@ -306,7 +346,7 @@ def test_the_plugin_hardly_slows_collection_down(project: pytest.Pytester) -> No
     assert told.split() == ours
 
 
-def test_the_plugin_works_with_coroutine_tests_and_other_plugins(project: pytest.Pytester) -> None:
+def test_the_plugin_works_with_coroutine_tests_and_other_plugins(project: Project) -> None:
     project.makepyfile(
         """
         import pytest
@@ -322,4 +362,4 @@ def test_the_plugin_works_with_coroutine_tests_and_other_plugins(project: pytest
             assert podrace_cell.words == "ok"
         """
     )
-    run(project).assert_outcomes(passed=1)
+    project.run(all_plugins=True).assert_outcomes(passed=1)

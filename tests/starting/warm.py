@@ -30,15 +30,15 @@ _MOST_BYTES = 1_000_000
 
 
 class Warm:
-    """The test's side: starts processes that run the `main` of a module, and hands them out as a subprocess.Popen."""
+    """The test's side: starts processes that run a function, `module:name`, each handed out as a subprocess.Popen."""
 
-    def __init__(self, name: str, module: str, preloaded: Sequence[str]) -> None:
+    def __init__(self, name: str, function: str, preloaded: Sequence[str]) -> None:
         self._name = name
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         env = {key: value for key, value in os.environ.items() if not key.startswith(("PODRACE_", "LOCUST_", "COV"))}
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, __file__, str(theirs.fileno()), module, *preloaded],
+                [sys.executable, __file__, str(theirs.fileno()), function, *preloaded],
                 pass_fds=[theirs.fileno()],
                 env=env,
                 stdin=subprocess.DEVNULL,
@@ -227,7 +227,7 @@ if __name__ == "__main__":
         import_module(module)
     gc.collect()
     gc.freeze()  # pages that nobody counts stay shared
-    started = sys.argv[2]
+    module, _, name = sys.argv[2].partition(":")
     if (order := _serve(orders)) is not None:
         _become(order)
-        import_module(started).main()
+        sys.exit(getattr(import_module(module), name)())
