@@ -2,7 +2,8 @@
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
-PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+# Most modules of most libraries are never imported: what is, is compiled then.
+PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt
 LOCUST := $(BIN)/locust -f loadtests/locustfile.py --headless --spawn-rate 20 --only-summary --loglevel WARNING
 # A third of the tests' time is waiting, for processes and for real time to pass; each tester costs 6 s of CPU to start.
 TESTERS := $(shell $(PYTHON) -c 'import os; print(3 * (os.cpu_count() or 1))')
