@@ -116,16 +116,35 @@ def test_a_plain_case_gets_the_verdict_of_the_table(
         assert (cell.verdict, cell.note, cell.schedules.get("complete")) == ("holds", "", True)
 
 
+LARGE = "plain_targets:CANCELLED"
+"""With two preemptions its orders take seconds, with and without the reduction: the nightly job runs these."""
+
+
 @pytest.mark.wide
 @pytest.mark.parametrize(
-    ("target", "scenario"), [(target, scenario) for target, scenario, _ in CASES if target not in SLOW_IN_FULL]
+    ("target", "scenario", "preemptions"),
+    [
+        *(
+            (target, scenario, 1 if scenario == LARGE else 2)
+            for target, scenario, _ in CASES
+            if target not in SLOW_IN_FULL
+        ),
+        *(
+            pytest.param(target, scenario, 2, marks=pytest.mark.nightly)
+            for target, scenario, _ in CASES
+            if scenario == LARGE
+        ),
+    ],
 )
-def test_the_reduction_leaves_out_no_outcome_of_plain_code(run_server: Server, target: str, scenario: str) -> None:
+def test_the_reduction_leaves_out_no_outcome_of_plain_code(
+    run_server: Server, target: str, scenario: str, preemptions: int
+) -> None:
     found = named_scenario(f"cases.{scenario}").scenario
     outcomes = []
     for reduce in (True, False):
         with InlineLab(run_server, f"cases.plain_targets:{target}", found, seed=7) as lab:
-            explored = Explorer(lab.scenario, lab.play, lab.finish, Bounds(reduce=reduce), worst="").explore()
+            bounds = Bounds(preemptions=preemptions, reduce=reduce)
+            explored = Explorer(lab.scenario, lab.play, lab.finish, bounds, worst="").explore()
         assert explored.complete
         outcomes.append((explored.outcomes, explored.words))
     assert outcomes[0] == outcomes[1]
