@@ -145,7 +145,7 @@ def test_judging_and_drawing_take_less_than_300_bytes_an_operation(
 ) -> None:
     """With the 700 bytes of the fleet's driver, that is less than 1 KB."""
     monkeypatch.setattr(judging, "SHARE_BYTES", 1 << 18)
-    peaks, sizes = [], (2000, 6000)
+    peaks, sizes = [], (1000, 3000)
     for messages in sizes:
         (tmp_path / str(messages)).mkdir()
         story = Story(tmp_path / str(messages))
