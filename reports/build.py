@@ -137,7 +137,7 @@ def _load_charts(report: Report, *, alone: bool = False) -> list[tuple[Run, list
     found = []
     for number, run in enumerate((run for run in report.runs if run.operations or run.breaches), 1):
         named = {f"load-{number}-{place}": one for place, one in enumerate(run.operations[:MOST_CURVES], 1)}
-        drawn = {name: one for name, one in named.items() if one.points("corrected") or one.points("raw")}
+        drawn = {name: one for name, one in named.items() if one.points(one.corrected) or one.points(one.raw)}
         found.append((run, [(name, charts.percentiles(one, name=name, alone=alone)) for name, one in drawn.items()]))
     return found
 

@@ -33,8 +33,10 @@ class Curve:
 
 def percentiles(operation: Operation, *, name: str, alone: bool = False) -> Markup:
     """Latency by percentile, both axes logarithmic: corrected for coordinated omission, and as waited for."""
-    curves = {curve: points for curve in operation.curves if (points := operation.points(curve))}
-    names = {"raw": "uncorrected" if "corrected" in operation.curves else "closed loop"}
+    both = {"corrected": operation.corrected, "closed loop": operation.raw}
+    if operation.corrected.curve:
+        both["uncorrected"] = both.pop("closed loop")
+    curves = {label: points for label, curve in both.items() if (points := operation.points(curve))}
     values = [value for points in curves.values() for _, value in points]
     nines = max((_nines(p) for points in curves.values() for p, _ in points), default=2.0)
     nines = max(1.0, min(MOST_NINES, nines))
@@ -46,10 +48,10 @@ def percentiles(operation: Operation, *, name: str, alone: bool = False) -> Mark
 
     marks = [(0.0, "0"), (50.0, "50"), (90.0, "90"), (99.0, "99"), (99.9, "99.9"), (99.99, "99.99")]
     drawn = [
-        Curve(names.get(curve, curve), [point(p, v) for p, v in points], number, 26 + 16 * number, dashed=number > 0)
+        Curve(curve, [point(p, v) for p, v in points], number, 26 + 16 * number, dashed=number > 0)
         for number, (curve, points) in enumerate(curves.items())
     ]
-    errors = f", {operation.errors:,} failed" if operation.errors else ""
+    errors = f", {operation.failed:,} failed" if operation.failed else ""
     return _chart(
         name,
         f"{operation.name}: latency by percentile",
@@ -161,7 +163,7 @@ def ratios(found: Sequence[Ratio], baseline: Sequence[Ratio] = (), *, name: str,
 
 def over_time(run: OverTime, *, name: str, alone: bool = False) -> list[Markup]:
     """Calls a second and losses so far, then latencies, over the seconds of a run; faults are shaded."""
-    last_s = max((at_s for at_s, *_ in run.spans), default=1.0)
+    last_s = max((one.at_s for one in run.bins), default=1.0)
     left, right, bottom = LEFT, 700, 210
 
     def x_at(second: float) -> float:
@@ -172,7 +174,7 @@ def over_time(run: OverTime, *, name: str, alone: bool = False) -> list[Markup]:
         for one in run.faults
     ]
     step_s = next((step for step in (1, 2, 5, 10, 30, 60, 300, 1800) if last_s / step <= 10), 7200)
-    lost = run.spans[-1][4] if run.spans else 0
+    lost = int(run.bins[-1].lost) if run.bins else 0
     common: dict[str, Any] = {
         "ticks_x": [(x_at(second), f"{second} s") for second in range(0, int(last_s) + 1, step_s)],
         "shades": shades,
@@ -183,12 +185,12 @@ def over_time(run: OverTime, *, name: str, alone: bool = False) -> list[Markup]:
         "bottom": bottom,
         "alone": alone,
     }
-    most = max([1.0, float(lost), *(rate for _, rate, *_ in run.spans)])
-    rates = [(x_at(second), bottom - rate / most * (bottom - TOP)) for second, rate, *_ in run.spans]
-    losses = [(x_at(second), bottom - count / most * (bottom - TOP)) for second, *_, count in run.spans]
+    most = max([1.0, float(lost), *(one.rate_per_s for one in run.bins)])
+    rates = [(x_at(one.at_s), bottom - one.rate_per_s / most * (bottom - TOP)) for one in run.bins]
+    losses = [(x_at(one.at_s), bottom - one.lost / most * (bottom - TOP)) for one in run.bins]
     latencies: dict[str, list[tuple[float, float]]] = {
-        "p50": [(one[0], one[2]) for one in run.spans if one[2]],
-        "p99": [(one[0], one[3]) for one in run.spans if one[3]],
+        "p50": [(one.at_s, one.p50_us) for one in run.bins if one.p50_us],
+        "p99": [(one.at_s, one.p99_us) for one in run.bins if one.p99_us],
     }
     scale_y, ticks_y = _log_axis(
         [value for points in latencies.values() for _, value in points], bottom, TOP, microseconds

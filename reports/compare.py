@@ -7,17 +7,16 @@ blocks of each where the files hold them, else from the interval that they hold.
 
 from __future__ import annotations
 
-import json
 import math
 import random
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from podrace.reports.benchmarks import Benchmarks, Ratio, benchmarks
-from podrace.reports.safety import read_regular
+from podrace.reports.safety import DAMAGE, in_words, read_object
 
 LIMIT = 1.10
 """How much a ratio may grow."""
@@ -62,13 +61,6 @@ class Comparison:
         return not wrong and not any(change.past for change in self.changes)
 
 
-@dataclass(frozen=True)
-class _Measured:
-    ratio: Ratio
-    blocks: Sequence[Sequence[float]]
-    """The ratios of single blocks, by process; empty where the file holds none."""
-
-
 def compare(before: Path, after: Path, *, limit: float = LIMIT, seed: int = 7) -> Comparison:
     """Compare two files: pytest-benchmark's, or small files of ratios. `limit`: how much a ratio may grow.
 
@@ -83,7 +75,7 @@ def compare(before: Path, after: Path, *, limit: float = LIMIT, seed: int = 7) -
         [_change(first[key], second[key], limit, random.Random(f"{seed} {key}")) for key in both],
         [key for key in first if key not in second],
         [key for key in second if key not in first],
-        [measured.ratio for measured in second.values() if measured.ratio.past],
+        [measured for measured in second.values() if measured.past],
         [*damaged_first, *damaged_second],
     )
 
@@ -117,12 +109,11 @@ def reference_ratios(path: Path) -> dict[str, Any]:
     """
     measured, _, found = _read(path)
     ratios: dict[str, Any] = {}
-    for key, each in measured.items():
-        one = each.ratio
+    for key, one in measured.items():
         ratios[key] = {
             "ratio": round(one.ratio, 3),
-            "low": round(one.ratio if one.low is None else one.low, 3),
-            "high": round(one.ratio if one.high is None else one.high, 3),
+            "low": round(one.low or one.ratio, 3),
+            "high": round(one.high or one.ratio, 3),
             "floor": one.floor,
         }
         times = {"p50_us": one.p50_us, "p99_us": one.p99_us, "p99_9_us": one.p99_9_us}
@@ -131,63 +122,37 @@ def reference_ratios(path: Path) -> dict[str, Any]:
     return {**about, "ratios": dict(sorted(ratios.items()))}
 
 
-def _read(path: Path) -> tuple[dict[str, _Measured], list[str], Benchmarks]:
+def _read(path: Path) -> tuple[dict[str, Ratio], list[str], Benchmarks]:
+    damaged: list[str] = []
     try:
-        document = json.loads(read_regular(path))
-    except OSError as error:
-        raise ValueError(f"{path}: {error.strerror or error}") from error
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: expected JSON: {error}") from error
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: {error}") from error
-    if not isinstance(document, dict):
-        raise ValueError(f"{path}: expected the JSON object of a benchmark run")
-    found, damaged = benchmarks(document, name=path.stem)
-    blocks = _blocks(document)
-    measured = {}
-    for one in found.ratios:
-        key = f"{one.target} {one.operation}"
-        measured[key] = _Measured(one, blocks.get(key, ()))
-    if not measured:
+        found = benchmarks(read_object(path), path.stem, damaged.append)
+    except DAMAGE as error:
+        raise ValueError(f"{path}: {in_words(error)}") from error
+    if not found.ratios:
         raise ValueError(f"{path}: expected ratios to a floor, found none; make it with `make bench`")
-    return measured, [f"{path}: {reason}" for reason in damaged], found
+    ratios = {f"{one.target} {one.operation}": one for one in found.ratios}
+    return ratios, [f"{path}: {reason}" for reason in damaged], found
 
 
-def _blocks(document: Mapping[str, Any]) -> dict[str, list[list[float]]]:
-    """The ratios of single blocks by process, where a benchmark holds them and all are numbers above 0."""
-    found = {}
-    for item in document.get("benchmarks") or ():
-        extra = item.get("extra_info") if isinstance(item, dict) else None
-        blocks = extra.get("blocks") if isinstance(extra, dict) else None
-        if not isinstance(extra, dict) or not isinstance(blocks, list):
-            continue
-        processes = [part if isinstance(part, list) else [part] for part in blocks]
-        values = [value for part in processes for value in part]
-        if values and all(processes) and all(isinstance(value, int | float) and value > 0 for value in values):
-            found[f"{extra.get('target')} {extra.get('operation')}"] = processes
-    return found
-
-
-def _change(before: _Measured, after: _Measured, limit: float, rng: random.Random) -> Change:
+def _change(before: Ratio, after: Ratio, limit: float, rng: random.Random) -> Change:
     drawn = sorted(_draw(after, rng) / _draw(before, rng) for _ in range(RESAMPLES))
     return Change(
-        target=after.ratio.target,
-        operation=after.ratio.operation,
-        before=before.ratio.ratio,
-        after=after.ratio.ratio,
-        change=after.ratio.ratio / before.ratio.ratio,
+        target=after.target,
+        operation=after.operation,
+        before=before.ratio,
+        after=after.ratio,
+        change=after.ratio / before.ratio,
         low=drawn[round(RESAMPLES * 0.025)],
         high=drawn[round(RESAMPLES * 0.975) - 1],
         limit=limit,
     )
 
 
-def _draw(measured: _Measured, rng: random.Random) -> float:
+def _draw(measured: Ratio, rng: random.Random) -> float:
     """A ratio as a repeated run might have measured it."""
     if measured.blocks:
         processes = rng.choices(measured.blocks, k=len(measured.blocks))
         return statistics.median(value for blocks in processes for value in rng.choices(blocks, k=len(blocks)))
-    one = measured.ratio
-    if not one.low or not one.high or one.low <= 0 or one.high < one.low:
-        return one.ratio
-    return one.ratio * math.exp(rng.gauss(0, math.log(one.high / one.low) / (2 * _Z)))
+    if not measured.low or not measured.high or measured.high < measured.low:
+        return measured.ratio
+    return measured.ratio * math.exp(rng.gauss(0, math.log(measured.high / measured.low) / (2 * _Z)))

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Literal
+
+from pydantic import NonNegativeInt
+from pydantic.dataclasses import dataclass as checked
 
 from podrace.reports.benchmarks import Benchmarks
 from podrace.reports.rows import Event
+from podrace.reports.safety import AS_READ, Number, Text
 
 NOT_APPLICABLE = "not-applicable"
+WORDS = {"holds": "ok", NOT_APPLICABLE: "–"}
 
 
 @dataclass(frozen=True)
@@ -21,28 +25,33 @@ class Skipped:
     reason: str
 
 
-@dataclass
+@checked(config=AS_READ)
 class Cell:
-    """One judgement, as result.json holds it. `anchor` is where its picture is, if it has a history."""
+    """One judgement, as result.json holds it. `what` is what its row means."""
 
-    target: str
-    scenario: str
-    verdict: str
-    expected: str
-    fleet: str = ""
-    words: str = ""
-    note: str = ""
-    what: str = ""
-    """What the row means."""
+    target: Text
+    scenario: Text
+    verdict: Literal["holds", "violated", "inconclusive", "not-applicable"]
+    expected: Text
+    fleet: Text = ""
+    words: Text = ""
+    note: Text = ""
+    what: Text = ""
+    sentence: Text = ""
     row: int | None = None
-    elapsed_s: float = 0.0
-    counts: Mapping[str, int] = field(default_factory=dict)
-    schedules: Mapping[str, Any] = field(default_factory=dict)
-    sentence: str = ""
-    history: list[Event] = field(default_factory=list)
-    again: str = ""
+    elapsed_s: Number = 0.0
+    counts: dict[Text, NonNegativeInt] = field(default_factory=dict)
+    schedules: dict[Text, NonNegativeInt] = field(default_factory=dict)
+    counterexample: Text = ""
+    history: list[Event] = field(default_factory=list, init=False)
+    again: str = field(default="", init=False)
     """The command that repeats it."""
-    anchor: str = ""
+    anchor: str = field(default="", init=False)
+    """Where its picture is, if it has a history."""
+
+    def __post_init__(self) -> None:
+        self.words = self.words or WORDS.get(self.verdict, self.verdict)
+        self.row = self.row or None
 
     @property
     def is_expected(self) -> bool:
@@ -60,57 +69,85 @@ class Cell:
         return "" if self.is_expected else "new" if self.is_new else "unexpected"
 
 
-@dataclass(frozen=True)
+@checked(config=AS_READ)
+class Percentiles:
+    """A curve of latencies: percentiles and µs."""
+
+    curve: list[tuple[Number, Number]] = field(default_factory=list)
+
+
+@checked(config=AS_READ)
 class Operation:
-    """One operation's latencies. Curves are (percentile, µs), by `corrected` and `raw`.
+    """One operation's latencies. In a closed loop nothing is due at a time, so nothing is `corrected`."""
 
-    In a closed loop nothing is due at a time, so there is nothing to correct: only `raw`.
-    """
+    name: Text
+    count: int = 0
+    rate_per_s: Number = 0.0
+    errors: dict[Text, int] = field(default_factory=dict)
+    corrected: Percentiles = field(default_factory=Percentiles)
+    raw: Percentiles = field(default_factory=Percentiles)
 
-    name: str
-    count: int
-    rate_per_s: float
-    errors: int
-    curves: Mapping[str, Sequence[tuple[float, float]]]
+    @property
+    def failed(self) -> int:
+        return sum(self.errors.values())
 
     @property
     def last_percentile(self) -> float:
         """The highest percentile beyond which there is a sample: 99.9 for 1,000 samples."""
         return 100 * max(0.0, 1 - 1 / self.count) if self.count else 0.0
 
-    def points(self, curve: str) -> list[tuple[float, float]]:
+    def points(self, curve: Percentiles) -> list[tuple[float, float]]:
         """The points of a curve that can be drawn: above 0, up to the last percentile."""
-        found = [(p, v) for p, v in self.curves.get(curve, ()) if v > 0 and p <= self.last_percentile]
+        found = [(p, v) for p, v in curve.curve if v > 0 and p <= self.last_percentile]
         return found if len(found) > 1 else []
 
     def at_us(self, percentile: float) -> float | None:
         """The latency at a percentile, corrected if that is known; None if there are too few samples."""
         if self.last_percentile < percentile < 100:
             return None
-        for curve in ("corrected", "raw"):
-            for at, value in self.curves.get(curve, ()):
-                if at >= percentile:
-                    return value
-        return None
+        return next((value for at, value in self.corrected.curve + self.raw.curve if at >= percentile), None)
 
 
-@dataclass(frozen=True)
+@checked(config=AS_READ)
+class Step:
+    """A window of a search for the highest rate; `p99_us` is the worst of any operation.
+
+    Where the generator was the limit, the latencies are its own.
+    """
+
+    tasks_per_s: Number = 0.0
+    p99_us: Number | None = None
+    generator: Text = ""
+
+
+@checked(config=AS_READ)
 class Fault:
     """A fault that was about in a run, in seconds since it began."""
 
-    name: str
-    place: str
-    from_s: float
-    until_s: float
+    name: Text
+    place: Text
+    from_s: Number
+    until_s: Number
 
 
-@dataclass(frozen=True)
+@checked(config=AS_READ)
+class Span:
+    """A part of a run: its middle, calls a second, latencies if there were calls, and losses so far."""
+
+    at_s: Number
+    rate_per_s: Number
+    lost: Number
+    p50_us: Number | None = None
+    p99_us: Number | None = None
+
+
+@checked(config=AS_READ)
 class OverTime:
-    """A run over time. Of each span: its middle in seconds, calls a second, p50 and p99 in µs, losses so far."""
+    """A run over time."""
 
-    target: str
-    spans: Sequence[tuple[float, float, float | None, float | None, int]]
-    faults: Sequence[Fault]
+    target: Text
+    bins: list[Span]
+    faults: list[Fault]
 
 
 @dataclass

@@ -11,44 +11,35 @@ import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from podrace.reports.benchmarks import benchmarks
-from podrace.reports.records import NOT_APPLICABLE, Cell, Fault, Operation, OverTime, Report, Run
+from podrace.reports.records import Cell, Operation, OverTime, Percentiles, Report, Run, Step
 from podrace.reports.rows import Event
-from podrace.reports.safety import DAMAGE, read_regular
+from podrace.reports.safety import DAMAGE, in_words, read_object, whole
 
 COUNTEREXAMPLE = ".podrace.json"
 HISTORY = ".history.jsonl"
-VERDICTS = ("holds", "violated", "inconclusive", NOT_APPLICABLE)
-
-
-class DamagedError(ValueError):
-    """A file that cannot be used; the text says why."""
 
 
 def read_result(run: Run, path: Path, document: Mapping[str, Any], report: Report) -> None:
     """result.json: the cells, each with its counterexample and history where the folder has them."""
     if document.get("version") != 1:
-        raise DamagedError(f"expected version 1 of the result form, got {document.get('version')!r}")
+        raise ValueError(f"expected version 1 of the result form, got {document.get('version')!r}")
     describe(run, document)
-    slo = document.get("slo")
-    run.breaches = [str(line) for line in slo.get("breaches") or ()] if isinstance(slo, dict) else []
-    run.rates = _searched(document.get("search"))
-    generator = document.get("generator")
-    run.generator = [str(line) for line in generator.get("says") or ()] if isinstance(generator, dict) else []
+    slo, generator, search = (document.get(name) or {} for name in ("slo", "generator", "search"))
+    run.breaches = [*map(str, slo.get("breaches") or ())]
+    run.generator = [*map(str, generator.get("says") or ())]
+    steps = [*whole(Step, search.get("steps"), "step", partial(report.skip, path))]
+    run.rates = [(one.tasks_per_s, one.p99_us) for one in steps if one.tasks_per_s and one.p99_us and not one.generator]
     shared = _histories(path.with_name("history.jsonl"), report)
-    for number, item in enumerate(document["cells"], 1):
-        try:
-            cell = _cell(item)
-        except DAMAGE as error:
-            report.skip(path, f"cell {number}: damaged: {error!r}")
-            continue
+    for cell in whole(Cell, document["cells"], "cell", partial(report.skip, path)):
         cell.history = shared.get(cell.target) or (shared.get("", []) if len(document["cells"]) == 1 else [])
-        if item.get("counterexample"):
-            _counterexample(cell, path.parent, Path(str(item["counterexample"])), report)
+        if cell.counterexample:
+            _counterexample(cell, path.parent, Path(cell.counterexample), report)
         elif not cell.history and (beside := path.parent / _stem(cell)).is_file():
             cell.history = [event for events in _histories(beside, report).values() for event in events]
         run.cells.append(cell)
@@ -57,34 +48,22 @@ def read_result(run: Run, path: Path, document: Mapping[str, Any], report: Repor
 def read_latency(run: Run, path: Path, document: Mapping[str, Any], report: Report) -> None:
     """latency.json of a load test: percentiles by operation, in µs, uncorrected (`raw`) and corrected."""
     run.is_closed = document.get("paced") is False
-    for number, item in enumerate(document["operations"], 1):
-        try:
-            curves = {}
-            for curve in ("raw",) if run.is_closed else ("corrected", "raw"):
-                points = item.get(curve, {}).get("curve", ())
-                curves[curve] = [(finite(percentile), finite(value)) for percentile, value in points]
-            errors = item.get("errors") or {}
-            failed = sum(errors.values()) if isinstance(errors, dict) else int(errors)
-            rate = finite(item.get("rate_per_s", 0))
-            run.operations.append(Operation(str(item["name"]), int(item.get("count", 0)), rate, failed, curves))
-        except DAMAGE as error:
-            report.skip(path, f"operation {number}: damaged: {error!r}")
+    for operation in whole(Operation, document["operations"], "operation", partial(report.skip, path)):
+        run.operations.append(replace(operation, corrected=Percentiles()) if run.is_closed else operation)
     describe(run, document)
 
 
 def read_benchmark(run: Run, path: Path, document: Mapping[str, Any], report: Report) -> None:
     """pytest-benchmark's own file, or a committed file of ratios."""
-    run.benchmarks, damaged = benchmarks(document, name=path.stem)
+    run.benchmarks = benchmarks(document, path.stem, partial(report.skip, path))
     run.machine, run.versions = run.benchmarks.machine, run.benchmarks.versions
     describe(run, document)
-    for reason in damaged:
-        report.skip(path, reason)
 
 
 def read_counterexample(run: Run, path: Path, document: Mapping[str, Any], report: Report) -> None:
     """A counterexample file on its own, with the history beside it."""
-    cell = Cell(str(document["target"]), str(document["scenario"]), str(document["verdict"]), str(document["verdict"]))
-    cell.words = str(document.get("words", ""))
+    cell = Cell(*(document[name] for name in ("target", "scenario", "verdict", "verdict")))
+    cell.words = str(document.get("words") or cell.words)
     run.seed = str(document.get("seed", ""))
     _counterexample(cell, path.parent, path, report)
     run.cells.append(cell)
@@ -92,22 +71,7 @@ def read_counterexample(run: Run, path: Path, document: Mapping[str, Any], repor
 
 def read_over_time(run: Run, path: Path, document: Mapping[str, Any], report: Report) -> None:
     """over-time.json of a free fleet's run."""
-    over_time = document["over_time"]
-    spans = [
-        (
-            finite(one["at_s"]),
-            finite(one["rate_per_s"]),
-            finite(one["p50_us"]) if "p50_us" in one else None,
-            finite(one["p99_us"]) if "p99_us" in one else None,
-            int(finite(one["lost"])),
-        )
-        for one in over_time["bins"]
-    ]
-    faults = [
-        Fault(str(one["name"]), str(one["place"]), finite(one["from_s"]), finite(one["until_s"]))
-        for one in over_time["faults"]
-    ]
-    run.over_time = OverTime(str(over_time["target"]), spans, faults)
+    run.over_time = next(whole(OverTime, [document["over_time"]], "run", partial(report.skip, path)), None)
 
 
 @dataclass(frozen=True)
@@ -166,30 +130,16 @@ def describe(run: Run, document: Mapping[str, Any]) -> None:
             setattr(run, name, str(value))
 
 
-def finite(value: Any) -> float:
-    """A number that can be drawn; JSON as Python writes it may hold NaN and Infinity."""
-    number = float(value)
-    if not 0 <= number < 1e300:
-        raise ValueError(f"expected a number from 0 up, got {value!r}")
-    return number
-
-
 def _read(run: Run, path: Path, report: Report) -> None:
     try:
-        document = json.loads(read_regular(path))
-        if not isinstance(document, dict):
-            raise DamagedError("expected a JSON object")
+        document = read_object(path)
         kind = next((kind for kind in KINDS if all(key in document for key in kind.has)), None)
         if kind is None:
             names = ", ".join(kind.name for kind in KINDS)
-            raise DamagedError(f"is none of the kinds that are known: {names}")
+            raise ValueError(f"is none of the kinds that are known: {names}")
         kind.read(run, path, document, report)
     except DAMAGE as error:
-        strerror = getattr(error, "strerror", None)
-        named = error if isinstance(error, ValueError) else f"damaged: {error!r}"
-        if isinstance(error, json.JSONDecodeError):
-            named = f"expected JSON: {error}"
-        report.skip(path, str(strerror or named))
+        report.skip(path, in_words(error))
 
 
 def _folders(path: Path) -> list[Path]:
@@ -215,44 +165,9 @@ def _why_nothing(path: Path) -> str:
     return "holds none of " + ", ".join(kind.file for kind in KINDS if kind.file)
 
 
-def _cell(item: Mapping[str, Any]) -> Cell:
-    cell = Cell(str(item["target"]), str(item["scenario"]), str(item["verdict"]), str(item["expected"]))
-    if cell.verdict not in VERDICTS:
-        raise ValueError(f"verdict {cell.verdict!r}, expected one of {', '.join(VERDICTS)}")
-    for name in ("fleet", "words", "note", "sentence", "what"):
-        setattr(cell, name, str(item.get(name) or ""))
-    cell.words = cell.words or {"holds": "ok", NOT_APPLICABLE: "–"}.get(cell.verdict, cell.verdict)
-    cell.counts = {str(name): _count(value) for name, value in dict(item.get("counts") or {}).items()}
-    cell.schedules = dict(item.get("schedules") or {})
-    for name in ("run", "pruned"):
-        _count(cell.schedules.get(name, 0))
-    cell.elapsed_s = finite(item.get("elapsed_s") or 0)
-    cell.row = int(item["row"]) if item.get("row") else None
-    return cell
-
-
-def _count(value: object) -> int:
-    if not isinstance(value, int) or value < 0:
-        raise ValueError(f"expected a whole number from 0 up, got {value!r}")
-    return value
-
-
 def _stem(cell: Cell) -> str:
     """The history of a cell that cannot be replayed, in the run's folder."""
     return re.sub(r"[:/]", ".", f"{cell.target}-{cell.scenario}") + HISTORY
-
-
-def _searched(search: Any) -> list[tuple[float, float]]:
-    """The windows of a search for the highest rate: tasks a second, and the worst p99 of any operation.
-
-    Not those in which the generator was the limit: their latencies are its own.
-    """
-    steps = search.get("steps") or () if isinstance(search, dict) else ()
-    return [
-        (finite(step["tasks_per_s"]), finite(step["p99_us"]))
-        for step in steps
-        if step.get("tasks_per_s") and step.get("p99_us") and not step.get("generator")
-    ]
 
 
 def _counterexample(cell: Cell, folder: Path, recorded: Path, report: Report) -> None:
@@ -264,9 +179,9 @@ def _counterexample(cell: Cell, folder: Path, recorded: Path, report: Report) ->
         return
     cell.again = shlex.join(["podrace", "replay", str(path)])
     try:
-        cell.sentence = str(json.loads(read_regular(path))["sentence"])
+        cell.sentence = str(read_object(path)["sentence"])
     except DAMAGE as error:
-        report.skip(path, f"the counterexample of {cell.target} {cell.scenario} cannot be read: {error}")
+        report.skip(path, f"the counterexample of {cell.target} {cell.scenario} cannot be read: {in_words(error)}")
     beside = path.with_name(path.name.removesuffix(COUNTEREXAMPLE) + HISTORY)
     if not cell.history and beside.is_file():
         cell.history = [event for events in _histories(beside, report).values() for event in events]

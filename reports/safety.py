@@ -1,10 +1,17 @@
-"""Keeps reports safe to read and to pass on: no secrets, no invisible characters, no endless texts."""
+"""What may be read and what may be written: no secrets, no invisible characters, no endless texts, nothing damaged."""
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Callable, Iterator
+from json import JSONDecodeError
 from pathlib import Path
+from typing import Annotated, Any, TypeVar
 
+from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+
+_T = TypeVar("_T")
 DAMAGE = (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
 """Errors that reading a damaged or foreign file can raise."""
 
@@ -24,6 +31,14 @@ def read_regular(path: Path) -> str:
     return path.read_text(encoding="utf-8")
 
 
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a regular file. Raises one of DAMAGE for what is none."""
+    document = json.loads(read_regular(path))
+    if not isinstance(document, dict):
+        raise ValueError("expected a JSON object")
+    return document
+
+
 def presentable(text: str) -> str:
     """The text without what no file of ours may hold: passwords in URLs, lone surrogates, control characters."""
     text = _UNSEEN.sub("\ufffd", text.encode("utf-8", "backslashreplace").decode())
@@ -40,3 +55,32 @@ def cut(text: str, limit: int) -> str:
         return text
     tail = limit // 3
     return f"{text[: limit - tail - 1].rstrip()}…{text[-tail:].lstrip()}"
+
+
+Text = Annotated[str, BeforeValidator(lambda value: presentable("" if value is None else str(value)))]
+"""Of a file, as far as it can be shown."""
+Number = Annotated[float, Field(ge=0, lt=1e300)]
+"""One that can be drawn: JSON as Python writes it may hold NaN and Infinity."""
+AS_READ = ConfigDict(extra="ignore")
+
+
+def whole(kind: type[_T], items: Any, noun: str, name: Callable[[str], None]) -> Iterator[_T]:
+    """The items as records of this kind; those that are damaged are left out, and named, each with the reason."""
+    reader = TypeAdapter(kind)
+    for number, item in enumerate(items or (), 1):
+        try:
+            yield reader.validate_python(item)
+        except DAMAGE as error:
+            name(f"{noun} {number}: {in_words(error)}")
+
+
+def in_words(error: Exception) -> str:
+    """What is wrong with a file, in one line."""
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        return ": ".join(filter(None, ("damaged", ".".join(map(str, first["loc"])), first["msg"])))
+    if isinstance(error, JSONDecodeError):
+        return f"expected JSON: {error}"
+    if isinstance(error, OSError | ValueError):
+        return str(getattr(error, "strerror", None) or error)
+    return f"damaged: {error!r}"

@@ -98,7 +98,7 @@ def _load(report: Report) -> list[str]:
             for one in run.operations:
                 p99_us = f"{value:,.0f}" if (value := one.at_us(99)) else "too few"
                 p99_9_us = f"{value:,.0f}" if (value := one.at_us(99.9)) else "too few"
-                body.append((_md(one.name), f"{one.count:,}", f"{one.rate_per_s:,.0f}", p99_us, p99_9_us, one.errors))
+                body.append((_md(one.name), f"{one.count:,}", f"{one.rate_per_s:,.0f}", p99_us, p99_9_us, one.failed))
             p99 = "p99 µs, closed loop" if run.is_closed else "p99 µs, corrected"
             generator = [f"{_md(line)}  " for line in run.generator]
             lines += [

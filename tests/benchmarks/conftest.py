@@ -90,7 +90,8 @@ def claim() -> Callable[[str, str, str], None]:
     """Notes a claim of the specification, what was measured, and the verdict."""
 
     def note(claimed: str, measured: str, verdict: str) -> None:
-        CLAIMS.append({"claim": claimed, "measured": measured, "verdict": verdict})
+        holds = verdict.startswith("holds")
+        CLAIMS.append({"claim": claimed, "measured": measured, "verdict": verdict, "holds": holds})
 
     return note
 
@@ -132,7 +133,7 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
         terminalreporter.section("asked and got")
         for one in asked:
             reached = "yes" if one["holds"] else "NO"
-            write(f"{reached:<4}{one['figure']:<46} asked {one['asked']:<44} got {one['got']}")
+            write(f"{reached:<4}{one['claim']:<96} got {one['measured']}")
     if CLAIMS:
         terminalreporter.section("the specification's claims")
         for one in CLAIMS:

@@ -202,7 +202,9 @@ def tell(
 def check(benchmark: Any, figure: str, *, asked: str, got: str, holds: bool, must: bool = True) -> None:
     """Note what was asked and what came, for the table at the end; fail where it does not hold but `must`."""
     noted = benchmark.extra_info.setdefault("figures", [])
-    noted.append({"figure": figure, "asked": asked, "got": got, "holds": holds, "must": must})
+    verdict = "holds" if holds else "does not hold"
+    claim = {"claim": f"{figure}: {asked}", "measured": got, "verdict": verdict}
+    noted.append(claim | {"holds": holds, "must": must})
     assert holds or not must or AGAIN in os.environ, f"{figure}: asked {asked}, got {got}"
 
 

@@ -154,7 +154,7 @@ def write_benchmark(tmp_path: Path) -> Callable[..., Path]:
             extra |= {"ratio_low": ratio - 0.02, "ratio_high": ratio + 0.03, "p50_us": 80, "p99_us": 130}
             extra |= {"limit": 1.4}
             found.append({"name": f"test_{operation}", "group": None, "stats": {}, "extra_info": extra})
-        claims = [{"claim": "about 1 ms an operation", "measured": "0.1 ms", "verdict": "holds"}]
+        claims = [{"claim": "about 1 ms an operation", "measured": "0.1 ms", "verdict": "holds", "holds": True}]
         machine = {"cpu": {"brand_raw": "Some CPU", "count": 4}, "system": "Linux", "python_version": "3.12.1"}
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)

@@ -18,7 +18,8 @@ def entry(operation: str, ratio: float, *, spread: float = 0.02, blocks: int = 6
     rng = random.Random(f"{operation} {ratio}")
     values = sorted(ratio * rng.gauss(1, spread) for _ in range(blocks))
     values = [value * ratio / values[blocks // 2] for value in values]
-    extra = {"target": "shared", "operation": operation, "floor": "redis-py", "ratio": ratio, "blocks": values}
+    extra = {"target": "shared", "operation": operation, "floor": "redis-py", "ratio": ratio}
+    extra["blocks"] = [[value] for value in values]
     return {"name": operation, "extra_info": extra | {"ratio_low": ratio * 0.98, "ratio_high": ratio * 1.02} | more}
 
 
@@ -28,7 +29,7 @@ def damaged(operation: str, ratio: Any) -> dict[str, Any]:
 
 def with_blocks(operation: str, blocks: list[float]) -> dict[str, Any]:
     found = damaged(operation, blocks[len(blocks) // 2])
-    found["extra_info"]["blocks"] = blocks
+    found["extra_info"]["blocks"] = [[value] for value in blocks]
     return found
 
 
@@ -167,7 +168,7 @@ def test_damaged_entries_are_named_and_left_out(write: Callable[..., Path]) -> N
     ("content", "says"),
     [
         ("", "expected JSON"),
-        ("[]", "expected the JSON object"),
+        ("[]", "expected a JSON object"),
         ("{}", "found none"),
         ('{"benchmarks": [{"name": "x", "extra_info": {}}]}', "found none"),
     ],
