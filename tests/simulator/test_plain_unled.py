@@ -26,6 +26,7 @@ UNLED = {
     "starts_a_thread_elsewhere": ("starts a thread of its own, at unnamed_library.py in start_thread", "@podrace.own"),
     "opens_a_connection": ("opens a connection of its own, at unnamed_library.py in talk", "a service of the workload"),
     "looks_up_an_address": ("looks up an address, at unnamed_library.py in look_up", "a service of the workload"),
+    "looks_up_an_address_by_its_name": ("looks up an address, at unnamed_library.py in look_up_by", "a service"),
     "starts_a_process": ("starts a process, at unnamed_library.py in run_process", "a service of the workload"),
     "starts_a_native_thread": ("threads that Python knows nothing of", "at the top of the factory's module"),
     "waits_for_a_real_lock": ("did not come back within 1 s", "at unnamed_library.py in hold"),

@@ -30,10 +30,11 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import Any, TextIO
 
 from podrace.simulator.errors import place_of
@@ -69,47 +70,11 @@ _SHARED = (
     *("Queue", "JoinableQueue", "SimpleQueue", "Pipe", "Value", "Array", "RawValue", "RawArray"),
 )
 
-Functions = dict[int, tuple[Callable[..., Any], tuple[str, str]]]
-"""By the function's id: the function, what it does, and what to do instead."""
-_REFUSED: Functions = {
-    id(function): (function, deed)
-    for function, deed in (
-        (time.sleep, _SLEEPS),
-        (_thread.start_new_thread, _STARTS_THREAD),
-        (getattr(_thread, "start_joinable_thread", None), _STARTS_THREAD),  # since 3.13
-    )
-    if function is not None
-}
-_REFUSED_IN_OWN: Functions = {
-    id(function): (function, deed)
-    for functions, deed in (
-        ((time.time, time.time_ns, time.monotonic, time.monotonic_ns), _READS_CLOCK),
-        ((uuid.uuid1, uuid.uuid4, os.urandom), _BY_CHANCE),
-        ((atexit.register,), _CHANGES_PROCESS),
-        (
-            (getattr(secrets, name) for name in secrets.__all__ if name.startswith(("token", "rand", "choice"))),
-            _BY_CHANCE,
-        ),
-        (
-            (one for one in vars(random).values() if isinstance(getattr(one, "__self__", None), random.Random)),
-            _BY_CHANCE,
-        ),
-        ((ssl.RAND_bytes,), _BY_CHANCE),
-        ((os.times, os.getloadavg, resource.getrusage), _READS_CLOCK),
-        ((os.path.getmtime, os.path.getatime, os.path.getctime), _ASKS_FOR_TIMES),
-        ((os.wait, os.wait3, os.wait4, os.waitpid), _WAITS_FOR_PROCESS),
-        ((fcntl.flock, fcntl.lockf), _LOCKS_FILE),
-        ((socket.socketpair,), _OPENS_PAIR),
-        ((getattr(multiprocessing, name) for name in _SHARED), _SHARES),
-        ((runpy.run_path, runpy.run_module, importlib.util.module_from_spec), _BESIDE_IMPORTS),
-    )
-    for function in functions
-}
-"""Libraries do all that for ends of their own: refused is what a target's own modules do."""
-_NAMED_ANYWHERE = _REFUSED | _REFUSED_IN_OWN
-"""Functions that modules import by name."""
-_OURS = __name__.partition(".world.")[0] + "."
-_ASKED_FOR_WHERE_THEY_STAND: tuple[tuple[Any, tuple[str, ...], tuple[str, str]], ...] = (
+Table = tuple[tuple[Any, Iterable[str], tuple[str, str]], ...]
+"""Of a module or class: functions, what they do, and what to do instead. Some Pythons and systems lack some of them."""
+_REFUSED: Table = (
+    (time, ("sleep",), _SLEEPS),
+    (_thread, ("start_new_thread", "start_joinable_thread"), _STARTS_THREAD),
     (socket.socket, ("connect", "connect_ex"), ("opens a connection of its own", _CONNECTS)),
     (socket.socket, ("sendto", "sendmsg"), ("sends a packet of its own", _OUTSIDE)),
     (socket.socket, ("bind",), ("opens a port of its own", _OUTSIDE)),
@@ -133,11 +98,41 @@ _ASKED_FOR_WHERE_THEY_STAND: tuple[tuple[Any, tuple[str, ...], tuple[str, str]],
     (signal, ("sigwait", "sigwaitinfo", "sigtimedwait"), _SIGNALS),
     (os, ("_exit", "abort"), ("ends its process", "let it raise an exception, or return")),
 )
-_ASKED_IN_OWN = (
-    (ctypes.CDLL, ("__init__", "__getattr__", "__getitem__"), _CALLS_C),
+_REFUSED_IN_OWN: Table = (
+    (time, ("time", "time_ns", "monotonic", "monotonic_ns"), _READS_CLOCK),
+    (uuid, ("uuid1", "uuid4"), _BY_CHANCE),
+    (os, ("urandom",), _BY_CHANCE),
+    (atexit, ("register",), _CHANGES_PROCESS),
+    (secrets, [name for name in secrets.__all__ if name.startswith(("token", "rand", "choice"))], _BY_CHANCE),
+    (
+        random,
+        [name for name, one in vars(random).items() if isinstance(getattr(one, "__self__", None), random.Random)],
+        _BY_CHANCE,
+    ),
+    (ssl, ("RAND_bytes",), _BY_CHANCE),
+    (os, ("times", "getloadavg"), _READS_CLOCK),
+    (resource, ("getrusage",), _READS_CLOCK),
+    (os.path, ("getmtime", "getatime", "getctime"), _ASKS_FOR_TIMES),
+    (os, ("wait", "wait3", "wait4", "waitpid"), _WAITS_FOR_PROCESS),
+    (fcntl, ("flock", "lockf"), _LOCKS_FILE),
+    (socket, ("socketpair",), _OPENS_PAIR),
+    (multiprocessing, _SHARED, _SHARES),
     (multiprocessing.context.BaseContext, _SHARED, _SHARES),
+    (runpy, ("run_path", "run_module"), _BESIDE_IMPORTS),
+    (importlib.util, ("module_from_spec",), _BESIDE_IMPORTS),
+    (ctypes.CDLL, ("__init__", "__getattr__", "__getitem__"), _CALLS_C),
     (signal, ("signal",), _SIGNALS),  # that asyncio.run does so is led
 )
+"""Libraries do all that for ends of their own: refused is what a target's own modules do."""
+_NAMED_ANYWHERE = {
+    id(found): found
+    for owner, names, _ in (*_REFUSED, *_REFUSED_IN_OWN)
+    if isinstance(owner, ModuleType)
+    for name in names
+    if (found := getattr(owner, name, None)) is not None
+}
+"""Functions that modules import by name."""
+_OURS = __name__.partition(".world.")[0] + "."
 _TELL_TIMES = ((os, ("stat", "lstat", "fstat")), (Path, ("stat", "lstat")))
 _MOST_DESCRIPTORS = 256
 """What a search has open has lower numbers."""
@@ -150,7 +145,7 @@ def watched(refuse: Refuse, is_own: Callable[[str], bool]) -> Iterator[None]:
     """Meanwhile a pod that does what cannot be led is refused. `is_own` knows the target's own modules by name."""
     with ExitStack() as stack:
 
-        def put(owner: Any, names_of_it: Sequence[str], make: Callable[[Callable[..., Any]], Any]) -> None:
+        def put(owner: Any, names_of_it: Iterable[str], make: Callable[[Callable[..., Any]], Any]) -> None:
             for name in filter(partial(hasattr, owner), names_of_it):
                 own = name in vars(owner)
                 real = getattr(owner, name)
@@ -159,18 +154,19 @@ def watched(refuse: Refuse, is_own: Callable[[str], bool]) -> Iterator[None]:
 
         for name, when in _closings(_open_descriptors()).items():
             put(os, (name,), partial(_checked, deed=_CLOSES, refuse=refuse, when=when))
-        for owner, names_of_it, deed in _ASKED_FOR_WHERE_THEY_STAND:
-            put(owner, names_of_it, partial(_checked, deed=deed, refuse=refuse))
-        for owner, names_of_it, deed in _ASKED_IN_OWN:
-            put(owner, names_of_it, partial(_checked, deed=deed, refuse=refuse, is_own=is_own))
-        for owner, names_of_it in _TELL_TIMES:
-            put(owner, names_of_it, partial(_without_times, refuse=refuse, is_own=is_own))
-        checked = {key: _checked(*found, refuse) for key, found in _REFUSED.items()}
-        checked |= {key: _checked(*found, refuse, is_own) for key, found in _REFUSED_IN_OWN.items()}
+        for owner, that_tell in _TELL_TIMES:
+            put(owner, that_tell, partial(_without_times, refuse=refuse, is_own=is_own))
+        checked: dict[int, Callable[..., Any]] = {}
+        for table, only_own in ((_REFUSED, None), (_REFUSED_IN_OWN, is_own)):
+            for owner, names_of_it, deed in table:
+                if not isinstance(owner, ModuleType):
+                    put(owner, names_of_it, partial(_checked, deed=deed, refuse=refuse, is_own=only_own))
+                    continue
+                for real in filter(None, (getattr(owner, name, None) for name in names_of_it)):
+                    checked[id(real)] = _checked(real, deed, refuse, only_own)
         for names, name, real in list(_places()):
-            if id(real) in checked:
-                names[name] = checked[id(real)]
-                stack.callback(names.__setitem__, name, real)
+            names[name] = checked[id(real)]
+            stack.callback(names.__setitem__, name, real)
         yield
 
 

@@ -47,6 +47,9 @@ class Unled:
     def looks_up_an_address(self) -> None:
         unnamed_library.look_up()
 
+    def looks_up_an_address_by_its_name(self) -> None:
+        unnamed_library.look_up_by_its_name()
+
     def starts_a_process(self) -> None:
         unnamed_library.run_process()
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from socket import getaddrinfo
 from typing import Any
 
 LOCK = threading.Lock()
@@ -28,6 +29,10 @@ def talk() -> None:
 
 def look_up() -> None:
     socket.getaddrinfo("example.invalid", 80)
+
+
+def look_up_by_its_name() -> None:
+    getaddrinfo("example.invalid", 80)
 
 
 def run_process() -> None:
