@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from podrace.reference import targets
-from podrace.reference.store import LocalStore, RedisStore, UploadStore
+from podrace.reference.store import LocalStore, RedisStore
 from podrace.simulator.errors import UsageError
 from podrace.simulator.judge.findings import HOLDS, VIOLATED
 from podrace.simulator.target import PodEnv, Target, load_object
@@ -23,7 +24,7 @@ class LoadTarget:
     """
 
     factory: Target
-    store: Callable[[PodEnv], UploadStore] | None = None
+    store: Callable[[PodEnv], Any] | None = None
     violated: frozenset[str] = frozenset()
 
     def expected(self, scenario: str) -> str:

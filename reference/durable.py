@@ -86,7 +86,7 @@ class DurablePod:
         The same `message_id` again is the same message, whatever else has changed, for `remember_s` after it was
         absorbed. Raises InvalidInputError or KeptBytesError: then nothing was accepted.
         """
-        (outcome,) = self._accept([self._read(user_id, text, images, message_id)])
+        (outcome,) = self._accept([read_message(user_id, text, images, message_id, self._settings)])
         if isinstance(outcome, Exception):
             raise outcome
         return outcome
@@ -98,17 +98,11 @@ class DurablePod:
         read: list[NewMessage | ValueError] = []
         for message in messages:
             try:
-                read.append(self._read(*message))
+                read.append(read_message(*message, self._settings))
             except ValueError as error:
                 read.append(error)
         accepted = iter(self._accept([one for one in read if isinstance(one, NewMessage)]))
         return [one if isinstance(one, ValueError) else next(accepted) for one in read]
-
-    def _read(self, user_id: str, text: str, images: Sequence[Image], message_id: str) -> NewMessage:
-        settings = self._settings
-        return read_message(
-            user_id, text, images, message_id, compress=settings.compress, max_image_bytes=settings.max_image_bytes
-        )
 
     def _accept(self, messages: list[NewMessage]) -> list[list[dict[str, Any]] | Exception]:
         outcomes = self._store.accept(messages)

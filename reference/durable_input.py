@@ -140,9 +140,7 @@ def read_message(
     text: object,
     images: Sequence[Path | str | Mapping[str, Any]],
     message_id: object,
-    *,
-    compress: bool,
-    max_image_bytes: int,
+    settings: Settings,
 ) -> NewMessage:
     """Check a message and read its images. Raises InvalidInputError, before anything is written."""
     user = checked_id(user_id, "user id")
@@ -163,15 +161,15 @@ def read_message(
         filename = str(image).encode("utf-8", "replace").decode()
         placeholder = new_placeholder(_upload_id(user, message, position), filename, user, message)
         shown.append(placeholder)
-        new.append((placeholder, read_image(image, compress=compress, max_image_bytes=max_image_bytes)))
+        new.append((placeholder, read_image(image, settings)))
     return NewMessage(user, message, text, tuple(shown), tuple(new), tuple(again))
 
 
-def read_image(image: Path | str, *, compress: bool, max_image_bytes: int) -> bytes:
+def read_image(image: Path | str, settings: Settings) -> bytes:
     """The image's bytes, compressed where that is asked for and possible."""
     compressed = None
     try:
-        compressed = compress_image(str(image)) if compress else None
+        compressed = compress_image(str(image)) if settings.compress else None
         # A pipe is refused, not waited for.
         opened = os.open(compressed or image, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
         try:
@@ -179,7 +177,7 @@ def read_image(image: Path | str, *, compress: bool, max_image_bytes: int) -> by
             if not stat.S_ISREG(state.st_mode):
                 raise FileNotFoundError("it is no file")
             size = state.st_size
-            content = os.read(opened, size) if size <= max_image_bytes else b""
+            content = os.read(opened, size) if size <= settings.max_image_bytes else b""
         finally:
             os.close(opened)
     except (OSError, TypeError, ValueError) as error:
@@ -187,8 +185,9 @@ def read_image(image: Path | str, *, compress: bool, max_image_bytes: int) -> by
     finally:
         if compressed:
             Path(compressed).unlink(missing_ok=True)
-    if size > max_image_bytes:
-        raise InvalidInputError(f"image {_shown(image)}: expected at most {max_image_bytes} bytes, got {size}")
+    if size > settings.max_image_bytes:
+        most = settings.max_image_bytes
+        raise InvalidInputError(f"image {_shown(image)}: expected at most {most} bytes, got {size}")
     if mime_type(content) is None:
         raise InvalidInputError(f"image {_shown(image)}: expected PNG, JPEG, WebP, GIF, HEIC or HEIF, got none of them")
     return content

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from podrace.reference.runtime import Runtime
 from podrace.reference.status import (
@@ -24,39 +24,12 @@ SCAN_COUNT = 1000
 """Keys a SCAN round trip looks at: at 1000 a listing is bound by decoding, not by round trips."""
 
 
-class UploadStore(Protocol):
-    """The four functions of the specification. All raise InvalidUploadIdError for an id that is no UUID."""
-
-    lock: AbstractContextManager[Any]
-    """What a caller holds to check and then write without another actor between."""
-
-    def set_upload_status(
-        self,
-        upload_id: str,
-        status: str,
-        result: Any = None,
-        filename: str | None = None,
-        ttl: int = DEFAULT_TTL_S,
-    ) -> None:
-        """Write a status. `result` is a Gemini file, its dict form or None; `ttl` is in seconds."""
-        ...
-
-    def get_upload_status(self, upload_id: str) -> Status:
-        """The status; `unknown` for what is not there."""
-        ...
-
-    def delete_upload_status(self, upload_id: str) -> None: ...
-
-    def get_all_upload_statuses(self) -> dict[str, Status]:
-        """Every status by upload id, for monitoring; no atomic snapshot."""
-        ...
-
-
 class LocalStore:
     """A dict in the pod's memory: no other pod can see it, nothing in it expires."""
 
     def __init__(self, runtime: Runtime) -> None:
         self.lock = runtime.lock()
+        """What a caller holds to check and then write without another actor between."""
         self._statuses: dict[str, Status] = {}
 
     def set_upload_status(
@@ -67,11 +40,13 @@ class LocalStore:
         filename: str | None = None,
         ttl: int = DEFAULT_TTL_S,
     ) -> None:
+        """Write a status. `result` is a Gemini file, its dict form or None; `ttl` is in seconds."""
         entry = {"status": status, "result": file_reference(result), "filename": filename}
         with self.lock:
             self._statuses[checked_upload_id(upload_id)] = entry
 
     def get_upload_status(self, upload_id: str) -> Status:
+        """The status; `unknown` for what is not there."""
         with self.lock:
             return dict(self._statuses.get(checked_upload_id(upload_id)) or unknown())
 
@@ -80,6 +55,7 @@ class LocalStore:
             self._statuses.pop(checked_upload_id(upload_id), None)
 
     def get_all_upload_statuses(self) -> dict[str, Status]:
+        """Every status by upload id, for monitoring; no atomic snapshot."""
         with self.lock:
             return {upload_id: dict(entry) for upload_id, entry in self._statuses.items()}
 
@@ -126,3 +102,7 @@ class RedisStore:
 
     def _key(self, upload_id: str) -> str:
         return self._key_prefix + checked_upload_id(upload_id)
+
+
+UploadStore = LocalStore | RedisStore
+"""The four functions of the specification. All raise InvalidUploadIdError for an id that is no UUID."""
