@@ -80,8 +80,8 @@ def free_names(here: Here) -> dict[str, Any]:
     return names_with(Redis, here)
 
 
-class Pipeline:
-    """Commands are gathered at once; what talks to the server is awaited."""
+class Asked:
+    """What a synchronous client has made; what talks to the server is awaited."""
 
     def __init__(self, sync: Any, ask: Request) -> None:
         self._sync = sync
@@ -89,38 +89,42 @@ class Pipeline:
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._sync, name)
-        if name in ("execute", "watch", "unwatch", "discard"):
-            return self._awaited(found)
-        if not callable(found):
-            return found
+        return self._shown(name, found) if callable(found) else found
 
-        def gather(*args: Any, **options: Any) -> Any:
-            if self._sync.watching and not self._sync.explicit_transaction and name != "multi":
-                return self._awaited(found)(*args, **options)
-            result = found(*args, **options)
-            return self if result is self._sync else result
-
-        return gather
-
-    def _awaited(self, function: Callable[..., Any]) -> Callable[..., Any]:
+    def _shown(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         async def awaited(*args: Any, **options: Any) -> Any:
             return await self._ask(lambda: function(*args, **options))
 
         return awaited
 
-    async def reset(self) -> None:
-        await self._ask(self._sync.reset)
+    async def __aenter__(self) -> Any:
+        return self
 
-    aclose = reset
+
+class Pipeline(Asked):
+    """Commands are gathered at once, but for those between WATCH and MULTI."""
+
+    def _shown(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        awaited = super()._shown(name, function)
+        if name in ("execute", "watch", "unwatch", "discard", "reset"):
+            return awaited
+
+        def gather(*args: Any, **options: Any) -> Any:
+            if self._sync.watching and not self._sync.explicit_transaction and name != "multi":
+                return awaited(*args, **options)
+            result = function(*args, **options)
+            return self if result is self._sync else result
+
+        return gather
+
+    async def aclose(self) -> None:
+        await self.reset()
 
     def __len__(self) -> int:
         return len(self._sync)
 
     def __bool__(self) -> bool:
         return True
-
-    async def __aenter__(self) -> Any:
-        return self
 
     async def __aexit__(self, *_: object) -> None:
         if self._sync.watching:
@@ -129,22 +133,8 @@ class Pipeline:
             self._sync.reset()
 
 
-class PubSub:
+class PubSub(Asked):
     """A subscriber; its handlers are plain functions."""
-
-    def __init__(self, sync: Any, ask: Request) -> None:
-        self._sync = sync
-        self._ask = ask
-
-    def __getattr__(self, name: str) -> Any:
-        found = getattr(self._sync, name)
-        if not callable(found):
-            return found
-
-        async def awaited(*args: Any, **options: Any) -> Any:
-            return await self._ask(lambda: found(*args, **options))
-
-        return awaited
 
     async def listen(self) -> AsyncIterator[Any]:
         while self._sync.subscribed:
@@ -160,13 +150,7 @@ class PubSub:
 
         return await self._ask(get)
 
-    async def aclose(self) -> None:
+    async def aclose(self, *_: object) -> None:
         self._sync.close()
 
-    close = reset = aclose
-
-    async def __aenter__(self) -> Any:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self._sync.close()
+    close = reset = __aexit__ = aclose
