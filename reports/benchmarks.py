@@ -32,6 +32,10 @@ class Ratio:
     """The ratios of single blocks, by process; empty where the file holds none."""
 
     @property
+    def name(self) -> str:
+        return f"{self.target} {self.operation}".strip()
+
+    @property
     def past(self) -> bool:
         """Whether it is past its limit, judged by the whole interval."""
         return self.limit is not None and (self.low if self.low is not None else self.ratio) > self.limit

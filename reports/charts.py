@@ -115,32 +115,21 @@ def rate_against_p99(runs: Sequence[Run], *, name: str, alone: bool = False) -> 
 def ratios(found: Sequence[Ratio], baseline: Sequence[Ratio] = (), *, name: str, alone: bool = False) -> Markup:
     """Each operation's ratio to its floor, with its interval; hollow: the baseline's; a red tick: the limit."""
     shown = sorted(found, key=lambda ratio: ratio.target)[:MOST_RATIOS]
-    before = {(ratio.target, ratio.operation): ratio.ratio for ratio in baseline}
+    before = {ratio.name: ratio.ratio for ratio in baseline}
     every = [1.0, *(value for one in shown for value in (one.low, one.high, one.ratio, one.limit) if value)]
-    every += [before[key] for one in shown if (key := (one.target, one.operation)) in before]
+    every += [before[one.name] for one in shown if one.name in before]
     left, right = 330, 850
     x_at, ticks_x = _log_axis(every, left, right, lambda value: f"{value:.4g}")
     bars: list[dict[str, Any]] = []
     for number, one in enumerate(shown):
-        whole = f"{one.target} {one.operation}".strip()
         low, high = one.low or one.ratio, one.high or one.ratio
-        was = before.get((one.target, one.operation))
-        interval = f"  ({low:.2f}–{high:.2f})" if low != high else ""
-        label = shorten(whole, 44)
-        full = whole + (f", floor: {one.floor}" if one.floor else "")
-        bar: dict[str, Any] = {
-            "y": TOP + 14 + 26 * number,
-            "label": label,
-            "full": full if full != label else "",
-            "past": one.past,
-        }
-        bar |= {
-            "x": x_at(one.ratio),
-            "low": x_at(low),
-            "high": x_at(high),
-            "limit": x_at(one.limit) if one.limit else None,
-        }
-        bars.append(bar | {"was": x_at(was) if was is not None else None, "said": f"{one.ratio:.2f}{interval}"})
+        label = shorten(one.name, 44)
+        full = one.name + (f", floor: {one.floor}" if one.floor else "")
+        values = {"x": one.ratio, "low": low, "high": high, "limit": one.limit, "was": before.get(one.name)}
+        bar: dict[str, Any] = {name: value and x_at(value) for name, value in values.items()}
+        bar["said"] = f"{one.ratio:.2f}" + (f"  ({low:.2f}–{high:.2f})" if low != high else "")
+        bar |= {"y": TOP + 14 + 26 * number, "label": label, "full": full if full != label else "", "past": one.past}
+        bars.append(bar)
     bottom = TOP + 8 + 26 * len(shown)
     more = f"; {len(found) - len(shown)} more" if len(found) > len(shown) else ""
     hollow = "; hollow: baseline" if before else ""

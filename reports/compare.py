@@ -26,16 +26,17 @@ _Z = 1.96
 
 @dataclass(frozen=True)
 class Change:
-    """The ratio of one operation in two files, `before` and `after`; `low` to `high` is the 95 % interval."""
+    """The ratio of one operation in two files; `low` to `high` is the 95 % interval of how it has changed."""
 
-    target: str
-    operation: str
-    before: float
-    after: float
-    change: float
+    before: Ratio
+    after: Ratio
     low: float
     high: float
     limit: float
+
+    @property
+    def factor(self) -> float:
+        return self.after.ratio / self.before.ratio
 
     @property
     def past(self) -> bool:
@@ -82,12 +83,12 @@ def compare(before: Path, after: Path, *, limit: float = LIMIT, seed: int = 7) -
 
 def as_text(comparison: Comparison) -> str:
     """One line for each operation, the largest change first, then the verdict."""
-    changes = sorted(comparison.changes, key=lambda change: -change.change)
-    names = [f"{change.target} {change.operation}" for change in changes]
+    changes = sorted(comparison.changes, key=lambda change: -change.factor)
+    names = [change.after.name for change in changes]
     width = max(map(len, names), default=0)
     lines = [
-        f"{name:<{width}}  {one.before:>8.3f} → {one.after:>8.3f}  x {one.change:.3f} [{one.low:.3f}, {one.high:.3f}]"
-        + (f"  past {one.limit:g}" if one.past else "")
+        f"{name:<{width}}  {one.before.ratio:>8.3f} → {one.after.ratio:>8.3f}  "
+        f"x {one.factor:.3f} [{one.low:.3f}, {one.high:.3f}]" + (f"  past {one.limit:g}" if one.past else "")
         for name, one in zip(names, changes, strict=True)
     ]
     for title, keys in (("missing", comparison.only_before), ("new", comparison.only_after)):
@@ -95,7 +96,7 @@ def as_text(comparison: Comparison) -> str:
             lines.append(f"{title}: {', '.join(keys)}")
     lines += [f"damaged: {reason}" for reason in comparison.damaged]
     for ratio in comparison.past_own_limit:
-        lines.append(f"{ratio.target} {ratio.operation}: {ratio.ratio:.3f} times {ratio.floor}, past {ratio.limit:g}")
+        lines.append(f"{ratio.name}: {ratio.ratio:.3f} times {ratio.floor}, past {ratio.limit:g}")
     past = sum(change.past for change in changes) + len(comparison.past_own_limit)
     missing = f", {len(comparison.only_before)} missing" if comparison.only_before else ""
     lines.append(f"{len(changes)} compared, {past or 'none'} past the limit{missing}")
@@ -130,22 +131,12 @@ def _read(path: Path) -> tuple[dict[str, Ratio], list[str], Benchmarks]:
         raise ValueError(f"{path}: {in_words(error)}") from error
     if not found.ratios:
         raise ValueError(f"{path}: expected ratios to a floor, found none; make it with `make bench`")
-    ratios = {f"{one.target} {one.operation}": one for one in found.ratios}
-    return ratios, [f"{path}: {reason}" for reason in damaged], found
+    return {one.name: one for one in found.ratios}, [f"{path}: {reason}" for reason in damaged], found
 
 
 def _change(before: Ratio, after: Ratio, limit: float, rng: random.Random) -> Change:
     drawn = sorted(_draw(after, rng) / _draw(before, rng) for _ in range(RESAMPLES))
-    return Change(
-        target=after.target,
-        operation=after.operation,
-        before=before.ratio,
-        after=after.ratio,
-        change=after.ratio / before.ratio,
-        low=drawn[round(RESAMPLES * 0.025)],
-        high=drawn[round(RESAMPLES * 0.975) - 1],
-        limit=limit,
-    )
+    return Change(before, after, drawn[round(RESAMPLES * 0.025)], drawn[round(RESAMPLES * 0.975) - 1], limit)
 
 
 def _draw(measured: Ratio, rng: random.Random) -> float:

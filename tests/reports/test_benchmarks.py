@@ -47,7 +47,7 @@ def test_a_file_beside_itself_has_not_changed(write: Callable[..., Path]) -> Non
     path = write("a", entry("set", 1.1), entry("get", 1.05))
     found = compare(path, path)
     assert found.passed
-    assert [change.change for change in found.changes] == [1.0, 1.0]
+    assert [change.factor for change in found.changes] == [1.0, 1.0]
     assert all(change.low < 1 < change.high for change in found.changes)
     assert as_text(found).endswith("2 compared, none past the limit")
 
@@ -55,7 +55,7 @@ def test_a_file_beside_itself_has_not_changed(write: Callable[..., Path]) -> Non
 def test_what_has_become_slower_is_past_the_limit(write: Callable[..., Path]) -> None:
     found = compare(write("a", entry("set", 1.1), entry("get", 1.0)), write("b", entry("set", 1.6), entry("get", 1.0)))
     assert not found.passed
-    assert [change.operation for change in found.changes if change.past] == ["set"]
+    assert [change.after.operation for change in found.changes if change.past] == ["set"]
     assert "past 1.1" in as_text(found).splitlines()[0]
 
 
@@ -65,7 +65,7 @@ def test_an_interval_that_reaches_the_limit_is_not_past_it(write: Callable[..., 
         write("b", with_blocks("set", [1.0, 1.05, 1.1, 1.12, 1.15, 1.2, 1.3])),
     )
     (change,) = compare(before, after).changes
-    assert change.change > change.limit
+    assert change.factor > change.limit
     assert not change.past
 
 
@@ -128,7 +128,7 @@ def test_the_committed_form_compares_with_a_run(write: Callable[..., Path], tmp_
     committed.write_text(json.dumps(reference_ratios(run)), encoding="utf-8")
     found = compare(committed, run)
     assert found.passed
-    assert {change.operation for change in found.changes} == {"set", "list 1000"}
+    assert {change.after.operation for change in found.changes} == {"set", "list 1000"}
     assert all(change.low < 1 < change.high for change in found.changes)
     assert json.loads(committed.read_text()) == reference_ratios(committed)
 
@@ -159,7 +159,7 @@ def test_damaged_entries_are_named_and_left_out(write: Callable[..., Path]) -> N
     good = write("a", entry("set", 1.0), entry("get", 1.0))
     bad = write("b", entry("set", 1.0), damaged("get", "fast"), damaged("push", -1))
     found = compare(good, bad)
-    assert [change.operation for change in found.changes] == ["set"]
+    assert [change.after.operation for change in found.changes] == ["set"]
     assert len(found.damaged) == 2
     assert not found.passed
 
