@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ MOST_CURVES = 24
 MOST_ITEMS = 200
 """A table has no more rows than this, and a list no more items."""
 RATES = "rate-against-p99"
+PAGE_PARTS = ("loads", "rates", "ratios", "over_time")
 MARKS = (b"<title>podrace: ", b"# podrace\n", b'<testsuites name="podrace"', b'class="podrace')
 """Every report contains one of these near its beginning."""
 PARTS = (("Not as expected", False), ("As expected", True))
@@ -71,20 +72,21 @@ def _may_be_replaced(path: Path) -> bool:
 
 def pictures(report: Report) -> dict[str, str]:
     """Each picture as a file of its own, named by what it shows."""
-    drawn: list[tuple[str, str]] = [(cell.anchor, _timeline(cell, alone=True)) for cell in report.cells if cell.history]
-    drawn += [pair for _, pairs in _load_charts(report, alone=True) for pair in pairs]
-    drawn += [*_rate_chart(report, alone=True), *_ratio_charts(report, alone=True)]
-    drawn += [pair for _, pairs in _over_time(report, alone=True) for pair in pairs]
+    drawn: dict[str, str] = {cell.anchor: _timeline(cell, alone=True) for cell in report.cells if cell.history}
+    for _, _, svgs in _charts(report, alone=True):
+        drawn |= svgs
     if report.modes:
-        drawn.append(("matrix", matrix.picture(report.modes, name="matrix")))
-    return {f"{stem}.svg": svg for stem, svg in drawn}
+        drawn["matrix"] = matrix.picture(report.modes, name="matrix")
+    return {f"{stem}.svg": svg for stem, svg in drawn.items()}
 
 
 def page(report: Report) -> str:
     """The whole report as one HTML page that needs nothing else."""
     tone, line = matrix.verdict(report)
     found = sorted((cell for cell in report.cells if cell.anchor), key=matrix.by_importance)
-    load, rates, ratios = _load_charts(report), _rate_chart(report), _ratio_charts(report)
+    parts: dict[str, list[tuple[Run | None, list[Markup]]]] = {name: [] for name in PAGE_PARTS}
+    for name, run, made in _charts(report):
+        parts[name].append((run, list(made.values())))
     shown = found[:MOST_ITEMS]
     for cell in found[MOST_ITEMS:]:
         cell.anchor = ""
@@ -100,11 +102,8 @@ def page(report: Report) -> str:
         "left_out": len(found) - len(shown),
         "most": MOST_ITEMS,
         "few": len(shown) <= FEW_PICTURES,
-        "loads": [(run, [svg for _, svg in pairs]) for run, pairs in load],
-        "rates": [svg for _, svg in rates],
-        "ratios": [svg for _, svg in ratios],
-        "over_time": [(run, [svg for _, svg in pairs]) for run, pairs in _over_time(report)],
         "claims": [claim for one in report.measured for claim in one.claims],
+        **parts,
     }
     left = MOST_BYTES - len(draw("page.html.j2", **values, pictures={}).encode())
     drawn: dict[str, list[Markup]] = {}
@@ -132,38 +131,21 @@ def _timeline(cell: Cell, *, alone: bool = False, narrow: bool = False) -> Marku
     return timeline(cell.history, title=title, sentence=cell.sentence, name=name, alone=alone, layout=layout)
 
 
-def _load_charts(report: Report, *, alone: bool = False) -> list[tuple[Run, list[tuple[str, Markup]]]]:
-    """Each load test's percentile curves by operation, as far as there are enough samples."""
-    found = []
+def _charts(report: Report, *, alone: bool = False) -> Iterator[tuple[str, Run | None, dict[str, Markup]]]:
+    """The charts by their names, with the part of the page in which they stand, and their run where they have one."""
     for number, run in enumerate((run for run in report.runs if run.operations or run.breaches), 1):
         named = {f"load-{number}-{place}": one for place, one in enumerate(run.operations[:MOST_CURVES], 1)}
         drawn = {name: one for name, one in named.items() if one.points(one.corrected) or one.points(one.raw)}
-        found.append((run, [(name, charts.percentiles(one, name=name, alone=alone)) for name, one in drawn.items()]))
-    return found
-
-
-def _over_time(report: Report, *, alone: bool = False) -> list[tuple[Run, list[tuple[str, Markup]]]]:
-    """Each free fleet's run over time."""
-    found = []
-    for number, run in enumerate((run for run in report.runs if run.over_time), 1):
-        assert run.over_time is not None
-        svgs = charts.over_time(run.over_time, name=f"over-time-{number}", alone=alone)
-        found.append((run, list(zip((f"over-time-{number}-rate", f"over-time-{number}-latency"), svgs, strict=True))))
-    return found[:MOST_CURVES]
-
-
-def _rate_chart(report: Report, *, alone: bool = False) -> list[tuple[str, Markup]]:
-    loads = [run for run in report.runs if run.rates or any(one.at_us(99) for one in run.operations)]
-    return [(RATES, charts.rate_against_p99(loads, name=RATES, alone=alone))] if loads else []
-
-
-def _ratio_charts(report: Report, *, alone: bool = False) -> list[tuple[str, Markup]]:
+        yield "loads", run, {name: charts.percentiles(one, name=name, alone=alone) for name, one in drawn.items()}
+    searched = [run for run in report.runs if run.rates or any(one.at_us(99) for one in run.operations)]
+    if searched:
+        yield "rates", None, {RATES: charts.rate_against_p99(searched, name=RATES, alone=alone)}
     before = report.baseline.ratios if report.baseline else []
-    return [
-        (f"ratios-{number}", charts.ratios(one.ratios, before, name=f"ratios-{number}", alone=alone))
-        for number, one in enumerate(report.measured, 1)
-        if one.ratios
-    ]
+    for name, one in ((f"ratios-{number}", one) for number, one in enumerate(report.measured, 1) if one.ratios):
+        yield "ratios", None, {name: charts.ratios(one.ratios, before, name=name, alone=alone)}
+    for number, run in enumerate([run for run in report.runs if run.over_time][:MOST_CURVES], 1):
+        assert run.over_time is not None
+        yield "over_time", run, charts.over_time(run.over_time, name=f"over-time-{number}", alone=alone)
 
 
 FORMATS: dict[str, Callable[[Report], str | dict[str, str]]] = {

@@ -150,7 +150,7 @@ def ratios(found: Sequence[Ratio], baseline: Sequence[Ratio] = (), *, name: str,
     )
 
 
-def over_time(run: OverTime, *, name: str, alone: bool = False) -> list[Markup]:
+def over_time(run: OverTime, *, name: str, alone: bool = False) -> dict[str, Markup]:
     """Calls a second and losses so far, then latencies, over the seconds of a run; faults are shaded."""
     last_s = max((one.at_s for one in run.bins), default=1.0)
     left, right, bottom = LEFT, 700, 210
@@ -185,8 +185,8 @@ def over_time(run: OverTime, *, name: str, alone: bool = False) -> list[Markup]:
         [value for points in latencies.values() for _, value in points], bottom, TOP, microseconds
     )
     faults = f"{len(run.faults)} faults, shaded"
-    return [
-        _chart(
+    return {
+        f"{name}-rate": _chart(
             f"{name}-rate",
             f"{run.target}: calls a second, and losses so far",
             note=f"{faults}; {lost} lost, counted where they were handed in",
@@ -195,7 +195,7 @@ def over_time(run: OverTime, *, name: str, alone: bool = False) -> list[Markup]:
             curves=[Curve("calls a second", rates, 0, 22), Curve("lost so far", losses, 3, 38, dashed=True)],
             **common,
         ),
-        _chart(
+        f"{name}-latency": _chart(
             f"{name}-latency",
             f"{run.target}: latency",
             note=faults,
@@ -208,7 +208,7 @@ def over_time(run: OverTime, *, name: str, alone: bool = False) -> list[Markup]:
             ],
             **common,
         ),
-    ]
+    }
 
 
 def microseconds(value: float) -> str:
