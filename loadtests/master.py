@@ -11,7 +11,6 @@ import time
 from collections import Counter, defaultdict
 from contextlib import ExitStack
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -188,12 +187,10 @@ class Master(Worker):
     def _choose_shape(self) -> None:
         options = self.options
         shape: Any = None
-        users = options.num_users or 20
         if options.shape == "search":
-            begin = partial(shapes.RateSearch, options.slo_p99_us, start_per_s=options.rate)
-            shape = shapes.SearchShape(begin, users, forget=self.reset, measured=self._window, set_rate=self.set_rate)
+            shape = shapes.SearchShape(self)
         elif options.shape == "spike":
-            shape = shapes.SpikeShape(users, options.run_time or 60)
+            shape = shapes.SpikeShape(options.num_users or shapes.USERS, options.run_time or 60)
         if shape is not None:
             shape.runner = self.runner
             self.environment.shape_class = shape
@@ -203,7 +200,8 @@ class Master(Worker):
         if self.has_workers:
             self.runner.send_message(RATE, rate_per_s)
 
-    def _window(self) -> shapes.Window:
+    def window(self) -> shapes.Window:
+        """What a step of a search has measured."""
         p99_us, generator = self.latencies.worst_p99_us(), self.generator
         excess_us = (p99_us or 0) - self.options.slo_p99_us
         reason = generator.explains(excess_us, 99.0) if excess_us > 0 else generator.busy()

@@ -6,12 +6,16 @@ the locustfile's names.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from locust import LoadTestShape
 
+if TYPE_CHECKING:
+    from podrace.loadtests.master import Master
+
 SHAPES = ("none", "spike", "search")
+USERS = 20
+"""Unless --users says otherwise."""
 STEP_S = 8.0
 SETTLE_S = 3.0
 """The beginning of each step of a search is left out: reports still come from the last step, and its backlog."""
@@ -98,35 +102,27 @@ class SearchShape(LoadTestShape):
 
     abstract = True
 
-    def __init__(
-        self,
-        begin: Callable[[], RateSearch],
-        users: int,
-        *,
-        forget: Callable[[], None],
-        measured: Callable[[], Window],
-        set_rate: Callable[[float], None],
-    ) -> None:
+    def __init__(self, master: Master) -> None:
         super().__init__()
-        self._begin, self._users = begin, users
-        self._forget, self._measured, self._set_rate = forget, measured, set_rate
+        self._master = master
         self.reset_time()
 
     def reset_time(self) -> None:
         """A new run, of which a master tells twice."""
         super().reset_time()
-        self.search = self._begin()
+        options = self._master.options
+        self.search = RateSearch(options.slo_p99_us, start_per_s=options.rate)
         self._step_began_s, self._settled = 0.0, False
 
     def tick(self) -> tuple[int, float] | None:
         in_step_s = self.get_run_time() - self._step_began_s
         if in_step_s >= SETTLE_S and not self._settled:
-            self._forget()
+            self._master.reset()
             self._settled = True
         if in_step_s >= STEP_S:
-            rate_per_s = self.search.next(self._measured())
+            rate_per_s = self.search.next(self._master.window())
             if rate_per_s is None:
                 return None
-            self._set_rate(rate_per_s)
+            self._master.set_rate(rate_per_s)
             self._step_began_s, self._settled = self.get_run_time(), False
-        return self._users, 100.0
+        return self._master.options.num_users or USERS, 100.0

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 
 from podrace.loadtests.shapes import SETTLE_S, STEP_S, RateSearch, SearchShape, SpikeShape, Window
@@ -72,13 +75,13 @@ def test_a_second_run_begins_its_search_anew(monkeypatch: pytest.MonkeyPatch) ->
     """As from the page: what the run before has found is not told of this one."""
     rates: list[float] = []
     forgotten: list[int] = []
-    shape = SearchShape(
-        lambda: RateSearch(1000, start_per_s=8),
-        20,
-        forget=lambda: forgotten.append(len(rates)),
-        measured=lambda: measured(900),
+    master: Any = SimpleNamespace(
+        options=SimpleNamespace(slo_p99_us=1000, rate=8, num_users=None),
+        reset=lambda: forgotten.append(len(rates)),
+        window=lambda: measured(900),
         set_rate=rates.append,
     )
+    shape = SearchShape(master)
     for _ in range(2):
         shape.reset_time()
         now_s = iter([SETTLE_S, STEP_S, STEP_S, STEP_S + SETTLE_S])
