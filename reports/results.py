@@ -29,19 +29,19 @@ def read_result(run: Run, path: Path, document: Mapping[str, Any], report: Repor
     """result.json: the cells, each with its counterexample and history where the folder has them."""
     if document.get("version") != 1:
         raise ValueError(f"expected version 1 of the result form, got {document.get('version')!r}")
-    describe(run, document)
     slo, generator, search = (document.get(name) or {} for name in ("slo", "generator", "search"))
     run.breaches = [*map(str, slo.get("breaches") or ())]
     run.generator = [*map(str, generator.get("says") or ())]
     steps = [*whole(Step, search.get("steps"), "step", partial(report.skip, path))]
     run.rates = [(one.tasks_per_s, one.p99_us) for one in steps if one.tasks_per_s and one.p99_us and not one.generator]
-    shared = _histories(path.with_name("history.jsonl"), report)
+    shared = _history(path.with_name("history.jsonl"), report)
     for cell in whole(Cell, document["cells"], "cell", partial(report.skip, path)):
-        cell.history = shared.get(cell.target) or (shared.get("", []) if len(document["cells"]) == 1 else [])
+        named = ("", cell.target) if len(document["cells"]) == 1 else (cell.target,)
+        cell.history = [event for event in shared if event.get("target", "") in named]
         if cell.counterexample:
             _counterexample(cell, path.parent, Path(cell.counterexample), report)
-        elif not cell.history and (beside := path.parent / _stem(cell)).is_file():
-            cell.history = [event for events in _histories(beside, report).values() for event in events]
+        elif not cell.history:
+            cell.history = _history(path.parent / _stem(cell), report)
         run.cells.append(cell)
 
 
@@ -50,21 +50,18 @@ def read_latency(run: Run, path: Path, document: Mapping[str, Any], report: Repo
     run.is_closed = document.get("paced") is False
     for operation in whole(Operation, document["operations"], "operation", partial(report.skip, path)):
         run.operations.append(replace(operation, corrected=Percentiles()) if run.is_closed else operation)
-    describe(run, document)
 
 
 def read_benchmark(run: Run, path: Path, document: Mapping[str, Any], report: Report) -> None:
     """pytest-benchmark's own file, or a committed file of ratios."""
     run.benchmarks = benchmarks(document, path.stem, partial(report.skip, path))
     run.machine, run.versions = run.benchmarks.machine, run.benchmarks.versions
-    describe(run, document)
 
 
 def read_counterexample(run: Run, path: Path, document: Mapping[str, Any], report: Report) -> None:
     """A counterexample file on its own, with the history beside it."""
     cell = Cell(*(document[name] for name in ("target", "scenario", "verdict", "verdict")))
     cell.words = str(document.get("words") or cell.words)
-    run.seed = str(document.get("seed", ""))
     _counterexample(cell, path.parent, path, report)
     run.cells.append(cell)
 
@@ -110,7 +107,7 @@ def read_results(paths: Sequence[Path]) -> Report:
     return report
 
 
-def describe(run: Run, document: Mapping[str, Any]) -> None:
+def _describe(run: Run, document: Mapping[str, Any]) -> None:
     """Read what every kind of file may hold: command, seed, server, machine, versions."""
     command, server = document.get("command"), document.get("server")
     if isinstance(command, list) and command:
@@ -137,6 +134,7 @@ def _read(run: Run, path: Path, report: Report) -> None:
         if kind is None:
             names = ", ".join(kind.name for kind in KINDS)
             raise ValueError(f"is none of the kinds that are known: {names}")
+        _describe(run, document)
         kind.read(run, path, document, report)
     except DAMAGE as error:
         report.skip(path, in_words(error))
@@ -183,13 +181,12 @@ def _counterexample(cell: Cell, folder: Path, recorded: Path, report: Report) ->
     except DAMAGE as error:
         report.skip(path, f"the counterexample of {cell.target} {cell.scenario} cannot be read: {in_words(error)}")
     beside = path.with_name(path.name.removesuffix(COUNTEREXAMPLE) + HISTORY)
-    if not cell.history and beside.is_file():
-        cell.history = [event for events in _histories(beside, report).values() for event in events]
+    cell.history = cell.history or _history(beside, report)
 
 
-def _histories(path: Path, report: Report) -> dict[str, list[Event]]:
-    """The events of a history by their target ('' where they name none); damaged lines are named."""
-    found: dict[str, list[Event]] = {}
+def _history(path: Path, report: Report) -> list[Event]:
+    """The events of a history, none where there is no file; damaged lines are named."""
+    found: list[Event] = []
     damaged: list[str] = []
     lines = path.open(encoding="utf-8", errors="backslashreplace") if path.is_file() else nullcontext(())
     with lines as file:
@@ -199,7 +196,7 @@ def _histories(path: Path, report: Report) -> dict[str, list[Event]]:
             except (ValueError, RecursionError):
                 event = None
             if isinstance(event, dict) and isinstance(event.get("type"), str) and isinstance(event.get("call", 0), int):
-                found.setdefault(str(event.get("target", "")), []).append(event)
+                found.append(event)
             elif line.strip():
                 damaged.append(str(number))
     if damaged:
