@@ -9,9 +9,7 @@ import redis.asyncio as real_redis
 
 from podrace.simulator.world.plain.clients import KEPT, Made, client_of, named, names_with
 from podrace.simulator.world.plain.inside import Here
-from podrace.simulator.world.plain.loop import request
-
-Request = Callable[[Callable[[], Any]], Any]
+from podrace.simulator.world.plain.loop import Asked, request
 
 
 def aioredis_names(here: Here) -> dict[str, Any]:
@@ -78,27 +76,6 @@ def free_names(here: Here) -> dict[str, Any]:
             super().__init__(**where, **{name: asked[name] for name in KEPT if asked.get(name) is not None})
 
     return names_with(Redis, here)
-
-
-class Asked:
-    """What a synchronous client has made; what talks to the server is awaited."""
-
-    def __init__(self, sync: Any, ask: Request) -> None:
-        self._sync = sync
-        self._ask = ask
-
-    def __getattr__(self, name: str) -> Any:
-        found = getattr(self._sync, name)
-        return self._shown(name, found) if callable(found) else found
-
-    def _shown(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        async def awaited(*args: Any, **options: Any) -> Any:
-            return await self._ask(lambda: function(*args, **options))
-
-        return awaited
-
-    async def __aenter__(self) -> Any:
-        return self
 
 
 class Pipeline(Asked):

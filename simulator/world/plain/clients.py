@@ -127,30 +127,15 @@ def genai_names(here: Here) -> dict[str, Any]:
                 raise AttributeError(name)
             here().refuse(f"uses .{name} of Gemini's client", "the Files API is there; make the rest a service")
 
-    class Awaited:
-        """The Files API for coroutines."""
-
-        def __init__(self, files: Any) -> None:
-            self._files = files
-
-        def __getattr__(self, name: str) -> Any:
-            from podrace.simulator.world.plain.loop import request
-
-            method = getattr(self._files, name)
-            if not here().gate.virtual:
-                return lambda *args, **options: asyncio.to_thread(method, *args, **options)
-
-            async def call(*args: Any, **options: Any) -> Any:
-                return await request(here, lambda: method(*args, **options))
-
-            call.__name__ = name
-            return call
-
     def client(*_: Any, **__: Any) -> Any:
         inside = here()
         if "gemini" not in inside.env.services:
             inside.refuse("makes a client of Gemini", "give the scenario a workload with a service named gemini")
+        from podrace.simulator.world.plain.loop import Asked, request
+
         files = inside.env.services["gemini"]
-        return Part(files=files, aio=Part(files=Awaited(files)), close=lambda: None)
+        virtual = inside.gate.virtual
+        awaited = Asked(files, lambda call: request(here, call) if virtual else asyncio.to_thread(call))
+        return Part(files=files, aio=Part(files=awaited), close=lambda: None)
 
     return {"Client": client}

@@ -283,6 +283,28 @@ def request(here: Here, function: Callable[[], Any]) -> Any:
     return loop.request(function)
 
 
+class Asked:
+    """What is there for code without coroutines: its methods can be awaited, `ask` has them done."""
+
+    def __init__(self, sync: Any, ask: Callable[[Callable[[], Any]], Any]) -> None:
+        self._sync = sync
+        self._ask = ask
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._sync, name)
+        return self._shown(name, found) if callable(found) else found
+
+    def _shown(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        async def awaited(*args: Any, **options: Any) -> Any:
+            return await self._ask(lambda: function(*args, **options))
+
+        awaited.__name__ = name  # by it a task is named
+        return awaited
+
+    async def __aenter__(self) -> Any:
+        return self
+
+
 def asyncio_names(here: Here) -> dict[str, Any]:
     class Runner(asyncio.Runner):  # type: ignore[misc]
         def __init__(self, *, debug: bool | None = None, loop_factory: Any = None) -> None:
