@@ -14,34 +14,12 @@ KEPT = ("decode_responses", "encoding", "encoding_errors")
 """What of a client's options changes how it behaves towards whoever uses it."""
 
 
-class Pool:
-    """Stands for a pool of connections: keeps what a client will be made with."""
-
-    def __init__(self, **options: Any) -> None:
-        self.connection_kwargs = options
-
-    @classmethod
-    def from_url(cls, url: str, **options: Any) -> Any:
-        return cls(**options_of(url, options))
-
-    def disconnect(self, *_: Any, **__: Any) -> Any:
-        """There is nothing to disconnect; it can be awaited, as asynchronous code does."""
-        return _Done()
-
-    close = reset = aclose = disconnect
-
-
-class _Done:
-    def __await__(self) -> Any:
-        return iter(())
-
-
 class Made:
     """Mixed into a client: the other ways to make one."""
 
     @classmethod
     def from_url(cls, url: str, **options: Any) -> Any:
-        return cls(**options_of(url, options))
+        return cls.from_pool(real_redis.ConnectionPool.from_url(url, **options))
 
     @classmethod
     def from_pool(cls, connection_pool: Any) -> Any:
@@ -69,14 +47,13 @@ def redis_names(here: Here) -> dict[str, Any]:
 
 
 def names_with(client: Any, here: Here) -> dict[str, Any]:
-    """What leads to clients of this class, in `redis` as in `redis.asyncio`."""
+    """What leads to clients of this class, in `redis` as in `redis.asyncio`. Pools are real, but not connected by."""
 
     def cannot(*_: Any, **__: Any) -> Any:
         here().refuse("talks to a cluster or a sentinel", "use Redis: one node is what can be led")
 
     return {
-        "Redis": client, "StrictRedis": client, "from_url": client.from_url, "ConnectionPool": Pool,
-        "BlockingConnectionPool": Pool, "RedisCluster": cannot, "Sentinel": cannot,
+        "Redis": client, "StrictRedis": client, "from_url": client.from_url, "RedisCluster": cannot, "Sentinel": cannot,
     }  # fmt: skip
 
 
@@ -91,12 +68,6 @@ def named(args: tuple[Any, ...], options: dict[str, Any]) -> dict[str, Any]:
         found["path"] = found.pop("unix_socket_path")
     pool = found.get("connection_pool")
     return found | (pool.connection_kwargs if pool is not None else {})
-
-
-def options_of(url: str, options: dict[str, Any]) -> dict[str, Any]:
-    from redis.connection import parse_url
-
-    return {**options, **parse_url(url)}  # type: ignore[no-untyped-call]
 
 
 def client_of(inside: Inside, options: dict[str, Any]) -> Any:
