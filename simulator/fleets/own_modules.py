@@ -31,6 +31,7 @@ from podrace.simulator.fleets.inline import current_inside
 from podrace.simulator.target import Target, is_plain, load_target
 from podrace.simulator.world.plain.inside import Here
 from podrace.simulator.world.plain.pod import target_in
+from podrace.simulator.world.plain.watch import is_watched
 from podrace.simulator.world.view import Code, View, found, packages_of, places_of
 
 _OURS = Path(__file__).resolve().parents[1]
@@ -298,10 +299,12 @@ def _packages_of(name: str) -> list[str]:
 def _is_constant(module: ModuleType, own: tuple[str, ...]) -> bool:
     """Whether nothing that the module holds can be changed, but by putting something else in its place."""
     names = {key: value for key, value in module.__dict__.items() if not key.startswith("__")}
-    return all(_constant(value, own, {id(module)}) for value in names.values())
+    return all(_constant(value, own, {id(module)}) for value in names.values() if not is_watched(value))
 
 
 def _constant(value: Any, own: tuple[str, ...], seen: set[int]) -> bool:
+    if is_watched(value):
+        return False  # kept since before it was: a module that is run afresh keeps what is watched
     if id(value) in seen or isinstance(value, _ATOMS):
         return True
     seen.add(id(value))
@@ -328,12 +331,12 @@ def _constant(value: Any, own: tuple[str, ...], seen: set[int]) -> bool:
         if isinstance(value, enum.EnumType):
             members: dict[str, enum.Enum] = dict(value.__members__)
             return all(_constant(member.value, own, seen) for member in members.values())
-        return all(_constant(item, own, seen) for key, item in vars(value).items() if not _is_of_the_language(key))
+        return all(_constant(item, own, seen) for key, item in vars(value).items() if _is_state(key, item))
     if kind.__module__.startswith("podrace.simulator.") and kind.__module__ not in own:
         return True  # a scenario, a workload or a fault: no pod has one
     if _is_frozen(value):
         return all(_constant(item, own, seen) for item in vars(value).values())
-    return kind.__module__ in ("typing", "re", "datetime", "decimal", "uuid", "logging", "__future__")
+    return kind.__module__ in ("typing", "re", "datetime", "decimal", "uuid", "logging", "dataclasses", "__future__")
 
 
 def _is_frozen(value: Any) -> bool:
@@ -357,6 +360,9 @@ def _filled(cell: Any) -> bool:
     return True
 
 
-def _is_of_the_language(key: str) -> bool:
-    """Attributes that Python itself gives a class, mutable in kind but not a program's state."""
-    return (key.startswith(("_abc_", "__")) and key != "__call__") or key in ("_is_protocol", "_is_runtime_protocol")
+def _is_state(key: str, value: Any) -> bool:
+    """Whether it is an attribute that Python itself does not give a class, where it may be mutable and no state."""
+    of_the_language = key.startswith(("_abc_", "__")) or key in ("_is_protocol", "_is_runtime_protocol")
+    if isinstance(value, types.FunctionType):
+        return key != "__repr__"  # that of a dataclass keeps what it is about to show
+    return key == "__call__" or not of_the_language

@@ -398,6 +398,17 @@ MODULES = {
         "A raised KeyboardInterrupt: expected the target to return",
     ),
     "recurses in its factory": ("def pod(env): return pod(env)", 3, "the target's factory raised RecursionError"),
+    "has kept another clock since it was imported": (
+        "import time\ndef pod(env, clock=time.time): return clock()",
+        3,
+        "the target reads a clock that is not the run's, at mine.py:2 in pod: that cannot be led",
+    ),
+    "has kept another clock in a dataclass": (
+        "import dataclasses, time\n@dataclasses.dataclass\nclass Job:\n"
+        "    made: float = dataclasses.field(default_factory=time.time)\ndef pod(env): return Job()",
+        3,
+        "the target reads a clock that is not the run's, at <string>:",
+    ),
     "makes an object": ("def pod(env): return object()", 3, "the pod (object) has no method add_message"),
     "makes a generator": ("def pod(env): yield", 3, "the pod (generator) has no method add_message"),
     "wants another service": ("def pod(env): env.mail", 3, "the environment has no mail; its services: gemini, memory"),

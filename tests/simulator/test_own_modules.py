@@ -55,6 +55,10 @@ STATES = {
         "class Pod:\n    def count(self, env, seen=[]):\n        seen.append(env)\n        return len(seen)\n"
         "def pod(env):\n    return Pod().count(env)"
     ),
+    "a default argument of __init__": (
+        "class Pod:\n    def __init__(self, env, seen=[]):\n        seen.append(env)\n        self.seen = seen\n"
+        "def pod(env):\n    return len(Pod(env).seen)"
+    ),
     "a closure": (
         "def make():\n    seen = []\n    def pod(env):\n        seen.append(env)\n"
         "        return len(seen)\n    return pod\n"

@@ -170,6 +170,11 @@ def watched(refuse: Refuse, is_own: Callable[[str], bool]) -> Iterator[None]:
         yield
 
 
+def is_watched(function: Any) -> bool:
+    """Whether this is one of the functions that are replaced where a module names them, and there alone."""
+    return id(function) in _NAMED_ANYWHERE
+
+
 def _places() -> Iterator[tuple[dict[str, Any], str, Any]]:
     """Where modules name the functions: their variables, the name, and the function."""
     for key, module in list(sys.modules.items()):
