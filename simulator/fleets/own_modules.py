@@ -31,7 +31,6 @@ from podrace.simulator.fleets.inline import current_inside
 from podrace.simulator.target import Target, is_plain, load_target
 from podrace.simulator.world.plain.inside import Here
 from podrace.simulator.world.plain.pod import target_in
-from podrace.simulator.world.plain.watch import is_watched
 from podrace.simulator.world.view import Code, View, found, packages_of, places_of
 
 _OURS = Path(__file__).resolve().parents[1]
@@ -299,11 +298,17 @@ def _packages_of(name: str) -> list[str]:
 def _is_constant(module: ModuleType, own: tuple[str, ...]) -> bool:
     """Whether nothing that the module holds can be changed, but by putting something else in its place."""
     names = {key: value for key, value in module.__dict__.items() if not key.startswith("__")}
-    return all(_constant(value, own, {id(module)}) for value in names.values() if not is_watched(value))
+    return all(_constant(value, own, {id(module)}) for value in names.values() if not _is_watched(value))
+
+
+def _is_watched(value: Any) -> bool:
+    from podrace.simulator.world.plain import watch  # much that the process of a pod does not need
+
+    return watch.is_watched(value)
 
 
 def _constant(value: Any, own: tuple[str, ...], seen: set[int]) -> bool:
-    if is_watched(value):
+    if _is_watched(value):
         return False  # kept since before it was: a module that is run afresh keeps what is watched
     if id(value) in seen or isinstance(value, _ATOMS):
         return True
