@@ -52,22 +52,21 @@ class Recorder:
         self._reset()
 
     def _reset(self) -> None:
-        self._latencies: dict[str, tuple[list[int], list[int], list[int]]] = defaultdict(lambda: ([], [], []))
+        self._latencies: dict[tuple[str, str], list[int]] = defaultdict(list)
         self._errors: Counter[tuple[str, str]] = Counter()
         self._commands: Counter[str] = Counter()
 
     def on_request(self, name: str, response_time: float, context: Any = None, exception: Any = None, **_: Any) -> None:
         """Locust's request event; `response_time` is in milliseconds. Of a pipeline the context counts commands."""
-        raw, corrected, failed = self._latencies[name]
         latency_us = int(response_time * 1000)  # Locust hands the float on, and rounds only in its own table
         if exception is not None:
             self._errors[name, type(exception).__name__] += 1
-            failed.append(latency_us)
+            self._latencies[name, "failed"].append(latency_us)
             return
-        raw.append(latency_us)
+        self._latencies[name, "raw"].append(latency_us)
         if context:
             if "late_us" in context:
-                corrected.append(latency_us + context["late_us"])
+                self._latencies[name, "corrected"].append(latency_us + context["late_us"])
             if "commands" in context:
                 self._commands[name] += context["commands"]
 
@@ -79,10 +78,7 @@ class Recorder:
         return {
             "began_s": began_s,
             "ended_s": self._ended_s,
-            "counts": {
-                kind: {name: [*map(list, Counter(one[which]).items())] for name, one in latencies.items() if one[which]}
-                for which, kind in enumerate(KINDS)
-            },
+            "counts": [[*key, [*map(list, Counter(found).items())]] for key, found in latencies.items()],
             "errors": [[*key, count] for key, count in errors.items()],
             "commands": dict(commands),
         }
@@ -152,16 +148,15 @@ class Latencies:
             for name, error, count in interval["errors"]:
                 self.errors[name][error] += count
             self.commands.update(interval["commands"])
-        for kind in KINDS:
-            for name, pairs in interval["counts"][kind].items():
-                part = new_histogram()
-                for value_us, count in pairs:
-                    part.record_value(min(value_us, HIGHEST_US), count)
-                if counted:
-                    self._histograms.setdefault((name, kind), new_histogram()).add(part)
-                if self._folder:
-                    self._write(worker, name, kind, part, interval)
-                gevent.sleep(0)  # users may run in this process
+        for name, kind, pairs in interval["counts"]:
+            part = new_histogram()
+            for value_us, count in pairs:
+                part.record_value(min(value_us, HIGHEST_US), count)
+            if counted:
+                self._histograms.setdefault((name, kind), new_histogram()).add(part)
+            if self._folder:
+                self._write(worker, name, kind, part, interval)
+            gevent.sleep(0)  # users may run in this process
 
     def _write(self, worker: str, name: str, kind: str, part: Any, interval: Interval) -> None:
         assert self._folder is not None

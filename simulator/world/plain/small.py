@@ -127,22 +127,13 @@ def random_names(here: Here) -> dict[str, Any]:
         def seed(self, a: Any = None, version: int = 2) -> None:
             super().seed(here().env.rng.getrandbits(64) if a is None else a, version)
 
-    class SystemRandom(real_random.SystemRandom):
-        """The generator of the pod that draws: `secrets` has one for all pods."""
-
-        def random(self) -> float:
-            return here().env.rng.random()
-
-        def getrandbits(self, k: int) -> int:
-            return here().env.rng.getrandbits(k)
-
-        def randbytes(self, n: int) -> bytes:
-            return here().env.rng.randbytes(n)
-
     def of_the_pod(name: str) -> Callable[..., Any]:
         return lambda *args, **options: getattr(here().env.rng, name)(*args, **options)
 
-    return {name: of_the_pod(name) for name in _BOUND} | {"Random": Random, "SystemRandom": SystemRandom}
+    # the generator of the pod that draws: `secrets` has one for all pods
+    drawn = {name: staticmethod(of_the_pod(name)) for name in ("random", "getrandbits", "randbytes")}
+    system = type("SystemRandom", (real_random.SystemRandom,), drawn)
+    return {name: of_the_pod(name) for name in _BOUND} | {"Random": Random, "SystemRandom": system}
 
 
 class _Environ(PodsOwn):
