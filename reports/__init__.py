@@ -10,7 +10,7 @@
     matrix.py     failure modes by targets, what their words mean, and the verdict in one line
     text.py       the same as Markdown and as JUnit XML
     drawing.py    Jinja2 over *.j2 and svg.css: how it is drawn
-    safety.py     what no output may hold
+    safety.py     what may be read, and what no output may hold
 
 It reads files, nothing else: no other room of this repository is imported.
 """
