@@ -132,7 +132,7 @@ def podrace_fleet(podrace_server: Server) -> Iterator[Callable[..., Fleet]]:
                 )
                 for pod in pods
             ]
-            return stack.enter_context(Fleet(specs, on_event=lambda event: None))
+            return stack.enter_context(Fleet(specs))
 
         yield start
 

@@ -167,7 +167,7 @@ class Driver:
             spec = self.fleet.spec(pod)
             if self.fleet.incarnation(pod):
                 self.kill(pod)
-            self.fleet.begin(replace(spec, target=target, incarnation=spec.incarnation + 1))
+            self.fleet.add(replace(spec, target=target, incarnation=spec.incarnation + 1))
             self.journal.note(
                 {"type": "fault", "actor": pod, "fault": "deploy", "stage": "is over", "what": "deployed"}
             )

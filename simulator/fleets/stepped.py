@@ -7,7 +7,7 @@ from typing import Any
 
 from podrace.simulator.errors import TargetError
 from podrace.simulator.fleets.pipes import as_error_sent
-from podrace.simulator.fleets.processes import Fleet, NoAnswerError, PodSpec
+from podrace.simulator.fleets.processes import Fleet, Handle, NoAnswerError, PodSpec
 from podrace.simulator.history.outcome import Result
 from podrace.simulator.world.clock import EPOCH_US
 from podrace.simulator.world.steps import Step, pod_of
@@ -24,10 +24,14 @@ class SteppedFleet(Fleet):
     kind = "processes"
 
     def __init__(self, make_spec: Callable[[str, int], PodSpec], call_service: CallService) -> None:
-        super().__init__([], on_event=lambda event: None)
+        super().__init__([])
         self._make_spec = make_spec
         self._call_service = call_service
         self._steps: dict[str, Step] = {}
+        self._quiet: set[str] = set()
+        """Pods whose actors all stand at gates, or have ended."""
+        self._readable: list[bool] = []
+        """The answer to whether something can be read, once there is one."""
         self._now_us = EPOCH_US
         self.asked_time = True
         self._incarnations: dict[str, int] = {}
@@ -42,13 +46,10 @@ class SteppedFleet(Fleet):
         return self._steps.get(actor)
 
     def is_ready(self, actor: str) -> bool:
-        pod = pod_of(actor)
-        self.send(pod, "ready?", actor)
-        while True:
-            kind, *rest = self.receive(pod, within_s=STEP_WITHIN_S)
-            if kind == "ready!":
-                return bool(rest[0])
-            self._take_note(pod, kind, rest)
+        self._readable.clear()
+        self.send(pod_of(actor), "ready?", actor)
+        self._hear_until(pod_of(actor), lambda: self._readable, within_s=STEP_WITHIN_S)
+        return self._readable[0]
 
     def start(self, actor: str, call: int, method: str, args: tuple[Any, ...]) -> None:
         pod = pod_of(actor)
@@ -57,13 +58,10 @@ class SteppedFleet(Fleet):
             self.add(self._make_spec(pod, number))
             self.await_ready(pod)
             self.send(pod, "clock", self._now_us)
-        self.send(pod, "call", call, actor, method, args)
-        self._until_quiet(pod)
+        self._move(pod, "call", call, actor, method, args)
 
     def let_go(self, actor: str, action: str, answer: tuple[Any] | None = None, *, hears_later: bool = False) -> None:
-        pod = pod_of(actor)
-        self.send(pod, "go", actor, action, answer, hears_later)
-        self._until_quiet(pod)
+        self._move(pod_of(actor), "go", actor, action, answer, hears_later)
 
     def kill(self, pod: str) -> None:
         """SIGKILL."""
@@ -75,31 +73,27 @@ class SteppedFleet(Fleet):
         raise AssertionError("on processes a schedule that was found is repeated")
 
     def cancel(self, actor: str) -> None:
-        pod = pod_of(actor)
-        self.send(pod, "cancel", actor)
-        self._until_quiet(pod)
+        self._move(pod_of(actor), "cancel", actor)
 
     def set_clock(self, now_us: int) -> None:
         self._now_us = now_us
         for pod in self.names:
             self.send(pod, "clock", now_us)
 
-    def _until_quiet(self, pod: str) -> None:
-        """Take a pod's messages until all of its actors stand at gates, or have ended."""
+    def _move(self, pod: str, *message: Any) -> None:
+        """Tell a pod something that lets an actor go on, and hear it until all of its actors stand again."""
         self.asked_time = True  # pods in processes do not tell
-        while True:
-            try:
-                kind, *rest = self.receive(pod, within_s=STEP_WITHIN_S)
-            except NoAnswerError:
-                raise TargetError(
-                    f"pod {pod} did not come back within {STEP_WITHIN_S:g} s: it blocks, or loops, outside its "
-                    "environment"
-                ) from None
-            if self._take_note(pod, kind, rest):
-                return
+        self._quiet.discard(pod)
+        self.send(pod, *message)
+        try:
+            self._hear_until(pod, lambda: pod in self._quiet, within_s=STEP_WITHIN_S)
+        except NoAnswerError:
+            raise TargetError(
+                f"pod {pod} did not come back within {STEP_WITHIN_S:g} s: it blocks, or loops, outside its environment"
+            ) from None
 
-    def _take_note(self, pod: str, kind: str, rest: list[Any]) -> bool:
-        """Take note of one message. Returns whether the pod is quiet now."""
+    def _heard(self, handle: Handle, message: tuple[Any, ...]) -> None:
+        pod, (kind, *rest) = handle.spec.name, message
         if kind == "took":
             step, action, reply = rest
             self.done.append((Step(*step), action, reply))
@@ -113,13 +107,12 @@ class SteppedFleet(Fleet):
                 self.send(pod, "reply", number, True, self._call_service(pod, *call))
             except Exception as error:
                 self.send(pod, "reply", number, False, as_error_sent(error))
+        elif kind == "ready!":
+            self._readable += rest
         elif kind == "quiet":
-            self._stand(pod, {actor: Step(actor, kind, args) for actor, kind, args in rest[0]})
-            return True
-        return False
-
-    def _stand(self, pod: str, stands: dict[str, Step]) -> None:
-        kept = {
-            actor: stands.get(actor, step) for actor, step in self._steps.items() if step.pod != pod or actor in stands
-        }
-        self._steps = kept | stands
+            stands = {actor: Step(actor, kind, args) for actor, kind, args in rest[0]}
+            kept = {actor: step for actor, step in self._steps.items() if step.pod != pod or actor in stands}
+            self._steps = kept | stands
+            self._quiet.add(pod)
+        else:
+            super()._heard(handle, message)

@@ -45,7 +45,7 @@ def test_pods_start(benchmark: Any, bench_server: Server, tmp_path: Path) -> Non
             },
             options={"absorb_limit": 1},
         )
-        with Fleet([spec], on_event=lambda event: None) as fleet:
+        with Fleet([spec]) as fleet:
             names: list[str] = []
 
             def start(_: int) -> None:

@@ -300,6 +300,14 @@ def test_an_error_in_the_background_is_recorded_and_the_pod_goes_on(
     assert call(driver, asked("whose", pod="A"))[0].value == "A"
 
 
+def test_of_a_pod_that_is_not_free_each_step_is_told(spec: PodSpec, history: Path) -> None:
+    steps: list[Any] = []
+    with driver_of(replace(spec, free=False, lanes=0), history, on_event=steps.append) as driver:
+        call(driver, asked("set", "x", 1, pod="B"))
+    told = [(one["type"], one["actor"], *one["step"][1:], one["action"], one["reply"]) for one in steps]
+    assert told == [("step", "B", "redis", ("SET", "free:x", 1), "go", "OK")]
+
+
 def test_a_pod_that_dies_unasked_and_one_without_the_method_are_errors(spec: PodSpec, history: Path) -> None:
     with driver_of(spec, history) as driver, pytest.raises(HarnessError, match="pod A died unexpectedly"):
         call(driver, asked("die", pod="A"))
