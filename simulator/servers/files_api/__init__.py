@@ -3,7 +3,6 @@
     store.py       records, states, expiry and whose a file is: the rules that both forms share
     inprocess.py   InProcessFiles: stands in for google-genai's `client.files`, without HTTP
     api.py         FilesApi: over HTTP, for the unmodified google-genai client, with failures as planned
-    http.py        the standard library's server, with errors as Google's services tell them
     __main__.py    FilesApi as a process: `python -m podrace.simulator.servers.files_api`
 
 One contract suite runs against both forms: tests/simulator/test_files_store.py. Sources: the Files reference

@@ -1,17 +1,25 @@
-"""The local Gemini Files API over HTTP, for the unmodified google-genai client, with failures as planned."""
+"""The local Gemini Files API over HTTP, for the unmodified google-genai client, with failures as planned.
+
+The standard library's server, with errors as Google's services tell them.
+"""
 
 from __future__ import annotations
 
 import json
 import re
 import secrets
+import socket
+import socketserver
+import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler
 from typing import Any, Literal
 
-from podrace.simulator.servers.files_api.http import Listener, Reply, RequestHandler
+from podrace.simulator.errors import HarnessError
 from podrace.simulator.servers.files_api.store import Clock, FileRecord, FileStore, Identify, RefusalError, owner_of
 
 KEPT_UPLOADS = 1024
@@ -51,6 +59,8 @@ class Request:
 
 
 Plan = Callable[[Request], Fault | None]
+Reply = tuple[dict[str, Any] | None, dict[str, str]]
+"""The JSON body (None: empty) and the headers of a reply that is no error."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -63,13 +73,48 @@ class Upload:
     content: bytearray = field(default_factory=bytearray)
 
 
-class FilesApi(Listener):
+class _Handler(BaseHTTPRequestHandler):
+    """One connection, in a thread of its own."""
+
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    server: FilesApi
+
+    def answer(self) -> None:
+        length = self.headers.get("Content-Length", "0")
+        body = self.rfile.read(int(length) if length.isdecimal() else 0)
+        try:
+            self._send(200, *self.server.answer(self, body))
+        except RefusalError as refusal:
+            self.send_error(refusal.code, str(refusal))
+
+    do_GET = do_POST = do_DELETE = answer  # noqa: N815 (http.server asks for these names)
+
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+        """A refusal, ours or the standard library's. The header keeps google-genai from sending a chunk again."""
+        self._send(code, RefusalError(code, message or "").body, {"X-Goog-Upload-Status": "final"})
+
+    def _send(self, code: int, body: dict[str, Any] | None, headers: dict[str, str]) -> None:
+        content = b"" if body is None else json.dumps(body).encode()
+        self.send_response_only(code)
+        for key, value in headers.items():
+            self.send_header(key, value)
+        self.send_header("Content-Type", "application/json; charset=UTF-8")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+
+class FilesApi(socketserver.ThreadingTCPServer):
     """A Gemini Files API on `url`, from construction until `stop()`; a context manager. Thread-safe.
 
     `latency_s`: seconds that every upload takes. `plan`: the fault of a request, or None; called in the server's
     threads. `now`, `identify` and `processing_s` are FileStore's, and `store` is the harness's, as InProcessFiles'
     is. Raises HarnessError where it cannot listen on `host` and `port` (0: any free port).
     """
+
+    allow_reuse_address = True
+    request_queue_size = 1024
 
     def __init__(
         self,
@@ -87,13 +132,23 @@ class FilesApi(Listener):
         self._plan = plan
         self._lock = threading.Lock()
         self._uploads: dict[str, Upload] = {}
-        super().__init__(host, port)  # now it is asked
+        self.stopping = threading.Event()
+        self._failure: BaseException | None = None
+        self._connections: set[socket.socket] = set()
+        try:
+            super().__init__((host, port), _Handler)
+        except (OSError, OverflowError) as error:
+            raise HarnessError(f"files API: cannot listen on {host} port {port}: {error}") from error
+        self._address = ("127.0.0.1" if host == "0.0.0.0" else host, self.server_address[1])
+        self.url = f"http://{self._address[0]}:{self._address[1]}"
+        self._acceptor = threading.Thread(target=self._accept, name="files-api", daemon=True)
+        self._acceptor.start()
 
     def files(self) -> dict[str, FileRecord]:
         """Every stored file, whichever key's, by its name, `files/...`; oldest first."""
         return self.store.files()
 
-    def answer(self, call: RequestHandler, body: bytes) -> Reply:
+    def answer(self, call: _Handler, body: bytes) -> Reply:
         asked = f"{call.command} {call.path} {call.headers.get('X-Goog-Upload-Command', '')}"
         found = [(phase, match[1]) for phase, route in ROUTES.items() if (match := re.fullmatch(route, asked))]
         if not found:
@@ -121,7 +176,7 @@ class FilesApi(Listener):
         if fault.kind == "status":
             raise RefusalError(fault.code, "As planned.")
 
-    def _start(self, call: RequestHandler, owner: str, body: bytes) -> Reply:
+    def _start(self, call: _Handler, owner: str, body: bytes) -> Reply:
         try:
             asked = json.loads(body or b"{}").get("file") or {}
             # Protobuf's JSON takes both spellings; google-genai sends the second.
@@ -144,7 +199,7 @@ class FilesApi(Listener):
         url = f"{base_url}/upload/v1beta/files?upload_id={upload_id}&upload_protocol=resumable"
         return None, {"X-Goog-Upload-URL": url, **headers}
 
-    def _take_in(self, call: RequestHandler, phase: Phase, upload_id: str, chunk: bytes) -> Reply:
+    def _take_in(self, call: _Handler, phase: Phase, upload_id: str, chunk: bytes) -> Reply:
         """The next bytes. An open upload belongs to one request at a time, and is over where that fails."""
         with self._lock:
             upload = self._uploads.pop(upload_id, None)
@@ -168,6 +223,43 @@ class FilesApi(Listener):
             if len(self._uploads) > KEPT_UPLOADS:
                 del self._uploads[next(iter(self._uploads))]
         return {"X-Goog-Upload-Status": "active"}
+
+    def stop(self) -> None:
+        """Close every connection and end every thread, hanging requests included. May be called again.
+
+        Raises HarnessError where a function of the caller's has raised.
+        """
+        if self.stopping.is_set():
+            return
+        self.stopping.set()
+        socket.create_connection(self._address, timeout=1.0).close()  # wakes accept() on every platform
+        self._acceptor.join()
+        for connection in list(self._connections):
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)  # unlike close(), this wakes a thread that reads from it
+        self.server_close()
+        if self._failure is not None:
+            raise HarnessError(f"files API: plan or identify raised {self._failure!r}") from self._failure
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def _accept(self) -> None:
+        while not self.stopping.is_set():
+            self.handle_request()
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        self._connections.add(request)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        self._connections.discard(request)
+        super().shutdown_request(request)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):  # else the client is gone, or is to think that we are
+            self._failure = self._failure or error
 
 
 def _as_json(record: FileRecord) -> dict[str, Any]:
