@@ -1,7 +1,8 @@
 """The failure modes of image uploads: one entry each, in the order of their numbers.
 
 To add one, add an entry to SCENARIOS. `violates` and `spares` name the targets of this project that are expected
-to violate it, and those that its fault cannot strike; every other is expected to hold.
+to violate it, `local` and `shared` unless it says otherwise, and those that its fault cannot strike; every other is
+expected to hold.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from podrace.simulator.scenarios.model import Call, Ref, Scenario
 from podrace.simulator.scenarios.uploads import POISON, UPLOADS, Uploads, absorb, add, ask
 from podrace.simulator.world.steps import DROP_REPLY
 
-BOTH = frozenset({"local", "shared"})
+NOBODY: frozenset[str] = frozenset()
 LOCAL = frozenset({"local"})
 SHARED = frozenset({"shared"})
 DURABLE = frozenset({"durable"})
@@ -26,7 +27,7 @@ TEXT = (add("m1"),)
 LEASE_S = 30.0
 A, B, C = frozenset("A"), frozenset("B"), frozenset("C")
 
-row_of_uploads = partial(Scenario, workload=UPLOADS)
+row_of_uploads = partial(Scenario, workload=UPLOADS, violates=frozenset({"local", "shared"}))
 
 SCENARIOS: tuple[Scenario, ...] = (
     row_of_uploads(
@@ -50,7 +51,6 @@ SCENARIOS: tuple[Scenario, ...] = (
         row=3,
         what="the handler writes failed, an absorber skips the image and cleans up, then the worker completes",
         faults=(TimePasses(at_most_s=LEASE_S),),
-        violates=BOTH,
     ),
     row_of_uploads(
         "queued-past-timeout",
@@ -59,7 +59,6 @@ SCENARIOS: tuple[Scenario, ...] = (
         what="more uploads than workers, and the time of one is over while it waits for its turn",
         faults=(TimePasses(at_most_s=LEASE_S),),
         options={"max_workers": 1},
-        violates=BOTH,
     ),
     row_of_uploads(
         "pod-killed-mid-upload",
@@ -67,7 +66,6 @@ SCENARIOS: tuple[Scenario, ...] = (
         row=5,
         what="A dies while it uploads; nobody takes the upload over",
         faults=(Kill(pods=A),),
-        violates=BOTH,
     ),
     row_of_uploads(
         "expired-before-absorbed",
@@ -75,7 +73,6 @@ SCENARIOS: tuple[Scenario, ...] = (
         row=6,
         what="a completed status passes its time to live while the message waits",
         faults=(TimePasses(since="gemini", keys_only=True),),
-        violates=BOTH,
     ),
     row_of_uploads(
         "crash-between-status-and-push",
@@ -90,14 +87,12 @@ SCENARIOS: tuple[Scenario, ...] = (
         {"A": (*ONE, absorb("absorb")), "A.reader": (ask("ask", "m1"),)},
         row=8,
         what="an absorber cleans up while a reader resolves the same placeholder",
-        violates=BOTH,
     ),
     row_of_uploads(
         "same-placeholder-twice",
         {"A": (*ONE, add("m2", again=[("m1", 0)])), "A.absorber": (absorb("absorb", after=("m1",)),)},
         row=9,
         what="two messages carry one placeholder; the first clean-up takes it from the second",
-        violates=BOTH,
     ),
     row_of_uploads(
         "corrupt-value",
@@ -105,7 +100,6 @@ SCENARIOS: tuple[Scenario, ...] = (
         row=10,
         what="what a key holds is damaged",
         faults=(CorruptKey(during="absorb"),),
-        violates=BOTH,
     ),
     row_of_uploads(
         "stale-local-copy",
@@ -113,7 +107,6 @@ SCENARIOS: tuple[Scenario, ...] = (
         row=11,
         what="Redis no longer knows an upload, the pod that started it still does: pods disagree",
         faults=(TimePasses(since="gemini", keys_only=True),),
-        violates=BOTH,
     ),
     row_of_uploads(
         "crash-after-send",
@@ -121,7 +114,6 @@ SCENARIOS: tuple[Scenario, ...] = (
         row=12,
         what="an absorber delivers, and dies before it cleans up",
         faults=(Kill(pods=B, since="memory"),),
-        violates=BOTH,
     ),
     row_of_uploads(
         "crash-before-send",
@@ -129,6 +121,7 @@ SCENARIOS: tuple[Scenario, ...] = (
         row=13,
         what="an absorber dies before it has delivered",
         faults=(Kill(pods=B, until="memory"),),
+        violates=NOBODY,
     ),
     row_of_uploads(
         "trim-applied-twice",
@@ -137,7 +130,6 @@ SCENARIOS: tuple[Scenario, ...] = (
         what="the reply to LTRIM is lost and the client sends it again: twice as many leave",
         faults=(LoseConnection(actions=(DROP_REPLY,), commands=frozenset({"LTRIM"})),),
         retries=(1,),
-        violates=BOTH,
     ),
     row_of_uploads(
         "lock-expires-mid-send",
@@ -149,7 +141,6 @@ SCENARIOS: tuple[Scenario, ...] = (
         row=15,
         what="a slow absorber outlives its lock; a second one sends the same batch, and both trim",
         faults=(TimePasses(at_most_s=LEASE_S, keys_only=True),),
-        violates=BOTH,
     ),
     row_of_uploads(
         "foreign-unlock",
@@ -162,7 +153,6 @@ SCENARIOS: tuple[Scenario, ...] = (
         row=16,
         what="the plain DEL of an absorber whose lock has expired frees another's lock",
         faults=(TimePasses(pods=B, since="LTRIM", until="DEL", at_most_s=LEASE_S, keys_only=True),),
-        violates=BOTH,
         spares=DURABLE,  # both are one script
     ),
     row_of_uploads(
@@ -172,7 +162,6 @@ SCENARIOS: tuple[Scenario, ...] = (
         what="RPUSH is applied, its reply is lost, the client sends it again",
         faults=(LoseConnection(actions=(DROP_REPLY,)),),
         retries=(1,),
-        violates=BOTH,
     ),
     row_of_uploads(
         "accept-unanswered",
@@ -180,14 +169,12 @@ SCENARIOS: tuple[Scenario, ...] = (
         row=18,
         what="the reply to accept is lost for good; the caller cannot know, and calls again with the same id",
         faults=(LoseConnection(actions=(DROP_REPLY,)),),
-        violates=BOTH,
     ),
     row_of_uploads(
         "poison-message",
         {"A": (add("m1", text=f"a {POISON} message"), add("m2")), "B": (absorb("absorb", after=("m2",)),)},
         row=19,
         what="one message makes the memory agent refuse, every time",
-        violates=BOTH,
     ),
     row_of_uploads(
         "paused-pod",
@@ -199,7 +186,6 @@ SCENARIOS: tuple[Scenario, ...] = (
         row=20,
         what="an absorber stands still past every lease, then goes on as if nothing had happened",
         faults=(TimePasses(pods=B, since="absorb"),),
-        violates=BOTH,
     ),
     row_of_uploads(
         "connection-dropped",
@@ -208,7 +194,6 @@ SCENARIOS: tuple[Scenario, ...] = (
         what="a connection drops at any command, before or after the server applied it",
         faults=(LoseConnection(),),
         retries=(0, 1),
-        violates=BOTH,
     ),
     row_of_uploads(
         "hostile-ids",
@@ -218,7 +203,6 @@ SCENARIOS: tuple[Scenario, ...] = (
         },
         row=28,
         what="ids with * ? { } : and newlines, empty, None",
-        violates=BOTH,
     ),
     row_of_uploads(
         "missed-notification",
@@ -233,7 +217,6 @@ SCENARIOS: tuple[Scenario, ...] = (
         row=30,
         what="Gemini's file is over 48 h old when its message is absorbed",
         faults=(TimePasses(since="gemini.upload"),),
-        violates=BOTH,
     ),
     row_of_uploads(
         "unready-gemini-file",
@@ -241,7 +224,6 @@ SCENARIOS: tuple[Scenario, ...] = (
         workload=Uploads(processing_s=5.0),
         row=30,
         what="Gemini's file is still PROCESSING when its message is absorbed",
-        violates=BOTH,
     ),
     row_of_uploads(
         "failed-gemini-file",
@@ -249,7 +231,6 @@ SCENARIOS: tuple[Scenario, ...] = (
         workload=Uploads(fails=frozenset({"image-1"})),
         row=30,
         what="Gemini takes the file, and then fails to make it usable",
-        violates=BOTH,
     ),
     row_of_uploads(
         "foreign-gemini-file",
@@ -257,7 +238,6 @@ SCENARIOS: tuple[Scenario, ...] = (
         workload=Uploads(keys={"B": "another key"}),
         row=30,
         what="the pod that absorbs has another API key than the one that uploaded",
-        violates=BOTH,
     ),
     row_of_uploads(
         "gemini-refuses",
@@ -265,7 +245,6 @@ SCENARIOS: tuple[Scenario, ...] = (
         row=32,
         what="Gemini answers 503, never answers, or its reply is lost",
         faults=(FailService(service="gemini"),),
-        violates=BOTH,
     ),
     row_of_uploads(
         "foreign-status",
@@ -283,13 +262,13 @@ SCENARIOS: tuple[Scenario, ...] = (
         },
         row=35,
         what="two pods absorb one user at once",
+        violates=NOBODY,
     ),
     row_of_uploads(
         "same-id-twice",
         {"A": (add("m1", text="one message"),), "B": (add("m1-again", text="one message", message_id="m1"),)},
         row=36,
         what="one message id is handed in on two pods at once",
-        violates=BOTH,
     ),
     row_of_uploads(
         "restarted-pod",
@@ -297,7 +276,6 @@ SCENARIOS: tuple[Scenario, ...] = (
         row=37,
         what="a killed pod starts again under its name",
         faults=(Kill(pods=A, restart=True),),
-        violates=BOTH,
     ),
     row_of_uploads(
         "two-users",
@@ -308,6 +286,7 @@ SCENARIOS: tuple[Scenario, ...] = (
         },
         row=38,
         what="two users' messages interleave: nothing may cross over, the order of each is kept",
+        violates=NOBODY,
     ),
     row_of_uploads(
         "subscriber-dropped",

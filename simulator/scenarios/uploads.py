@@ -12,7 +12,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from podrace.simulator.judge.run import Run
@@ -132,17 +134,6 @@ class Ledger:
         return self.recorded
 
 
-@dataclass(frozen=True)
-class _MemoryOf:
-    """The memory agent as one pod meets it."""
-
-    memory: Memory
-    pod: str
-
-    def send(self, *args: Any, **named: Any) -> None:
-        self.memory.send(*args, **named, pod=self.pod)
-
-
 @dataclass(frozen=True, kw_only=True)
 class Uploads(Workload):
     """See the module. Once prepared, `files` are the pictures by name, and `identify` knows them by content."""
@@ -185,18 +176,14 @@ class Uploads(Workload):
         from podrace.simulator.servers.files_api.store import owner_of
 
         record = store.find(uri.partition("/v1beta/")[2])
-        key = self.keys.get(pod)
-        wanted = owner_of(key) if key else record.owner if record and not self._has_key(record.owner) else ""
-        return record is not None and record.state.name == "ACTIVE" and record.owner == wanted
-
-    def _has_key(self, owner: str) -> bool:
-        from podrace.simulator.servers.files_api.store import owner_of
-
-        return owner in {owner_of(key) for key in self.keys.values()}
+        if record is None or record.state.name != "ACTIVE":
+            return False
+        owners = {name: owner_of(key) for name, key in self.keys.items()}
+        return record.owner == owners[pod] if pod in owners else record.owner not in owners.values()
 
     def service_for(self, pod: str, service: str, inner: Any) -> Any:
         if service == "memory":
-            return _MemoryOf(inner, pod)
+            return SimpleNamespace(send=partial(inner.send, pod=pod))
         return inner.with_key(self.keys[pod]) if pod in self.keys else inner
 
     def moments(self, services: Mapping[str, Any]) -> Iterable[float]:
