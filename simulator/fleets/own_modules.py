@@ -18,7 +18,7 @@ import os
 import sys
 import types
 import typing
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
 from itertools import chain
 from operator import attrgetter, is_
@@ -61,11 +61,11 @@ class OwnModules:
             self.plain = _plain_factory(path, self.is_own, self._target, here, free)
             self.afresh = True
             return
-        self._names = _own_modules(path.partition(":")[0])
         self._code = Code()
-        self.afresh = not all(_is_constant(module, self._names) for module in self._modules())
+        self.afresh = False
         """Whether every pod gets modules of its own."""
-        self._before = None if self.afresh else _Held(self._modules())
+        self._before: _Held | None = None
+        self._know(_own_modules(path.partition(":")[0]))
         self._imported = len(sys.modules)
 
     def factory(self, pod: str) -> Target:
@@ -87,18 +87,18 @@ class OwnModules:
             self._imported = len(sys.modules)
             names = _own_modules(self._path.partition(":")[0])
             if names != self._names:  # imported by a call: from now on it is in place before any pod is made
-                self._names = names
-                self.afresh = self.afresh or not all(_is_constant(module, names) for module in self._modules())
-                self._before = None if self.afresh else _Held(self._modules())
+                self._know(names)
                 return True
         if self._before is None or self._before.is_as_before():
             return False
         self.afresh, self._before = True, None
         return True
 
-    def _modules(self) -> Iterator[ModuleType]:
-        for name in self._names:
-            yield sys.modules[name]
+    def _know(self, names: tuple[str, ...]) -> None:
+        modules = [sys.modules[name] for name in names]
+        self._names = names
+        self.afresh = self.afresh or not all(_is_constant(module, names) for module in modules)
+        self._before = None if self.afresh else _Held(modules)
 
 
 def _owned_by_plain(path: str, target: Any) -> Callable[[str], bool]:
@@ -151,37 +151,24 @@ def _lies_in(folder: Path | None, name: str) -> bool:
 
 
 class _Held:
-    """What modules, with their classes, functions and frozen objects, hold by name: whether it is still the same.
+    """What modules, with their classes, functions and frozen objects, hold: whether it is still the same.
 
-    This is asked after every schedule, so all is compared in one go; and name by name where that finds a difference.
+    This is asked after every schedule, so all is compared in one go.
     """
 
     def __init__(self, modules: Iterable[ModuleType]) -> None:
-        self._names: list[Mapping[str, Any]] = []
         self._functions: list[types.FunctionType] = []
+        self._values: list[Iterable[Any]] = []
         for module in modules:
             self._add(module.__dict__, module.__name__)
-        self._attributes = [function.__dict__ for function in self._functions]
-        self._names += self._attributes
-        self._defaults = list(self._defaults_now())
-        self._by_name = self._ids_by_name()
-        self._values_now = [names.values() for names in self._names]
-        self._note_values()
+        self._values += [function.__dict__.values() for function in self._functions]
+        self._before = list(self._now())
 
     def is_as_before(self) -> bool:
-        if not _same(self._defaults_now(), self._defaults):
-            return False
-        if not all(map(is_, map(attrgetter("__dict__"), self._functions), self._attributes)):
-            return False
-        if list(map(len, self._values_now)) == self._sizes and _same(chain(*self._values_now), self._values):
-            return True
-        if self._ids_by_name() != self._by_name:
-            return False
-        self._note_values()
-        return True
+        return all(map(is_, self._now(), self._before))
 
     def _add(self, names: Mapping[str, Any], module: str) -> None:
-        self._names.append(names)
+        self._values.append(names.values())
         for value in list(names.values()):
             bare = getattr(value, "__func__", None) or getattr(value, "fget", None) or value
             if isinstance(bare, types.FunctionType):
@@ -190,26 +177,12 @@ class _Held:
             elif isinstance(value, type) and value.__module__ == module:
                 self._add(vars(value), module)
             elif _is_frozen(value):
-                self._names.append(vars(value))
+                self._values.append(vars(value).values())
 
-    def _defaults_now(self) -> Iterator[Any]:
-        return chain.from_iterable(map(attrgetter("__defaults__", "__kwdefaults__"), self._functions))
-
-    def _note_values(self) -> None:
-        self._sizes = list(map(len, self._values_now))
-        self._values = list(chain(*self._values_now))
-
-    def _ids_by_name(self) -> list[dict[str, int]]:
-        """Without what Python itself keeps there."""
-        return [
-            {name: id(value) for name, value in names.items() if not name.startswith(("__", "_abc_"))}
-            for names in self._names
-        ]
-
-
-def _same(some: Iterable[Any], others: Sequence[Any]) -> bool:
-    """Whether these are the very same objects; there must be as many of them."""
-    return all(map(is_, some, others))
+    def _now(self) -> Iterator[Any]:
+        """All of it, and at the end itself: nothing more may stand there."""
+        parts = map(attrgetter("__defaults__", "__kwdefaults__", "__dict__"), self._functions)
+        return chain(chain.from_iterable(parts), *self._values, (self,))
 
 
 def _own_modules(target: str) -> tuple[str, ...]:
