@@ -16,12 +16,12 @@ from typing import Any, NoReturn
 from podrace.simulator.errors import HarnessError, PodraceError, TargetError, connection_error
 from podrace.simulator.fleets.pipes import Pipe
 from podrace.simulator.fleets.processes import PodSpec
-from podrace.simulator.history.events import describe, shorten
+from podrace.simulator.fleets.protocol import VirtualGate
+from podrace.simulator.history.events import shorten
 from podrace.simulator.target import PodEnv, left
-from podrace.simulator.world.client import broken
-from podrace.simulator.world.clock import EPOCH_US, US_PER_S
+from podrace.simulator.world.clock import EPOCH_US
 from podrace.simulator.world.locks import LockState, VirtualLock
-from podrace.simulator.world.steps import GO, PAST_US, Failed, foreign_thread, plain_reply
+from podrace.simulator.world.steps import GO, Failed, foreign_thread, plain_reply
 
 
 class RecordingGate:
@@ -88,7 +88,6 @@ class RecordingGate:
                 "type": "step",
                 "actor": (actor := getattr(self._current, "actor", self._spec.name)),
                 "step": (actor, kind, args),
-                "says": describe(kind, args, self._spec.prefix),
                 "action": GO,
                 "failed": isinstance(reply, BaseException),
                 "reply": shorten(plain_reply(reply)),
@@ -138,7 +137,7 @@ class _Slot:
     released: threading.Event = field(default_factory=threading.Event)
 
 
-class StepGate:
+class StepGate(VirtualGate):
     """Stops every actor at every gate until the parent lets it go; time is virtual.
 
     One actor runs at a time. When none does, the parent hears `quiet` and where each one stands.
@@ -146,12 +145,12 @@ class StepGate:
     """
 
     answer_kind = "returned"
-    virtual = True
 
     def __init__(self, pipe: Pipe, spec: PodSpec) -> None:
         self._pipe = pipe
         self._pod = spec.name
         self._now_us = EPOCH_US
+        self.now_us = lambda: self._now_us
         self._current = threading.local()
         self._lock = threading.Lock()
         self._running = 0
@@ -162,10 +161,6 @@ class StepGate:
         """Actors that stand aside until another of the pod wakes them."""
         self._names: dict[int, str] = {}
         self._numbers = _numbers()
-        self.answer: tuple[Any] | None = None
-        self.env: PodEnv | None = None
-        self.inside: Any = None
-        """What belongs to a pod of plain code."""
         self.cancels = spec.cancels
 
     def run(self, actor: str, function: Callable[[], None]) -> None:
@@ -209,53 +204,27 @@ class StepGate:
         self._current.hears_later = slot.hears_later
         return slot.action
 
-    def after(self, reply: Any) -> None:
-        self._is_done(reply)
-        if self._current.hears_later:
-            self.before("reply", ())
-            self._current.taken.pop()
-
-    def sent(self) -> None:
-        self._is_done("sent")
-
-    def _is_done(self, reply: Any) -> None:
+    def is_done(self, reply: Any) -> Any:
         actor, kind, args, action = self._current.taken.pop()
         heard = reply if reply is None or isinstance(reply, int) else plain_reply(reply)
         if isinstance(reply, BaseException):
             heard = Failed(heard)
         self._pipe.send("took", (actor, kind, _sendable(args)), action, heard)
-
-    def receive(self, connection: Any, seconds: float | None, source: str) -> bool:
-        deadline_us = None if seconds is None else self._now_us + round(seconds * US_PER_S)
-        action = self.before("receive", (source, deadline_us), connection)
-        if action != GO:
-            connection.disconnect()
-            error = broken("connection")
-            self.after(error)
-            raise error
-        return bool(connection.is_readable())
-
-    def wait(self, lock: Any, seconds: float | None) -> bool:
-        if seconds is None:
-            self.before("lock", (lock,))
-        else:
-            self.before("timer", (self._now_us + round(seconds * US_PER_S) + PAST_US, seconds, lock))
-        self.after("free" if lock.free else None)
-        return bool(lock.free)
+        return self._current
 
     def park(self, seconds: float | None) -> bool:
         actor, slot = self.me(), _Slot("timer", ())
         with self._lock:
             self._parked[actor] = slot
             if seconds is not None:
-                slot.args = (self._now_us + round(seconds * US_PER_S) + PAST_US, seconds)
+                slot.args = self.deadline(seconds)
                 self._waiting[actor] = slot
             self._stopped()
         slot.released.wait()
         if self._parked.pop(actor, None) is None:
             return True
         _pushed(self._current, (actor, slot.kind, slot.args, slot.action))
-        self._is_done(None)
+        self.is_done(None)
         return False
 
     def unpark(self, actor: str) -> None:
@@ -277,17 +246,10 @@ class StepGate:
         self._pipe.send("broken", connection_error(self._pod, error))
 
     def hang(self) -> None:
-        self._is_done("never answers")
+        self.is_done("never answers")
         with self._lock:
             self._stopped()
         threading.Event().wait()
-
-    def now(self) -> float:
-        return self._now_us / US_PER_S
-
-    def sleep(self, seconds: float, past_us: int = 0) -> None:
-        self.before("timer", (self._now_us + max(0, round(seconds * US_PER_S)) + past_us, seconds))
-        self.after(None)
 
     def spawn(self, name: str, function: Callable[[], None]) -> str:
         actor = f"{self._pod}.{name}-{next(self._numbers[name])}"

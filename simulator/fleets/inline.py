@@ -13,16 +13,14 @@ from typing import Any, NoReturn
 import greenlet
 
 from podrace.simulator.errors import HarnessError, TargetError, connection_error
+from podrace.simulator.fleets.protocol import VirtualGate
 from podrace.simulator.history.outcome import Result, outcome
 from podrace.simulator.interrupts import Interrupted
 from podrace.simulator.target import PodEnv, Target, left, make_pod, method_of
-from podrace.simulator.world.client import broken
-from podrace.simulator.world.clock import EPOCH_US, US_PER_S
+from podrace.simulator.world.clock import EPOCH_US
 from podrace.simulator.world.locks import VirtualLock
 from podrace.simulator.world.plain.inside import Inside, inside_of
 from podrace.simulator.world.steps import (
-    GO,
-    PAST_US,
     Gate,
     PodKilledError,
     Step,
@@ -229,24 +227,19 @@ def raise_in_harness(error: BaseException) -> NoReturn:
     raise error
 
 
-class _InlineGate:
+class _InlineGate(VirtualGate):
     """One pod's gate and virtual runtime."""
-
-    virtual = True
 
     def __init__(self, fleet: InlineFleet, name: str) -> None:
         self._fleet = fleet
         self._name = name
         self._spawned: dict[str, int] = {}
-        self.env: PodEnv | None = None
         self.pod: Any = None
-        self.answer: tuple[Any] | None = None
-        self.inside: Any = None
-        """What belongs to a pod of plain code."""
+        self.now_us = fleet.now_us
         self.cancels = fleet.cancels
         self.dead = False
 
-    def before(self, kind: str, args: tuple[Any, ...]) -> str:
+    def before(self, kind: str, args: tuple[Any, ...], connection: Any = None) -> str:
         if threading.get_ident() != self._fleet.thread:
             self._expel()
         actor = greenlet.getcurrent()
@@ -257,6 +250,7 @@ class _InlineGate:
             )
         if self.dead:
             self._end(actor)
+        actor.connection = connection
         step = actor.step = Step(actor.name, kind, args)
         hub = self._fleet._hub
         action: str = hub.switch() if actor.aside is None else actor.aside(hub.switch)
@@ -277,45 +271,12 @@ class _InlineGate:
         while True:
             self._fleet._hub.switch()
 
-    def after(self, reply: Any) -> None:
-        actor = self._is_done(reply)
-        if actor.hears_later:
-            actor.hears_later = False
-            self.before("reply", ())
-            actor.taken.pop()
-
-    def sent(self) -> None:
-        self._is_done("sent")
-
-    def _is_done(self, reply: Any) -> _Actor:
+    def is_done(self, reply: Any) -> _Actor:
         actor = greenlet.getcurrent()
         assert isinstance(actor, _Actor)
         step, action = actor.taken.pop()
         self._fleet.done.append((step, action, reply))
         return actor
-
-    def receive(self, connection: Any, seconds: float | None, source: str) -> bool:
-        actor = greenlet.getcurrent()
-        assert isinstance(actor, _Actor)
-        actor.connection = connection
-        deadline_us = None if seconds is None else self._fleet.now_us() + round(seconds * US_PER_S)
-        action = self.before("receive", (source, deadline_us))
-        if action != GO:
-            connection.disconnect()
-            error = broken("connection")
-            self.after(error)
-            raise error
-        ready = connection.is_readable()
-        actor.connection = None
-        return bool(ready)
-
-    def wait(self, lock: Any, seconds: float | None) -> bool:
-        if seconds is None:
-            self.before("lock", (lock,))
-        else:
-            self.before("timer", (self._fleet.now_us() + round(seconds * US_PER_S) + PAST_US, seconds, lock))
-        self.after("free" if lock.free else None)
-        return bool(lock.free)
 
     def park(self, seconds: float | None) -> bool:
         actor = greenlet.getcurrent()
@@ -323,8 +284,7 @@ class _InlineGate:
         if self.dead:
             self._end(actor)
         if seconds is not None:
-            deadline_us = self._fleet.now_us() + round(seconds * US_PER_S) + PAST_US
-            actor.step = Step(actor.name, "timer", (deadline_us, seconds))
+            actor.step = Step(actor.name, "timer", self.deadline(seconds))
         step, hub = actor.step, self._fleet._hub
         action: str = hub.switch() if actor.aside is None else actor.aside(hub.switch)
         if self.dead:
@@ -354,18 +314,11 @@ class _InlineGate:
             self._fleet.broken = self._fleet.broken or connection_error(self._name, error)
 
     def hang(self) -> None:
-        self._is_done("never answers")
+        self.is_done("never answers")
         while True:
             self._fleet._hub.switch()
             if self.dead:
                 raise PodKilledError
-
-    def now(self) -> float:
-        return self._fleet.now_us() / US_PER_S
-
-    def sleep(self, seconds: float, past_us: int = 0) -> None:
-        self.before("timer", (self._fleet.now_us() + max(0, round(seconds * US_PER_S)) + past_us, seconds))
-        self.after(None)
 
     def spawn(self, name: str, function: Callable[[], None]) -> str:
         if threading.get_ident() != self._fleet.thread:

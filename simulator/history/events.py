@@ -208,17 +208,6 @@ def _argument(value: Any) -> str:
     return brief(shorten(plain(value) if not isinstance(value, dict) else json.dumps(value), 60))
 
 
-def describe(kind: str, args: tuple[Any, ...], prefix: str = "") -> str:
-    """One line that describes a step of a free-running pod."""
-    if kind == "redis":
-        return Wording(prefix).command(args)
-    if kind == "service":
-        service, method, given, named = args
-        shown = ", ".join(shorten(plain(item), 80) for item in (*given, *named.values()))
-        return f"{service}.{method}({shown})"
-    return kind
-
-
 def write_history(path: Path, events: Iterable[Event]) -> None:
     """Write the events, one JSON document a line."""
     with path.open("w", encoding="utf-8") as file:

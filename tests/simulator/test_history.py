@@ -13,7 +13,6 @@ from podrace.simulator.history.events import (
     Event,
     Wording,
     brief,
-    describe,
     plain,
     read_history,
     readable,
@@ -115,18 +114,6 @@ def test_without_a_prefix_a_command_stays_as_it_is() -> None:
 
 def test_a_very_long_command_is_cut() -> None:
     assert len(Wording().command(("SET", "k", "x" * 100_000))) < 1000
-
-
-@pytest.mark.parametrize(
-    ("kind", "args", "line"),
-    [
-        ("redis", ("GET", b"run:a"), "GET a"),
-        ("service", ("memory", "send", ("alice",), {"parts": ["hello"]}), "memory.send(alice, [hello])"),
-        ("timer", (5, 1.0), "timer"),
-    ],
-)
-def test_a_step_of_a_pod_that_runs_free(kind: str, args: tuple[Any, ...], line: str) -> None:
-    assert describe(kind, args, "run:") == line
 
 
 # --- events ---
