@@ -15,8 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
-_PATH_BYTES_MAX = 70
-"""A longer one leaves no room for a socket's name below it: the kernel takes 107 bytes on Linux and 103 on macOS."""
+_LONGEST = "pymp-12345678/listener-12345678"
+"""The longest name of a socket that `multiprocess` makes in it."""
 
 
 def folder() -> Path:
@@ -37,11 +37,9 @@ _opened: list[int] = []
 
 
 def _guarded_folder() -> Path:
-    from podrace.simulator.servers.guardian import start_guardian
+    from podrace.simulator.servers.guardian import private_folder, start_guardian
 
-    path = Path(tempfile.gettempdir(), f"podrace-{os.urandom(4).hex()}").absolute()
-    if len(os.fsencode(path)) > _PATH_BYTES_MAX:
-        path = Path("/tmp", path.name)
+    path = private_folder(_LONGEST)
     guardian, end = start_guardian(path, "temporary files")
     _opened.append(end)
     guardian.returncode = 0  # nobody waits for it: it ends after this process

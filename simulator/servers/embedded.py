@@ -7,7 +7,6 @@ import os
 import signal
 import socket
 import subprocess
-import tempfile
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -17,14 +16,13 @@ from typing import IO, TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from podrace.simulator.errors import HarnessError
-from podrace.simulator.servers.guardian import start_guardian
+from podrace.simulator.servers.guardian import private_folder, start_guardian
 
 if TYPE_CHECKING:
     import redis
 
 READY_WITHIN_S = 5.0
-SOCKET_PATH_BYTES_MAX = 100
-"""The kernel takes 107 bytes on Linux and 103 on macOS."""
+_SOCKET = "redis.sock"
 
 # Standard output is the guardian's input: the guardian knows the process id before there is a server.
 _SERVER = 'echo $$; exec "$1" valkey.conf >>server.log 2>&1'
@@ -63,7 +61,7 @@ class EmbeddedServer:
 
     def __init__(self, *, config: Mapping[str, str] | None = None) -> None:
         self.config = dict(config or {})
-        self.folder = _private_folder_name()
+        self.folder = private_folder(_SOCKET)
         self._guardian: subprocess.Popen[bytes] | None = None
         self._orders: IO[bytes] | None = None
         self._process: subprocess.Popen[bytes] | None = None
@@ -81,7 +79,7 @@ class EmbeddedServer:
 
     @property
     def socket_path(self) -> Path:
-        return self.folder / "redis.sock"
+        return self.folder / _SOCKET
 
     @property
     def url(self) -> str:
@@ -94,7 +92,8 @@ class EmbeddedServer:
             raise HarnessError("embedded server: already running; stop() or kill() it first")
         try:
             if self._guardian is None:
-                self._start_guardian()
+                self._guardian, orders = start_guardian(self.folder, "embedded server")
+                self._orders = os.fdopen(orders, "wb", buffering=0)
             self._spawn()
             self._await_answer()
         except OSError as error:
@@ -205,16 +204,12 @@ class EmbeddedServer:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def _start_guardian(self) -> None:
-        self._guardian, orders = start_guardian(self.folder, "embedded server")
-        self._orders = os.fdopen(orders, "wb", buffering=0)
-
     def _spawn(self) -> None:
         assert self._orders is not None
         settings = {
             "port": "0",
             "bind": "127.0.0.1",
-            "unixsocket": "redis.sock",  # relative: the folder's name needs no quoting
+            "unixsocket": _SOCKET,  # relative: the folder's name needs no quoting
             "unixsocketperm": "700",
             "save": '""',
             "appendonly": "no",
@@ -265,13 +260,6 @@ class EmbeddedServer:
         lines = log.read_text(encoding="utf-8", errors="replace").split("\n") if log.exists() else []
         last_line = next(filter(None, reversed(lines)), "(empty)")
         return HarnessError(f"embedded server: expected {expected}; last line of its log: {last_line}")
-
-
-def _private_folder_name() -> Path:
-    name = f"podrace-{os.urandom(6).hex()}"
-    folder = Path(tempfile.gettempdir(), name).absolute()  # TMPDIR=. is left as it is
-    fits = len(os.fsencode(folder / "redis.sock")) <= SOCKET_PATH_BYTES_MAX
-    return folder if fits else Path("/tmp", name)
 
 
 def server_info(fields: Mapping[str, Any], *, embedded: bool) -> ServerInfo:

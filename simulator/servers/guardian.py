@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import os
 import subprocess
+import tempfile
 from pathlib import Path
 
 from podrace.simulator.errors import HarnessError
+
+SOCKET_PATH_BYTES_MAX = 103
+"""The kernel takes 107 bytes on Linux and 103 on macOS."""
 
 # Runs in a session of its own, so that Ctrl-C does not reach it. It reads until its standard input ends,
 # which the kernel sees to however the parent dies. Each line replaces what is to be killed then: a
@@ -23,6 +27,13 @@ while read -r line; do group=$line; done
 [ -z "$group" ] || kill -9 "-$group"
 for _ in 1 2 3 4 5 6 7 8 9; do rm -rf "$1" && break; sleep 0.05; done
 """
+
+
+def private_folder(longest: str) -> Path:
+    """A folder that is not there yet, for temporary files with names up to so long; a socket's is limited."""
+    path = Path(tempfile.gettempdir(), f"podrace-{os.urandom(6).hex()}").absolute()  # TMPDIR=. is left as it is
+    fits = len(os.fsencode(path / longest)) <= SOCKET_PATH_BYTES_MAX
+    return path if fits else Path("/tmp", path.name)
 
 
 def start_guardian(folder: Path, purpose: str) -> tuple[subprocess.Popen[bytes], int]:
