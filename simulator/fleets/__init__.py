@@ -1,6 +1,6 @@
 """Pods: in this process, in processes of their own, led step by step or running free.
 
-- `protocol.py`: what every fleet that is led through a schedule offers
+- `protocol.py`: what every fleet that is led through a schedule offers, and what the gates of its pods share
 - `own_modules.py`: a pod's own copy of the modules in which its target keeps state
 - `inline.py`: pods in this process, every actor a greenlet
 - `processes.py` (the parent's side) and `pod.py` (the child's): pods as processes

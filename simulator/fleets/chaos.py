@@ -93,7 +93,6 @@ class Fault:
 class Kill(Fault):
     """SIGKILL; the pod is started again under its name."""
 
-    on = "pod"
     lasts_s = (0.1, 1.5)
 
     def strike(self, world: World, place: str) -> None:
@@ -106,7 +105,6 @@ class Kill(Fault):
 class Pause(Fault):
     """SIGSTOP past every lease, then SIGCONT: the pod goes on as if nothing had happened."""
 
-    on = "pod"
     lasts_s = (1.5 * LEASE_S, 3 * LEASE_S)
 
     def strike(self, world: World, place: str) -> None:
@@ -120,7 +118,6 @@ class Pause(Fault):
 class Skew(Fault):
     """The pod's clock is wrong by minutes."""
 
-    on = "pod"
     lasts_s = (1.0, 3.0)
 
     def strike(self, world: World, place: str) -> None:

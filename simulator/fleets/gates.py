@@ -27,7 +27,6 @@ from podrace.simulator.world.steps import GO, Failed, foreign_thread, plain_repl
 class RecordingGate:
     """Lets every step go at once under the real clock, and reports it with its time. A free pod has none before it."""
 
-    answer_kind = "result"
     virtual = False
     answer: Any = None
     env: PodEnv | None = None
@@ -143,8 +142,6 @@ class StepGate(VirtualGate):
     One actor runs at a time. When none does, the parent hears `quiet` and where each one stands.
     Actors are threads, so that the target runs as it would in production.
     """
-
-    answer_kind = "returned"
 
     def __init__(self, pipe: Pipe, spec: PodSpec) -> None:
         self._pipe = pipe

@@ -122,16 +122,16 @@ def serve(pipe: Pipe, make: Callable[[], Any], method_named: MethodNamed, gate: 
             return
         if kind == "call":
             call, actor, method, args = rest
-            gate.run(actor, partial(answer, pipe, method_named, gate, call, method, args))
+            gate.run(actor, partial(answer, pipe, method_named, call, method, args))
         elif kind == "reply":
             pipe.answer(*rest)
         else:
             gate.take(kind, *rest)
 
 
-def answer(pipe: Pipe, method_named: MethodNamed, gate: Any, call: int, method: str, args: tuple[Any, ...]) -> None:
+def answer(pipe: Pipe, method_named: MethodNamed, call: int, method: str, args: tuple[Any, ...]) -> None:
     """Call the pod's method, and say how that ended."""
-    pipe.send(gate.answer_kind, call, *outcome(method_named(method), *args))
+    pipe.send("result", call, *outcome(method_named(method), *args))
 
 
 def serve_lane(lane: Lane, own: threading.local, method_named: MethodNamed, gate: RecordingGate) -> None:
@@ -139,7 +139,7 @@ def serve_lane(lane: Lane, own: threading.local, method_named: MethodNamed, gate
     own.lane = lane
     while True:
         _, call, actor, method, args = lane.receive()
-        gate.run_here(actor, partial(answer, lane, method_named, gate, call, method, args))
+        gate.run_here(actor, partial(answer, lane, method_named, call, method, args))
 
 
 def _print_into(path: str) -> None:

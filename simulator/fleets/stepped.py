@@ -97,7 +97,7 @@ class SteppedFleet(Fleet):
         if kind == "took":
             step, action, reply = rest
             self.done.append((Step(*step), action, reply))
-        elif kind == "returned":
+        elif kind == "result":
             self.results.append((rest[0], Result(*rest[1:])))
         elif kind == "died":
             self.died.append((rest[0], rest[1]))

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from podrace.simulator.errors import TargetError, UsageError
-from podrace.simulator.judge.findings import HOLDS, VIOLATED, Finding
+from podrace.simulator.judge.findings import HOLDS, NOT_APPLICABLE, VIOLATED, Finding
 from podrace.simulator.judge.run import Check, Left, Run
 from podrace.simulator.scenarios.shape import check_shape
 from podrace.simulator.world.steps import pod_of
@@ -124,7 +124,8 @@ class Workload:
         """A call as a client makes it, on any pod unless one is named."""
         from podrace.simulator.fleets.free import Asked
 
-        return Asked(call.name, call.method, tuple(map(self.argument, call.args)), call.args, pod)
+        args = tuple([[*map(self.argument, arg)] if type(arg) is list else self.argument(arg) for arg in call.args])
+        return Asked(call.name, call.method, args, call.args, pod)
 
     def argument_told(self, told: Any) -> Any:
         """An argument as checks get it, from what the history says of it."""
@@ -223,8 +224,6 @@ class Scenario:
         return tuple(dict.fromkeys(pod_of(actor) for actor in self.lines))
 
     def expected(self, target: str) -> str:
-        from podrace.simulator.judge.findings import NOT_APPLICABLE
-
         if target in self.violates:
             return VIOLATED
         return NOT_APPLICABLE if target in self.spares else HOLDS

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import random
 import re
-import zlib
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,19 +13,17 @@ from podrace.simulator.fleets.free import Asked, Client
 from podrace.simulator.history.events import Event
 from podrace.simulator.judge.linear import Operation
 from podrace.simulator.judge.run import Run
-from podrace.simulator.scenarios.model import Call, Ref, Workload
+from podrace.simulator.scenarios.model import Ref, Workload
 from podrace.simulator.scenarios.upload_checks import Image, check
-from podrace.simulator.scenarios.uploads import Ledger, Uploads, absorb, add, ask
+from podrace.simulator.scenarios.uploads import Ledger, Uploads, absorb, add, ask, number_of, picture
 
 IMAGES_SHARE = 0.25
 """The part of the messages that have an image."""
 ATTEMPTS = 8
 """A client hands a message in up to this many times while nobody can say whether it was accepted."""
 _CALL, _TEXT, _PICTURE = (re.compile(f"{begin}([0-9]+)-") for begin in ("(?:ask-)?m", "text of m", "upload image-"))
-TURN_BITS, CODE_BYTES = 24, 5
-"""A picture's code is its user's number and its message's."""
-CELLS, ROWS, CELL_PX = 8, 6, 8
-"""A picture is a mark: black and white cells, as large as JPEG's blocks, so that compression leaves them."""
+TURN_BITS = 24
+"""A picture shows its user's number and its message's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +44,7 @@ class FreeUploads(Uploads):
             return super().argument(value)
         path = self.folder / f"{value.name}.png"
         if not path.exists():
-            path.write_bytes(picture(value.name))
+            path.write_bytes(picture(numbered(value.name)))
         return path
 
     def argument_told(self, told: Any) -> Any:
@@ -84,11 +80,6 @@ class FreeUploads(Uploads):
                 yield self.asked(absorb(f"absorb-{name}", user))
             if pause_s:
                 yield rng.uniform(0, 2 * pause_s)
-
-    def asked(self, call: Call, pod: str | None = None) -> Asked:
-        """A call as a client makes it."""
-        args = tuple([[self.argument(one) for one in arg] if type(arg) is list else arg for arg in call.args])
-        return Asked(call.name, call.method, args, call.args, pod)
 
     def owner(self, event: Event) -> str:
         """The user. The names of calls, pictures and texts say whose they are."""
@@ -153,35 +144,16 @@ def _number(pattern: re.Pattern[str], text: str) -> int:
     return int(found[1]) if found else 0
 
 
-def picture(name: str) -> bytes:
-    """A small PNG that says its name, `image-USER-MESSAGE`."""
-    from PIL import Image as Picture
-
+def numbered(name: str) -> int:
+    """The number that the picture of that name shows."""
     user, turn = map(int, name.split("-")[1:])
-    code = _with_sum(user << TURN_BITS | turn)
-    cells = bytes(255 * (code >> place & 1) for place in range(CELLS * ROWS))
-    made = Picture.frombytes("L", (CELLS, ROWS), cells)
-    file = io.BytesIO()
-    made.resize((CELLS * CELL_PX, ROWS * CELL_PX), Picture.Resampling.NEAREST).save(file, "PNG", compress_level=1)
-    return file.getvalue()
+    return user << TURN_BITS | turn
 
 
 def identify(content: bytes) -> str | None:
     """The name of the picture that a file shows, compressed or not; None for any other."""
-    from PIL import Image as Picture
-
-    try:
-        with Picture.open(io.BytesIO(content)) as found:
-            cells = found.convert("L").resize((CELLS, ROWS), Picture.Resampling.BOX).tobytes()
-    except (OSError, ValueError):
-        return None
-    code = sum((brightness > 127) << place for place, brightness in enumerate(cells))
-    user, turn = divmod(code >> 8, 1 << TURN_BITS)
-    return f"image-{user}-{turn}" if user and code == _with_sum(code >> 8) else None
-
-
-def _with_sum(code: int) -> int:
-    return code << 8 | zlib.crc32(code.to_bytes(CODE_BYTES, "big")) & 0xFF
+    user, turn = divmod(number_of(content), 1 << TURN_BITS)
+    return f"image-{user}-{turn}" if user else None
 
 
 FREE_UPLOADS = FreeUploads()

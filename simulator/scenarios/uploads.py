@@ -8,11 +8,12 @@ from __future__ import annotations
 import hashlib
 import io
 import time
+import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,9 @@ LIFE_S = 48 * 3600.0
 URI = "google_cloud_file_uri"
 POISON = "poison"
 """A text that holds this word makes the memory agent refuse the batch, every time."""
+CODE_BYTES = 5
+CELLS, ROWS, CELL_PX = 8, 6, 8
+"""A picture is a mark: black and white cells, as large as JPEG's blocks, so that compression leaves them."""
 
 
 def add(
@@ -277,38 +281,49 @@ def _digest(content: bytes) -> str:
 
 
 def _write_images(scenario: Scenario, folder: Path) -> tuple[dict[str, Path], Callable[[bytes], str | None]]:
-    """A tiny PNG of one colour for each image of the scenario: their paths, and a function that recognises them."""
-    from PIL import Image as Picture
-
-    files, contents, colours = {}, {}, {}
-    names = [
+    """A picture for each image of the scenario: their paths, and a function that recognises them."""
+    names = dict.fromkeys(
         image.name
         for calls in scenario.lines.values()
         for call in calls
         if call.method == "add_message"
         for image in call.args[2]
         if isinstance(image, Image)
-    ]
-    for number, name in enumerate(dict.fromkeys(names), 1):
-        path = folder / f"{name}.png"
-        colours[name] = (number * 40 % 256, number * 80 % 256, 90)
-        Picture.new("RGB", (4, 4), colours[name]).save(path)
-        files[name] = path
-        contents[path.read_bytes()] = name
+    )
+    files = {name: folder / f"{name}.png" for name in names}
+    for number, path in enumerate(files.values(), 1):
+        path.write_bytes(picture(number))
+    by_number = dict(enumerate(files, 1))
+    return files, lru_cache(1000)(lambda content: by_number.get(number_of(content)))
 
-    def identify(content: bytes) -> str | None:
-        known = contents.get(content)
-        if known is not None or not content:
-            return known
-        try:  # the target may have compressed it: the colour stays, nearly
-            with Picture.open(io.BytesIO(content)) as picture:
-                colour: Any = picture.convert("RGB").getpixel((1, 1))
-        except OSError:
-            return None
-        near = [name for name in colours if all(abs(a - b) < 16 for a, b in zip(colours[name], colour, strict=True))]
-        return near[0] if near else None
 
-    return files, identify
+def picture(number: int) -> bytes:
+    """A small PNG that shows a number, compressed or not."""
+    from PIL import Image as Picture
+
+    code = _with_sum(number)
+    cells = bytes(255 * (code >> place & 1) for place in range(CELLS * ROWS))
+    made = Picture.frombytes("L", (CELLS, ROWS), cells)
+    file = io.BytesIO()
+    made.resize((CELLS * CELL_PX, ROWS * CELL_PX), Picture.Resampling.NEAREST).save(file, "PNG", compress_level=1)
+    return file.getvalue()
+
+
+def number_of(content: bytes) -> int:
+    """The number that a picture shows; 0 for any other file."""
+    from PIL import Image as Picture
+
+    try:
+        with Picture.open(io.BytesIO(content)) as found:
+            cells = found.convert("L").resize((CELLS, ROWS), Picture.Resampling.BOX).tobytes()
+    except (OSError, ValueError):
+        return 0
+    code = sum((brightness > 127) << place for place, brightness in enumerate(cells))
+    return code >> 8 if code == _with_sum(code >> 8) else 0
+
+
+def _with_sum(number: int) -> int:
+    return number << 8 | zlib.crc32(number.to_bytes(CODE_BYTES, "big")) & 0xFF
 
 
 def describe_parts(parts: Iterable[Mapping[str, Any]]) -> str:

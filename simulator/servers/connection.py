@@ -37,19 +37,7 @@ FORMS = (
 )
 
 
-@dataclass(frozen=True)
-class _Wanted:
-    """What a URL should name, and what to do where it does not."""
-
-    server: str
-    remedy: str
-
-
-OF_A_RUN = _Wanted(
-    "a Redis or Valkey that this run may use",
-    "correct --redis-url or PODRACE_REDIS_URL, or leave it out for the embedded server",
-)
-OF_AN_OPERATOR = _Wanted("the server of the pods", "correct --redis-url or PODRACE_REDIS_URL")
+_REMEDY = "correct --redis-url or PODRACE_REDIS_URL"
 
 
 def connect(url: str, *, retries: int = 0, **kwargs: Any) -> redis.Redis:
@@ -106,7 +94,9 @@ def open_server(url: str | None, config: Mapping[str, str] | None = None) -> Ite
             yield Server(url=embedded.url, info=embedded.info(), prefix="mirix:", embedded=embedded)
         return
     run_prefix = f"podrace:{{{os.urandom(6).hex()}}}:"
-    info, url = _first_contact(url, partial(_probe, url, run_prefix), OF_A_RUN)
+    remedy = f"{_REMEDY}, or leave it out for the embedded server"
+    probe = partial(_probe, url, run_prefix)
+    info, url = _first_contact(url, probe, "a Redis or Valkey that this run may use", remedy)
     try:
         with _report_lost_server(url):
             yield Server(url=url, info=info, prefix=f"{run_prefix}mirix:")
@@ -133,7 +123,7 @@ def visiting(url: str) -> Iterator[redis.Redis]:
         client.ping()
         return client
 
-    client = _first_contact(url, probe, OF_AN_OPERATOR)
+    client = _first_contact(url, probe, "the server of the pods", _REMEDY)
     with client, _report_lost_server(url):
         yield client
 
@@ -176,7 +166,7 @@ def _sweep(url: str, run_prefix: str) -> str:
     return ""
 
 
-def _first_contact(url: str, probe: Callable[[], T], wanted: _Wanted) -> T:
+def _first_contact(url: str, probe: Callable[[], T], wanted: str, remedy: str) -> T:
     """What the probe returns. Raises UsageError where the URL cannot be used.
 
     In a thread, because name resolution knows no timeout and a socket's begins anew with every byte.
@@ -184,7 +174,7 @@ def _first_contact(url: str, probe: Callable[[], T], wanted: _Wanted) -> T:
     """
 
     def unusable(came: str) -> UsageError:
-        return UsageError(f"server {redact(url)!r}: expected {wanted.server}, got: {came}; {wanted.remedy}")
+        return UsageError(f"server {redact(url)!r}: expected {wanted}, got: {came}; {remedy}")
 
     from podrace.simulator.servers.topologies import has_several_nodes
 

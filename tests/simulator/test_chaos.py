@@ -22,7 +22,8 @@ from podrace.simulator.app.over_time import over_time
 from podrace.simulator.errors import UsageError
 from podrace.simulator.fleets.chaos import EVERY_S, FAULTS, SURVIVABLE, draw, named
 from podrace.simulator.scenarios.catalogue import SCENARIOS
-from podrace.simulator.scenarios.upload_clients import FREE_UPLOADS, identify, picture
+from podrace.simulator.scenarios.upload_clients import FREE_UPLOADS, identify, numbered
+from podrace.simulator.scenarios.uploads import picture
 from podrace.simulator.servers.connection import Server, open_server
 from podrace.simulator.target import load_object
 
@@ -98,7 +99,7 @@ def test_a_picture_can_be_identified_after_compression(tmp_path: Path, name: str
     from podrace.reference.upload_manager import compress_image
 
     path = tmp_path / "picture.png"
-    path.write_bytes(picture(name))
+    path.write_bytes(picture(numbered(name)))
     compressed = compress_image(str(path))
     assert compressed is not None
     assert identify(path.read_bytes()) == identify(Path(compressed).read_bytes()) == name
