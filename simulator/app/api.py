@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from podrace.simulator.app import campaign, counterexample
-from podrace.simulator.app.names import PARTS, named_scenario, named_target
+from podrace.simulator.app.names import named_scenario, named_target
 from podrace.simulator.app.runs import Cell
 from podrace.simulator.errors import UsageError
 from podrace.simulator.scenarios.model import Scenario
@@ -37,19 +37,15 @@ def explore(
 
     Raises UsageError for a wrong target or scenario, HarnessError where the harness itself fails.
     """
-    if not isinstance(target, str):
-        target = f"{target.__module__}:{target.__qualname__}"
-    named = named_scenario(scenario) if isinstance(scenario, str) else campaign.NamedScenario(scenario.name, scenario)
     bounds = Bounds(preemptions=preemptions, faults=faults, budget_s=budget_s)
     with tempfile.TemporaryDirectory(prefix="podrace-run-") as temporary, open_server(redis_url) as server:
         return campaign.explore_cell(
             server,
             named_target(target),
-            named,
+            named_scenario(scenario),
             bounds,
             seed=seed,
             folder=Path(folder or temporary),
-            parts=PARTS,
             on_processes=on_processes,
         )
 
@@ -68,8 +64,5 @@ def replay(
     if fleet not in ("processes", "inline"):
         raise UsageError(f"fleet {fleet!r}: expected processes or inline")
     saved = counterexample.load(Path(file))
-    found = scenario or named_scenario(saved.scenario).scenario
     with open_server(redis_url) as server:
-        lab = campaign.lab_for(fleet, server, named_target(saved.target), found, seed=saved.seed, parts=PARTS)
-        with lab:
-            return campaign.replay(lab, saved)
+        return campaign.replayed(server, saved, fleet, scenario)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from podrace.simulator.app import counterexample, timeline
-from podrace.simulator.app.runs import Cell, stem_of
+from podrace.simulator.app.names import PARTS, NamedTarget, named_scenario, named_target
+from podrace.simulator.app.runs import Cell, stem_of, unjudged
 from podrace.simulator.errors import TargetError, users_errors_as_target_errors
 from podrace.simulator.fleets.inline import in_pod
 from podrace.simulator.fleets.watchdog import watchdog
@@ -32,63 +33,29 @@ LEAST_WITHIN_S = 1.0
 """A step may take this long however small the budget is: a busy machine needs that now and then."""
 
 
-@dataclass(frozen=True)
-class NamedTarget:
-    """A target and the short name that tables show."""
-
-    name: str
-    path: str
-
-
-@dataclass(frozen=True)
-class NamedScenario:
-    """A scenario and what names it on the command line: a short name, or `module:NAME`."""
-
-    name: str
-    scenario: Scenario
-
-
 StartsHelpers = Callable[[Path], Sequence[Submit]]
 """Starts helpers for a lab whose files lie in this folder, so that they give the files the same names."""
 
 
 @dataclass(frozen=True)
 class Replayed:
-    """What a schedule did when it was run again."""
+    """What a schedule did when it was run again. `deciding` is set in the deciding event."""
 
     events: tuple[Event, ...]
-    deciding: int | None
     judgement: Judgement
     endings: Mapping[str, tuple[str, str]]
     """How the scenario's calls ended, by name (see record.endings)."""
     sentence: str
 
 
-def unexplored_cell(named: NamedScenario, target: NamedTarget) -> Cell:
-    """A cell of which nothing is known yet."""
-    return Cell(
-        target=target.name,
-        scenario=named.name,
-        fleet="inline",
-        verdict=INCONCLUSIVE,
-        expected=named.scenario.expected(target.name),
-        counts={},
-        words=INCONCLUSIVE,
-        row=named.scenario.row,
-        what=named.scenario.what,
-    )
-
-
 def explore_cell(
     server: Server,
     target: NamedTarget,
-    named: NamedScenario,
+    scenario: Scenario,
     bounds: Bounds,
     *,
     seed: int,
     folder: Path,
-    parts: Mapping[str, str],
-    expected: str | None = None,
     on_processes: bool = True,
     progress: Callable[[int], None] = lambda run: None,
     helpers: StartsHelpers | None = None,
@@ -99,8 +66,7 @@ def explore_cell(
     once on processes too (`on_processes`): where that ends otherwise, nobody knows, and the cell is inconclusive.
     `helpers` play a part of the schedules, where there are many.
     """
-    scenario, cell = named.scenario, unexplored_cell(named, target)
-    cell = replace(cell, expected=expected or cell.expected)
+    cell = unjudged(scenario, target.name, "inline")
     try:
         with users_errors_as_target_errors(), InlineLab(server, target.path, scenario, seed=seed) as lab:
             explorer = Explorer(lab.scenario, lab.play, lab.finish, bounds, progress=progress)
@@ -108,7 +74,7 @@ def explore_cell(
                 ahead = Ahead(partial(helpers, lab.folder), lab.table, lambda: not places) if helpers else None
                 found = explorer.explore(ahead)
             notes = [*lab.notes(), *_printed(places)]
-            path, sentence = _write(lab, target, named, found, seed=seed, folder=folder)
+            path, sentence = _write(lab, target, found, seed=seed, folder=folder)
     except TargetError as error:
         return replace(cell, note=str(error))
     cell = replace(
@@ -123,7 +89,7 @@ def explore_cell(
         sentence=sentence,
     )
     if found.verdict in (HOLDS, VIOLATED) and on_processes:
-        return _confirm(cell, found, server, target, scenario, seed=seed, parts=parts)
+        return _confirm(cell, found, server, target, scenario, seed=seed)
     return cell
 
 
@@ -139,7 +105,6 @@ def _confirm(
     scenario: Scenario,
     *,
     seed: int,
-    parts: Mapping[str, str],
 ) -> Cell:
     """Run the counterexample once on real processes, or the default schedule of a target that holds.
 
@@ -148,7 +113,7 @@ def _confirm(
     saved = counterexample.load(Path(cell.counterexample)) if cell.counterexample else None
     found = "it holds in one process" if saved is None else f"it is violated in one process ({cell.words})"
     try:
-        with users_errors_as_target_errors(), ProcessLab(server, target.path, scenario, seed=seed, parts=parts) as lab:
+        with users_errors_as_target_errors(), lab_for("processes", server, target, scenario, seed=seed) as lab:
             again = replay(lab, saved) if saved else _play(lab, take_default, scenario.retries[0])
     except TargetError as error:
         return replace(
@@ -168,6 +133,23 @@ def _confirm(
     return cell
 
 
+def replayed(
+    server: Server, saved: counterexample.SavedSchedule, fleet: str, scenario: Scenario | None = None
+) -> Replayed:
+    """Run a saved schedule again, on pods in `processes` or `inline`, of the scenario that it names or of this one.
+
+    Raises as `replay` does, and UsageError where the target or the scenario cannot be loaded.
+    """
+    scenario = scenario or named_scenario(saved.scenario)
+    with (
+        users_errors_as_target_errors(),
+        lab_for(fleet, server, named_target(saved.target), scenario, seed=saved.seed) as lab,
+        # processes have a timeout for each step
+        watchdog(lab.moves, unblock=lab.unblock) if fleet == "inline" else nullcontext(),
+    ):
+        return replay(lab, saved)
+
+
 def replay(lab: Lab, saved: counterexample.SavedSchedule) -> Replayed:
     """Run a saved schedule again. Raises TargetError, naming the step, if the target does something else this time."""
     return _play(lab, _follow_closely(lab, saved), saved.retries)
@@ -177,11 +159,11 @@ def _play(lab: Lab, choose: Chooser, retries: int) -> Replayed:
     play = lab.play(retries)
     try:
         judgement = judge(lab.scenario, play.run(choose))
-        events = _readable(lab, play.events)
+        events = _readable(lab, play.events, play.deciding_event)
     finally:
         lab.finish(play)
     ended = endings(lab.scenario, play.events)
-    return Replayed(tuple(events), play.deciding_event, judgement, ended, timeline.sentence(events, judgement))
+    return Replayed(tuple(events), judgement, ended, timeline.sentence(events, judgement))
 
 
 def _follow_closely(lab: Lab, saved: counterexample.SavedSchedule) -> Chooser:
@@ -217,34 +199,29 @@ def _about(lab: Lab, taken: tuple[Any, ...]) -> str:
     return str(kind)
 
 
-def lab_for(
-    fleet: str, server: Server, target: NamedTarget, scenario: Scenario, *, seed: int, parts: Mapping[str, str]
-) -> Lab:
+def lab_for(fleet: str, server: Server, target: NamedTarget, scenario: Scenario, *, seed: int) -> Lab:
     """A lab whose plays run on this kind of fleet: `inline` or `processes`."""
     if fleet == "inline":
         return InlineLab(server, target.path, scenario, seed=seed)
     load_target(target.path)  # so that an error in it is reported here, and not by a pod
-    return ProcessLab(server, target.path, scenario, seed=seed, parts=parts)
+    return ProcessLab(server, target.path, scenario, seed=seed, parts=PARTS)
 
 
-def _wording(lab: Lab) -> Wording:
-    return Wording(lab.prefix, f"{lab.folder}/", lab.table.texts)
+def _readable(lab: Lab, events: Sequence[Event], deciding: int | None) -> list[Event]:
+    """A play's events as a history file holds them, with `deciding` set in the deciding one."""
+    found = readable(events, Wording(lab.prefix, f"{lab.folder}/", lab.table.texts))
+    if deciding is not None:
+        found[deciding]["deciding"] = True
+    return found
 
 
-def _readable(lab: Lab, events: Sequence[Event]) -> list[Event]:
-    """A play's events as a history file holds them."""
-    return readable(events, _wording(lab))
-
-
-def _write(
-    lab: Lab, target: NamedTarget, named: NamedScenario, found: Exploration, *, seed: int, folder: Path
-) -> tuple[Path | None, str]:
+def _write(lab: Lab, target: NamedTarget, found: Exploration, *, seed: int, folder: Path) -> tuple[Path | None, str]:
     """Write the counterexample. Returns its file and its sentence, or (None, '') if there is none."""
     best = found.counterexample
     if best is None:
         return None, ""
-    stem = stem_of(target.name, named.name)
-    events = _readable(lab, best.events)
+    stem = stem_of(target.name, lab.scenario.name)
+    events = _readable(lab, best.events, best.deciding)
     sentence = timeline.sentence(events, best.judgement)
     path = folder / f"{stem}{counterexample.SUFFIX}"
     about = [_about(lab, taken) for taken in best.taken]
@@ -252,7 +229,7 @@ def _write(
         path,
         counterexample.SavedSchedule(
             target=target.path,
-            scenario=named.name,
+            scenario=lab.scenario.name,
             seed=seed,
             retries=best.retries,
             verdict="violated",
@@ -263,10 +240,10 @@ def _write(
             decisions=tuple((*decision, step) for decision, step in zip(best.decisions, about, strict=True)),
         ),
     )
-    text = timeline.draw(events, best.deciding)
+    text = timeline.draw(events)
     scripts = "\n\n".join(f"{name}\n{script}" for name, script in _scripts(lab, best.events))
     (folder / f"{stem}.txt").write_text(f"{text}\n\n{sentence}\n{scripts}", encoding="utf-8", errors="backslashreplace")
-    write_history(folder / f"{stem}.history.jsonl", mark(events, best.deciding))
+    write_history(folder / f"{stem}.history.jsonl", events)
     return path, sentence
 
 
@@ -281,12 +258,6 @@ def _scripts(lab: Lab, events: Sequence[Event]) -> list[tuple[str, str]]:
             if text is not None:
                 found.setdefault(script_name(text), text)
     return list(found.items())
-
-
-def mark(events: Sequence[Event], deciding: int | None) -> Iterator[Event]:
-    """The events, with `deciding` set in the deciding one."""
-    for number, event in enumerate(events):
-        yield event | {"deciding": True} if number == deciding else event
 
 
 def _note(found: Exploration, bounds: Bounds) -> str:

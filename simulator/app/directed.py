@@ -9,20 +9,17 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from podrace.simulator.app import kept
 from podrace.simulator.app.free_run import FreeRun, Plan, run_free
-from podrace.simulator.app.names import TARGETS
-from podrace.simulator.app.runs import Cell
+from podrace.simulator.app.names import TARGETS, NamedTarget
+from podrace.simulator.app.runs import Cell, unjudged
 from podrace.simulator.errors import TargetError, UsageError
 from podrace.simulator.fleets import chaos, guarded
-from podrace.simulator.judge.findings import HOLDS, INCONCLUSIVE, NOT_APPLICABLE, VIOLATED
+from podrace.simulator.judge.findings import HOLDS, NOT_APPLICABLE, VIOLATED
 from podrace.simulator.scenarios.upload_clients import FREE_UPLOADS, FreeUploads
 from podrace.simulator.servers.connection import open_server
-
-if TYPE_CHECKING:
-    from podrace.simulator.app.campaign import NamedTarget
 
 MESSAGES_PER_S = 150
 PERSISTENCE: Mapping[str, Mapping[str, str]] = {
@@ -166,24 +163,9 @@ def refuse_foreign(redis_url: str | None) -> None:
         raise UsageError("runs of whole fleets break servers, so they use their own only; leave --redis-url out")
 
 
-def directed_cell(one: Directed, target: NamedTarget) -> Cell:
-    """The cell of a run that has not begun."""
-    return Cell(
-        target=target.name,
-        scenario=one.name,
-        fleet="free",
-        verdict=INCONCLUSIVE,
-        expected=one.expected(target.name),
-        counts={},
-        words=INCONCLUSIVE,
-        row=one.row,
-        what=one.what,
-    )
-
-
 def run_directed(one: Directed, target: NamedTarget, folder: Path, *, seed: int) -> tuple[Cell, FreeRun | None]:
     """Run one against a target on a server of its own. There is no run of a target that refuses such a server."""
-    cell = directed_cell(one, target)
+    cell = unjudged(one, target.name, "free")
     first, then = (TARGETS[one.then], target.path) if one.then else (target.path, "")
     plan = Plan(
         target=first,

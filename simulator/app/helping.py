@@ -87,7 +87,7 @@ def _helping(job: Job, folder: Path) -> Iterator[_Helper]:
         show.kept_apart() as apart,
     ):
         apart.folder = Path(temporary)
-        target, scenario = named_target(job.target), named_scenario(job.scenario).scenario
+        target, scenario = named_target(job.target), named_scenario(job.scenario)
         with InlineLab(own_server()[0], target.path, scenario, seed=job.seed) as lab:
             yield _Helper(lab, job.bounds, str(folder))
 

@@ -28,7 +28,7 @@ def judged_cell(cell: Cell, found: FreeRun, *, whole: FreeRun | None = None) -> 
 
 def drawn(found: FreeRun, *, width: int = 118) -> str:
     """The events that show the first finding, as text."""
-    return timeline.draw(found.shown, None, width=width)
+    return timeline.draw(found.shown, width=width)
 
 
 def write_shown(folder: Path, cell: Cell, found: FreeRun) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 from podrace.simulator.errors import UsageError
 
 if TYPE_CHECKING:
-    from podrace.simulator.app.campaign import NamedScenario, NamedTarget
-    from podrace.simulator.scenarios.model import Workload
+    from podrace.simulator.scenarios.model import Scenario, Workload
 
 PARTS = {"memory": "podrace.reference.memory:MemoryLedger", "gemini": "podrace.reference.gemini:GeminiFiles"}
 """The real parts that a pod's process builds, by name: the simulator imports none of them."""
@@ -18,10 +19,17 @@ PARTS = {"memory": "podrace.reference.memory:MemoryLedger", "gemini": "podrace.r
 TARGETS = {name: f"podrace.reference.targets:{name}" for name in ("local", "shared", "durable")}
 
 
-def named_target(text: str) -> NamedTarget:
-    """A name of TARGETS, or `module:factory`."""
-    from podrace.simulator.app.campaign import NamedTarget
+@dataclass(frozen=True)
+class NamedTarget:
+    """A target and the short name that tables show."""
 
+    name: str
+    path: str
+
+
+def named_target(given: str | Callable[..., Any]) -> NamedTarget:
+    """A name of TARGETS, `module:factory`, or a factory at the top of a module."""
+    text = given if isinstance(given, str) else f"{given.__module__}:{given.__qualname__}"
     path = TARGETS.get(text, text)
     if ":" not in path:
         raise UsageError(f"target {text!r}: expected {', '.join(TARGETS)}, or module:factory")
@@ -29,20 +37,21 @@ def named_target(text: str) -> NamedTarget:
     return NamedTarget(next((name for name in TARGETS if TARGETS[name] == path), text), path)
 
 
-def named_scenario(text: str) -> NamedScenario:
-    """A name of the catalogue, or `module:NAME`."""
-    from podrace.simulator.app.campaign import NamedScenario
+def named_scenario(given: str | Scenario) -> Scenario:
+    """A scenario, one of the catalogue by its name, or `module:NAME`, which is its name from then on."""
     from podrace.simulator.scenarios.catalogue import find
     from podrace.simulator.scenarios.model import Scenario
     from podrace.simulator.target import load_object
 
-    if ":" not in text:
-        return NamedScenario(text, find(text))
+    if not isinstance(given, str):
+        return given
+    if ":" not in given:
+        return find(given)
     _look_in_this_folder()
-    scenario = load_object(text, noun="scenario")
+    scenario = load_object(given, noun="scenario")
     if not isinstance(scenario, Scenario):
-        raise UsageError(f"scenario {text!r}: expected a podrace.Scenario, got {type(scenario).__name__}")
-    return NamedScenario(text, scenario)
+        raise UsageError(f"scenario {given!r}: expected a podrace.Scenario, got {type(scenario).__name__}")
+    return replace(scenario, name=given)
 
 
 def named_workload(text: str | None) -> Workload:

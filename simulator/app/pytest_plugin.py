@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
+    from podrace.simulator.app.counterexample import SavedSchedule
     from podrace.simulator.app.runs import Cell
     from podrace.simulator.fleets.processes import Fleet
     from podrace.simulator.servers.connection import Server
@@ -177,33 +178,20 @@ def _explored(item: Any, marker: pytest.Mark) -> Cell:
     return item.stash[CELL]  # type: ignore[no-any-return]
 
 
-def _explore(
-    item: Any,
-    target: Any,
-    scenario: Any,
-    *,
-    preemptions: int = 2,
-    faults: int = 1,
-    budget_s: float = 60.0,
-    seed: int = 7,
-) -> Cell:
-    from podrace.simulator.app.campaign import NamedScenario, explore_cell
-    from podrace.simulator.app.names import PARTS, named_scenario, named_target
+def _explore(item: Any, target: Any, scenario: Any, *, budget_s: float = 60.0, seed: int = 7, **bounds: Any) -> Cell:
+    from podrace.simulator.app.campaign import explore_cell
+    from podrace.simulator.app.names import named_scenario, named_target
     from podrace.simulator.errors import PodraceError
     from podrace.simulator.search.frontier import Bounds
 
-    if not isinstance(target, str):
-        target = f"{target.__module__}:{target.__qualname__}"
     try:
-        named = named_scenario(scenario) if isinstance(scenario, str) else NamedScenario(scenario.name, scenario)
         return explore_cell(
             item.config.stash[SESSION].server,
             named_target(target),
-            named,
-            Bounds(preemptions=preemptions, faults=faults, budget_s=budget_s),
+            named_scenario(scenario),
+            Bounds(budget_s=budget_s, **bounds),
             seed=seed,
             folder=_folder(item.config),
-            parts=PARTS,
         )
     except PodraceError as error:
         pytest.fail(f"podrace: {error}", pytrace=False)
@@ -233,41 +221,27 @@ class ScheduleFile(pytest.File):
 
 class ScheduleItem(pytest.Item):
     def runtest(self) -> None:
+        from podrace.simulator.app.campaign import replayed
+        from podrace.simulator.app.counterexample import load
+        from podrace.simulator.app.timeline import draw
         from podrace.simulator.errors import HarnessError, TargetError, UsageError
 
         try:
-            self._replay()
+            saved = load(self.path)
+            again = replayed(self.config.stash[SESSION].server, saved, "inline")
         except TargetError as error:
-            self._explore_again(error)
+            self._explore_again(saved, error)
+            return
         except (UsageError, HarnessError) as error:
             pytest.fail(f"podrace: {error}", pytrace=False)
-
-    def _replay(self) -> None:
-        from podrace.simulator.app.campaign import lab_for, replay
-        from podrace.simulator.app.counterexample import load
-        from podrace.simulator.app.names import PARTS, named_scenario, named_target
-        from podrace.simulator.app.timeline import draw
-        from podrace.simulator.fleets.watchdog import watchdog
-
-        saved = load(self.path)
-        target, scenario = named_target(saved.target), named_scenario(saved.scenario).scenario
-        server = self.config.stash[SESSION].server
-        with (
-            lab_for("inline", server, target, scenario, seed=saved.seed, parts=PARTS) as lab,
-            watchdog(lab.moves, unblock=lab.unblock),
-        ):
-            again = replay(lab, saved)
         if again.judgement.findings:
-            text = f"{draw(list(again.events), again.deciding)}\n\n{again.sentence}"
-            pytest.fail(f"it happens again: {again.judgement.words}\n\n{text}\n\n{self._again()}", pytrace=False)
+            text = f"{draw(again.events)}\n\n{again.sentence}\n\nagain: podrace replay {self.path}"
+            pytest.fail(f"it happens again: {again.judgement.words}\n\n{text}", pytrace=False)
 
-    def _explore_again(self, error: Exception) -> None:
+    def _explore_again(self, saved: SavedSchedule, error: Exception) -> None:
         """The code has changed so that the schedule no longer fits."""
-        from podrace.simulator.app.counterexample import load
-
-        saved = load(self.path)
         bounds = {"preemptions": max(2, saved.preemptions), "faults": max(1, saved.faults)}
-        cell = _explore(self, saved.target, saved.scenario, **bounds, seed=saved.seed)
+        cell = _explore(self, saved.target, saved.scenario, seed=saved.seed, **bounds)
         told = (
             f"its schedule no longer fits ({error}); the scenario was explored again within "
             f"{bounds['preemptions']} preemptions and {bounds['faults']} faults: {cell.words}"
@@ -275,9 +249,6 @@ class ScheduleItem(pytest.Item):
         self.user_properties.append((_NOTE, told))
         if cell.verdict != "holds":
             pytest.fail(f"{told}\n\n{_message(cell)}", pytrace=False)
-
-    def _again(self) -> str:
-        return f"again: podrace replay {self.path}"
 
     def reportinfo(self) -> tuple[Path, int | None, str]:
         return self.path, None, self.path.name

@@ -14,12 +14,16 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from podrace.simulator.errors import HarnessError, PodraceError, TargetError, UsageError
 from podrace.simulator.judge.findings import HOLDS, INCONCLUSIVE, NOT_APPLICABLE
 from podrace.simulator.servers.connection import BUSY, is_busy
 from podrace.simulator.servers.embedded import ServerInfo
+
+if TYPE_CHECKING:
+    from podrace.simulator.app.directed import Directed
+    from podrace.simulator.scenarios.model import Scenario
 
 RESULT_VERSION = 1
 RESULT = "result.json"
@@ -58,6 +62,21 @@ class Cell:
     def is_expected(self) -> bool:
         """Whether the verdict is expected. `–` instead of an expected `holds` counts as expected, not as a pass."""
         return self.verdict == self.expected or (self.verdict == NOT_APPLICABLE and self.expected == HOLDS)
+
+
+def unjudged(one: Scenario | Directed, target: str, fleet: str) -> Cell:
+    """The cell of a target of which nothing is known yet."""
+    return Cell(
+        target=target,
+        scenario=one.name,
+        fleet=fleet,
+        verdict=INCONCLUSIVE,
+        expected=one.expected(target),
+        counts={},
+        words=INCONCLUSIVE,
+        row=one.row,
+        what=one.what,
+    )
 
 
 def stem_of(target: str, scenario: str) -> str:

@@ -94,8 +94,7 @@ def cell(cell: Cell) -> None:
     if cell.counterexample:
         path = Path(cell.counterexample)
         events = read_history(path.with_name(path.name.removesuffix(".podrace.json") + ".history.jsonl"))
-        deciding = next((number for number, event in enumerate(events) if event.get("deciding")), None)
-        click.echo("\n" + timeline.draw(events, deciding, width=width()))
+        click.echo("\n" + timeline.draw(events, width=width()))
         click.echo(f"\n{counterexample.load(path).sentence}\n")
         click.echo(f"again: {shlex.join(['podrace', 'replay', str(path)])}")
 

@@ -12,7 +12,7 @@ DECIDING = "▶"
 REDIS = "Redis"
 
 
-def draw(events: Sequence[Event], deciding: int | None, *, width: int = 118) -> str:
+def draw(events: Sequence[Event], *, width: int = 118) -> str:
     """The timeline as text of at most `width` columns."""
     pods = list(dict.fromkeys(event["pod"] for event in events if event["pod"] and event["type"] != "time"))
     pod_width = max(8, min(30, (width - 8) * 3 // 5 // max(1, len(pods)) - 2))
@@ -20,8 +20,7 @@ def draw(events: Sequence[Event], deciding: int | None, *, width: int = 118) -> 
     head = [f"{'step':>4}  "] + [f"{'Pod ' + pod:<{pod_width}}  " for pod in pods] + [REDIS]
     drawn = ["".join(head).rstrip(), "─" * min(width, 8 + len(pods) * (pod_width + 2) + redis_width)]
     for event in events:
-        number = event["n"]
-        mark = DECIDING if number == deciding else " "
+        number, mark = event["n"], DECIDING if event.get("deciding") else " "
         if not event["says"] and not event["redis"]:
             continue
         if not event["pod"]:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from podrace.simulator.app import campaign, directed, kept, show
 from podrace.simulator.app.helping import Job, help_with, own_server
-from podrace.simulator.app.names import PARTS, named_scenario, named_target
+from podrace.simulator.app.names import named_scenario, named_target
 from podrace.simulator.app.runs import Cell
 from podrace.simulator.errors import HarnessError, UsageError
 from podrace.simulator.fleets import guarded
@@ -190,7 +190,6 @@ def _explore(
         job.bounds,
         seed=job.seed,
         folder=folder,
-        parts=PARTS,
         progress=progress,
         helpers=helpers,
     )

@@ -13,7 +13,7 @@ import pytest
 from benched import TARGETS
 from measuring import Ratio, busy_s, check, on_core, ratio_of, tell
 
-from podrace.simulator.app.campaign import NamedScenario, explore_cell
+from podrace.simulator.app.campaign import explore_cell
 from podrace.simulator.app.helping import Job
 from podrace.simulator.app.names import PARTS, named_target
 from podrace.simulator.app.runs import Cell
@@ -178,11 +178,10 @@ def test_matrix(benchmark: Any, bench_server: Server, tmp_path: Path, quick: boo
             explore_cell(
                 bench_server,
                 named_target(name),
-                NamedScenario(scenario.name, scenario),
+                scenario,
                 Bounds(),
                 seed=7,
                 folder=tmp_path,
-                parts=PARTS,
                 on_processes=False,
             )
             for scenario in rows

@@ -38,7 +38,7 @@ def test_plain_code_is_explored_nearly_as_fast(benchmark: Any, bench_server: Ser
     bounds = Bounds(budget_s=0.05 if benchmark.disabled else 0.5, reduce=False)
     assert bench_server.embedded is not None
     pid = bench_server.embedded.pid
-    found = named_scenario(f"cases.{scenario}").scenario
+    found = named_scenario(f"cases.{scenario}")
 
     def rate(target: str) -> float:
         with InlineLab(bench_server, f"cases.{target}", found, seed=7) as lab:

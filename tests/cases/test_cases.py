@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
-from podrace.simulator.app.campaign import NamedScenario, NamedTarget, explore_cell
+from podrace.simulator.app.campaign import explore_cell
+from podrace.simulator.app.names import NamedTarget
 from podrace.simulator.app.runs import Cell
 from podrace.simulator.search.frontier import Bounds
 from podrace.simulator.servers.connection import Server
@@ -182,11 +184,9 @@ def run_server(server: object) -> Server:
 def explore(server: Server, row: Row, folder: Path, budget_s: float = 20) -> Cell:
     module = f"cases.{row.module}"
     scenario = getattr(importlib.import_module(module), row.scenario)
-    target, named = f"{module}:{row.target}", NamedScenario(f"{module}:{row.scenario}", scenario)
+    target, named = f"{module}:{row.target}", replace(scenario, name=f"{module}:{row.scenario}")
     bounds = Bounds(preemptions=row.preemptions, faults=row.faults, budget_s=budget_s)
-    return explore_cell(
-        server, NamedTarget(target, target), named, bounds, seed=7, folder=folder, parts={}, on_processes=False
-    )
+    return explore_cell(server, NamedTarget(target, target), named, bounds, seed=7, folder=folder, on_processes=False)
 
 
 def said(cell: Cell) -> str:

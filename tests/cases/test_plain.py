@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from podrace.simulator.app.campaign import NamedScenario, NamedTarget, explore_cell, lab_for, replay
+from podrace.simulator.app.campaign import explore_cell, lab_for, replay
 from podrace.simulator.app.counterexample import load
-from podrace.simulator.app.names import PARTS, named_scenario, named_target
+from podrace.simulator.app.names import NamedTarget, named_scenario, named_target
 from podrace.simulator.app.runs import Cell
 from podrace.simulator.errors import UsageError
 from podrace.simulator.scenarios.catalogue import find
@@ -26,8 +26,8 @@ def run_server(server: EmbeddedServer) -> Server:
 
 
 def explored(server: Server, target: str, row: str, folder: Path) -> Cell:
-    named = NamedScenario(row, find(row))
-    return explore_cell(server, NamedTarget(target, target), named, Bounds(), seed=7, folder=folder, parts=PARTS)
+    named = find(row)
+    return explore_cell(server, NamedTarget(target, target), named, Bounds(), seed=7, folder=folder)
 
 
 def test_a_plain_upload_manager_loses_its_image_and_does_so_again_on_processes(
@@ -41,9 +41,7 @@ def check_loses(run_server: Server, target: str, tmp_path: Path) -> None:
     cell = explored(run_server, target, "foreign-pod", tmp_path)
     assert (cell.verdict, cell.words) == ("violated", "lost"), cell.note
     saved = load(Path(str(cell.counterexample)))
-    with lab_for(
-        "processes", run_server, named_target(target), find("foreign-pod"), seed=saved.seed, parts=PARTS
-    ) as lab:
+    with lab_for("processes", run_server, named_target(target), find("foreign-pod"), seed=saved.seed) as lab:
         again = replay(lab, saved)
     assert (again.judgement.words, again.sentence) == ("lost", cell.sentence)
 
@@ -51,9 +49,7 @@ def check_loses(run_server: Server, target: str, tmp_path: Path) -> None:
 def test_plain_code_is_refused_on_a_foreign_server(run_server: Server) -> None:
     foreign = replace(run_server, embedded=None)
     with pytest.raises(UsageError, match="leave --redis-url and PODRACE_REDIS_URL out"):
-        lab_for(
-            "inline", foreign, named_target("cases.plain_uploads:threaded"), find("foreign-pod"), seed=7, parts=PARTS
-        )
+        lab_for("inline", foreign, named_target("cases.plain_uploads:threaded"), find("foreign-pod"), seed=7)
 
 
 def test_a_plain_asyncio_service_loses_its_image_and_does_so_again_on_processes(
@@ -103,14 +99,12 @@ def test_a_plain_case_gets_the_verdict_of_the_table(
     run_server: Server, tmp_path: Path, target: str, scenario: str, word: str
 ) -> None:
     path, name = f"cases.plain_targets:{target}", f"cases.{scenario}"
-    cell = explore_cell(
-        run_server, NamedTarget(path, path), named_scenario(name), Bounds(), seed=7, folder=tmp_path, parts=PARTS
-    )
+    cell = explore_cell(run_server, NamedTarget(path, path), named_scenario(name), Bounds(), seed=7, folder=tmp_path)
     if word:
         assert (cell.verdict, cell.words.split(", ")[0]) == ("violated", word), cell.note
         saved = load(Path(str(cell.counterexample)))
-        found = named_scenario(name).scenario
-        with lab_for("processes", run_server, named_target(path), found, seed=saved.seed, parts=PARTS) as lab:
+        found = named_scenario(name)
+        with lab_for("processes", run_server, named_target(path), found, seed=saved.seed) as lab:
             assert replay(lab, saved).sentence == cell.sentence
     else:
         assert (cell.verdict, cell.note, cell.schedules.get("complete")) == ("holds", "", True)
@@ -139,7 +133,7 @@ LARGE = "plain_targets:CANCELLED"
 def test_the_reduction_leaves_out_no_outcome_of_plain_code(
     run_server: Server, target: str, scenario: str, preemptions: int
 ) -> None:
-    found = named_scenario(f"cases.{scenario}").scenario
+    found = named_scenario(f"cases.{scenario}")
     outcomes = []
     for reduce in (True, False):
         with InlineLab(run_server, f"cases.plain_targets:{target}", found, seed=7) as lab:

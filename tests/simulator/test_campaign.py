@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from podrace.simulator.app.campaign import NamedScenario, NamedTarget, explore_cell, lab_for, replay
+from podrace.simulator.app.campaign import explore_cell, lab_for, replay
 from podrace.simulator.app.counterexample import load, save
-from podrace.simulator.app.names import PARTS
+from podrace.simulator.app.names import NamedTarget
 from podrace.simulator.app.runs import Cell
 from podrace.simulator.errors import TargetError, UsageError
 from podrace.simulator.history.events import read_history
@@ -32,7 +32,7 @@ def explore(
 ) -> Cell:
     named = scenario if isinstance(scenario, Scenario) else find(scenario)
     more = {"bounds": Bounds(), "on_processes": False, **more}
-    return explore_cell(server, target, NamedScenario(named.name, named), seed=7, folder=folder, parts=PARTS, **more)
+    return explore_cell(server, target, named, seed=7, folder=folder, **more)
 
 
 def test_a_violated_cell_leaves_three_files(run_server: Server, tmp_path: Path) -> None:
@@ -105,11 +105,11 @@ def test_progress_counts_the_schedules(run_server: Server, tmp_path: Path) -> No
 
 def test_lab_for_makes_a_lab_of_either_fleet_and_refuses_a_wrong_target(run_server: Server) -> None:
     scenario = find("foreign-pod")
-    assert isinstance(lab_for("inline", run_server, SHARED, scenario, seed=1, parts={}), InlineLab)
-    assert isinstance(lab_for("processes", run_server, SHARED, scenario, seed=1, parts={}), ProcessLab)
+    assert isinstance(lab_for("inline", run_server, SHARED, scenario, seed=1), InlineLab)
+    assert isinstance(lab_for("processes", run_server, SHARED, scenario, seed=1), ProcessLab)
     for fleet in ("inline", "processes"):
         with pytest.raises(UsageError, match="has no none"):
-            lab_for(fleet, run_server, NamedTarget("x", "podrace.reference.targets:none"), scenario, seed=1, parts={})
+            lab_for(fleet, run_server, NamedTarget("x", "podrace.reference.targets:none"), scenario, seed=1)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are put on cores on Linux alone")
@@ -129,7 +129,7 @@ def test_an_exploration_and_its_server_stay_on_the_core_that_it_began_on(run_ser
 def test_a_saved_schedule_runs_again_as_it_did(run_server: Server, tmp_path: Path) -> None:
     cell = explore(run_server, "foreign-pod", tmp_path, target=LOCAL)
     saved = load(Path(str(cell.counterexample)))
-    with lab_for("inline", run_server, LOCAL, find("foreign-pod"), seed=saved.seed, parts=PARTS) as lab:
+    with lab_for("inline", run_server, LOCAL, find("foreign-pod"), seed=saved.seed) as lab:
         again = replay(lab, saved)
     assert (again.judgement.words, again.sentence) == (saved.words, saved.sentence)
     recorded = read_history(tmp_path / "local-foreign-pod.history.jsonl")
@@ -146,7 +146,7 @@ def test_a_schedule_of_a_target_that_has_changed_names_the_first_step_that_diffe
     changed = (saved.decisions[0], (actor, action, "GET something-else"), *saved.decisions[2:])
     save(path, replace(saved, decisions=changed))
     with (
-        lab_for("inline", run_server, LOCAL, find("foreign-pod"), seed=7, parts=PARTS) as lab,
+        lab_for("inline", run_server, LOCAL, find("foreign-pod"), seed=7) as lab,
         pytest.raises(TargetError, match="has changed since this was found: at step 2 expected 'GET something-else'"),
     ):
         replay(lab, load(path))

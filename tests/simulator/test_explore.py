@@ -18,9 +18,9 @@ from typing import Any, NoReturn
 import pytest
 
 import podrace
-from podrace.simulator.app.campaign import NamedScenario, NamedTarget, explore_cell, lab_for, replay
+from podrace.simulator.app.campaign import explore_cell, lab_for, replay
 from podrace.simulator.app.counterexample import load
-from podrace.simulator.app.names import PARTS, named_target
+from podrace.simulator.app.names import NamedTarget, named_target
 from podrace.simulator.app.runs import Cell
 from podrace.simulator.errors import TargetError, UsageError
 from podrace.simulator.fleets import watchdog
@@ -48,8 +48,8 @@ def _planted(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def explore_row(server: Server, target: NamedTarget, row: str, bounds: Bounds, folder: Path, seed: int = 7) -> Cell:
-    named = NamedScenario(row, find(row))
-    return explore_cell(server, target, named, bounds, seed=seed, folder=folder, parts=PARTS, on_processes=False)
+    named = find(row)
+    return explore_cell(server, target, named, bounds, seed=seed, folder=folder, on_processes=False)
 
 
 @pytest.fixture
@@ -281,7 +281,7 @@ def test_the_same_seed_gives_the_same_bytes_again_and_again(run_server: Server, 
     path = tmp_path / "history.jsonl"
     again = set()
     for _ in range(5):
-        with lab_for("inline", run_server, SHARED, find(ROW), seed=7, parts=PARTS) as lab:
+        with lab_for("inline", run_server, SHARED, find(ROW), seed=7) as lab:
             for _ in range(10):
                 write_history(path, replay(lab, saved).events)
                 again.add(path.read_bytes())

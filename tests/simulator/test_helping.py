@@ -48,7 +48,7 @@ Explored = tuple[Exploration | str, list[str], int]
 
 
 def explored(server: Server, job: Job, members: Sequence[Executor] | None = None) -> Explored:
-    target, scenario = named_target(job.target), named_scenario(job.scenario).scenario
+    target, scenario = named_target(job.target), named_scenario(job.scenario)
     found: Exploration | str
     with InlineLab(server, target.path, scenario, seed=job.seed) as lab:
         explorer = Explorer(lab.scenario, lab.play, lab.finish, job.bounds)
@@ -159,7 +159,7 @@ def test_a_useless_helper_does_not_change_the_result(
     run_server: Server, monkeypatch: pytest.MonkeyPatch, helper: Answers
 ) -> None:
     monkeypatch.setattr("podrace.simulator.search.ahead.PATIENCE_S", 0.001)
-    scenario = named_scenario("late-completion").scenario
+    scenario = named_scenario("late-completion")
     with InlineLab(run_server, named_target("shared").path, scenario, seed=7) as lab:
 
         def found(ahead: Ahead | None) -> Exploration:

@@ -513,11 +513,11 @@ SCENARIOS = {
     "interrupts itself in its check": ({"check": "raise KeyboardInterrupt"}, f"{THEIRS} KeyboardInterrupt, at mine.py"),
     "has a check that returns nothing": (
         {"check": "pass"},
-        "scenario one: its check check returned NoneType",
+        "scenario mine:ONE: its check check returned NoneType",
     ),
     "has a check that finds words": (
         {"check": "yield 'lost'"},
-        "scenario one: its check check found str",
+        "scenario mine:ONE: its check check found str",
     ),
     "raises in its services": ({"services": "raise OSError('x')"}, f"{THEIRS} OSError: x, at mine.py:12 in services"),
     "has a service that interrupts": (
@@ -625,7 +625,13 @@ def rows() -> Iterator[Row]:
         typed = "explore --target mine:pod --scenario mine:ONE"
         yield Row(f"a scenario that {name}", typed, 3, f"inconclusive: {says}", files)
         typed = "matrix --targets mine:pod,mine:Pod --scenarios mine:X --workers 2"
-        yield Row(f"a scenario that {name}, on two workers", typed, 3, f"mine:Pod mine:X: {says}", files)
+        yield Row(
+            f"a scenario that {name}, on two workers",
+            typed,
+            3,
+            f"mine:Pod mine:X: {says.replace('mine:ONE', 'mine:X')}",
+            files,
+        )
     for part, says in SHAPES.items():
         files = {"mine.py": SHAPED.format(part=part)}
         code = 3 if "lambda" in part or part == "lines={}" else 2

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from podrace import Call, CancelCall, Kill, Scenario
-from podrace.simulator.app.campaign import NamedScenario, explore_cell, lab_for
-from podrace.simulator.app.names import PARTS, named_target
+from podrace.simulator.app.campaign import explore_cell, lab_for
+from podrace.simulator.app.names import named_target
 from podrace.simulator.scenarios.faults import Fault
 from podrace.simulator.search.frontier import Bounds
 from podrace.simulator.search.schedule import take_default
@@ -59,9 +59,7 @@ def ran(
         Call(f"B{name}", method, call, after=() if together else (f"A{names[-1]}",))
         for name, call in zip(names, calls, strict=True)
     ]
-    with lab_for(
-        fleet, server, named_target(f"planted.{module}:pod"), Scenario("runs", lines), seed=1, parts=PARTS
-    ) as lab:
+    with lab_for(fleet, server, named_target(f"planted.{module}:pod"), Scenario("runs", lines), seed=1) as lab:
         play = lab.play(0)
         try:
             run = play.run(take_default)
@@ -129,7 +127,7 @@ def test_listeners_hear_the_same_each_time_under_any_fault(
 ) -> None:
     """Some schedules are run again: what a listener gets must not depend on the speed of the server."""
     lines = {pod: [Call(pod, "run", (program, run_server.url))] for pod in "AB"}
-    scenario = NamedScenario("listens", Scenario("listens", lines, faults=[fault], keeps=["*"]))
+    scenario = Scenario("listens", lines, faults=[fault], keeps=["*"])
     target, bounds = named_target("planted.plain_aredis:pod"), Bounds(preemptions=0)
-    cell = explore_cell(run_server, target, scenario, bounds, seed=7, folder=tmp_path, parts=PARTS, on_processes=False)
+    cell = explore_cell(run_server, target, scenario, bounds, seed=7, folder=tmp_path, on_processes=False)
     assert (cell.verdict, cell.schedules.get("complete")) == ("holds", True), cell.note

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from podrace import Call, Scenario
-from podrace.simulator.app.campaign import NamedScenario, explore_cell
-from podrace.simulator.app.names import PARTS, named_target
+from podrace.simulator.app.campaign import explore_cell
+from podrace.simulator.app.names import named_target
 from podrace.simulator.app.runs import Cell
 from podrace.simulator.search.frontier import Bounds
 from podrace.simulator.servers.connection import Server
@@ -104,11 +104,10 @@ def explored(server: Server, target: str, method: str, folder: Path, *, on_proce
     return explore_cell(
         server,
         named_target(target),
-        NamedScenario("calls", scenario),
+        scenario,
         Bounds(budget_s=BLOCKS_WITHIN_S),
         seed=7,
         folder=folder,
-        parts=PARTS,
         on_processes=on_processes,
     )
 

@@ -12,7 +12,7 @@ import pytest
 import podrace
 from podrace import Call, Scenario
 from podrace.simulator.app.campaign import lab_for
-from podrace.simulator.app.names import PARTS, named_target
+from podrace.simulator.app.names import named_target
 from podrace.simulator.search.schedule import take_default
 from podrace.simulator.servers.connection import Server
 
@@ -63,7 +63,7 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
 def values(server: Server) -> list[object]:
     """The results of two calls on each of two pods."""
     lines = {pod: [Call(f"{pod}{number}", "call") for number in range(2)] for pod in "AB"}
-    with lab_for("inline", server, named_target("target:pod"), Scenario("calls", lines), seed=1, parts=PARTS) as lab:
+    with lab_for("inline", server, named_target("target:pod"), Scenario("calls", lines), seed=1) as lab:
         play = lab.play(0)
         try:
             run = play.run(take_default)

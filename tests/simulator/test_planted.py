@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from podrace import Call, Finding, Run, Scenario
-from podrace.simulator.app.campaign import NamedScenario, NamedTarget, explore_cell
-from podrace.simulator.app.names import PARTS
+from podrace.simulator.app.campaign import explore_cell
+from podrace.simulator.app.names import PARTS, NamedTarget
 from podrace.simulator.app.runs import Cell
 from podrace.simulator.scenarios.catalogue import SCENARIOS, find
 from podrace.simulator.search.frontier import Bounds
@@ -65,8 +65,8 @@ def _planted(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def explore(server: Server, target: str, scenario: str, folder: Path, **more: Any) -> Cell:
-    named, row = NamedTarget(target, target), NamedScenario(scenario, find(scenario))
-    more = {"parts": PARTS, "on_processes": False, **more}
+    named, row = NamedTarget(target, target), find(scenario)
+    more = {"on_processes": False, **more}
     return explore_cell(server, named, row, Bounds(preemptions=1), seed=7, folder=folder, **more)
 
 
@@ -113,11 +113,11 @@ def test_a_damaged_place_in_the_queue_strands_its_message(run_server: Server, tm
     assert "damages queue:" in (tmp_path / "planted.correct.correct-corrupt-value.history.jsonl").read_text()
 
 
-def test_a_target_that_holds_was_run_on_processes_too(run_server: Server, tmp_path: Path) -> None:
-    parts = {**PARTS, "gemini": "planted.correct:Files"}
-    cell = explore(
-        run_server, "planted.correct:correct", "unready-gemini-file", tmp_path, parts=parts, on_processes=True
-    )
+def test_a_target_that_holds_was_run_on_processes_too(
+    run_server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(PARTS, "gemini", "planted.correct:Files")
+    cell = explore(run_server, "planted.correct:correct", "unready-gemini-file", tmp_path, on_processes=True)
     assert (cell.verdict, cell.note) == ("holds", "")
 
 
@@ -134,18 +134,18 @@ def test_a_target_that_is_violated_only_inline_is_inconclusive(run_server: Serve
                 yield Finding("misreported", call.name, f"{call.name} is greeted as {call.value}")
 
     lines = {f"A.{name}": [Call(name, "greet", (name,))] for name in ("ann", "bob")}
-    named = NamedScenario("greeted", Scenario("greeted", lines, checks=[greeted_by_name]))
+    named = Scenario("greeted", lines, checks=[greeted_by_name])
     target = NamedTarget("planted.unfit:ByThread", "planted.unfit:ByThread")
-    cell = explore_cell(run_server, target, named, Bounds(), seed=7, folder=tmp_path, parts={})
+    cell = explore_cell(run_server, target, named, Bounds(), seed=7, folder=tmp_path)
     assert cell.verdict == "inconclusive"
     assert cell.note == "it is violated in one process (misreported), but on processes of its own: ok"
 
 
 def test_a_target_whose_calls_end_otherwise_on_processes_is_inconclusive(run_server: Server, tmp_path: Path) -> None:
     """No check says anything of it: it holds in both, but not of the same thing."""
-    named = NamedScenario("greeted", Scenario("greeted", {"A": [Call("ann", "greet", ("ann",))]}))
+    named = Scenario("greeted", {"A": [Call("ann", "greet", ("ann",))]})
     target = NamedTarget("planted.unfit:OneProcess", "planted.unfit:OneProcess")
-    cell = explore_cell(run_server, target, named, Bounds(), seed=7, folder=tmp_path, parts={})
+    cell = explore_cell(run_server, target, named, Bounds(), seed=7, folder=tmp_path)
     assert cell.verdict == "inconclusive"
     assert cell.note.startswith("it holds in one process, but on processes of its own the call ann ended as `fail`: ")
     assert cell.note.endswith("ValueError: not in a child")

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 import podrace
-from podrace.simulator.app.campaign import NamedScenario, explore_cell, lab_for, replay
+from podrace.simulator.app.campaign import explore_cell, lab_for, replay
 from podrace.simulator.app.counterexample import SavedSchedule, load, save
-from podrace.simulator.app.names import PARTS, named_target
+from podrace.simulator.app.names import named_target
 from podrace.simulator.errors import TargetError, UsageError
 from podrace.simulator.scenarios.catalogue import find
 from podrace.simulator.search.frontier import Bounds
@@ -27,8 +27,8 @@ ROW = "timeout-overwrites-completion"
 
 @pytest.fixture
 def saved(run_server: Server, tmp_path: Path) -> SavedSchedule:
-    row = NamedScenario(ROW, find(ROW))
-    cell = explore_cell(run_server, SHARED, row, Bounds(preemptions=1), seed=7, folder=tmp_path, parts=PARTS)
+    row = find(ROW)
+    cell = explore_cell(run_server, SHARED, row, Bounds(preemptions=1), seed=7, folder=tmp_path)
     return load(Path(str(cell.counterexample)))
 
 
@@ -38,7 +38,7 @@ def test_a_schedule_that_does_not_fit_the_target_gives_no_verdict(
 ) -> None:
     foreign = replace(saved, decisions=(*saved.decisions[:2], ("Q", "go", "SET key"), *saved.decisions[2:]))
     with (
-        lab_for(fleet, run_server, SHARED, find(ROW), seed=7, parts=PARTS) as lab,
+        lab_for(fleet, run_server, SHARED, find(ROW), seed=7) as lab,
         pytest.raises(TargetError, match="step 3: Q is not where the schedule has it"),
     ):
         replay(lab, foreign)
@@ -52,7 +52,7 @@ def test_a_target_that_has_changed_since_is_reported_with_the_step(
     assert what.startswith("SET upload_status:")
     changed = replace(saved, decisions=(saved.decisions[0], (actor, action, "GET other"), *saved.decisions[2:]))
     with (
-        lab_for(fleet, run_server, SHARED, find(ROW), seed=7, parts=PARTS) as lab,
+        lab_for(fleet, run_server, SHARED, find(ROW), seed=7) as lab,
         pytest.raises(TargetError, match="at step 2 expected 'GET other', got 'SET upload_status:"),
     ):
         replay(lab, changed)

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from podrace.simulator.app.campaign import NamedScenario, NamedTarget, explore_cell, lab_for, replay
+from podrace.simulator.app.campaign import explore_cell, lab_for, replay
 from podrace.simulator.app.counterexample import load
-from podrace.simulator.app.names import PARTS, TARGETS, named_target
+from podrace.simulator.app.names import TARGETS, NamedTarget, named_target
 from podrace.simulator.errors import TargetError, UsageError
 from podrace.simulator.judge.findings import VIOLATED, Finding
 from podrace.simulator.scenarios.catalogue import SCENARIOS, find
@@ -122,11 +122,10 @@ def test_every_cell_is_as_expected_and_its_counterexample_replays(
     named = named_target(target)
     assert (named.name, named.path) == (target, f"podrace.reference.targets:{target}")
     expected = scenario.expected(target)
-    row = NamedScenario(scenario.name, scenario)
     few = 1 if target == "durable" else 2
     preemptions = 1 if expected == VIOLATED and scenario.name not in NEEDS_TWO else few
     bounds = Bounds(preemptions=int(os.environ.get("PODRACE_PREEMPTIONS", preemptions)), budget_s=600)
-    cell = explore_cell(run_server, named, row, bounds, seed=7, folder=tmp_path, parts=PARTS)
+    cell = explore_cell(run_server, named, scenario, bounds, seed=7, folder=tmp_path)
     assert (cell.verdict, cell.expected, cell.is_expected) == (expected, expected, True), cell.note
     assert cell.words == WORDS.get((scenario.name, target), cell.words)
     assert (cell.counterexample is not None) == (cell.verdict == "violated")
@@ -139,7 +138,7 @@ def assert_replays(server: Server, target: NamedTarget, scenario: Scenario, file
     saved = load(file)
     history = file.with_name(file.name.replace(".podrace.json", ".history.jsonl"))
     before = [json.loads(line) for line in history.read_text(encoding="utf-8").splitlines()]
-    with lab_for(fleet, server, target, scenario, seed=7, parts=PARTS) as lab:
+    with lab_for(fleet, server, target, scenario, seed=7) as lab:
         again = replay(lab, saved)
     assert (again.judgement.verdict, again.judgement.words) == (saved.verdict, saved.words)
     assert again.sentence == saved.sentence

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from podrace.simulator.app.campaign import NamedScenario, NamedTarget, explore_cell
+from podrace.simulator.app.campaign import explore_cell
 from podrace.simulator.app.counterexample import load
-from podrace.simulator.app.names import PARTS
+from podrace.simulator.app.names import NamedTarget
 from podrace.simulator.app.timeline import DECIDING, draw, sentence
 from podrace.simulator.history.events import Event, Wording, read_history, readable
 from podrace.simulator.judge.findings import Finding, Judgement
@@ -35,11 +35,10 @@ def test_the_sentence_says_what_and_why_and_the_drawing_fits(
     cell = explore_cell(
         run_server,
         NamedTarget(target, f"podrace.reference.targets:{target}"),
-        NamedScenario(scenario, find(scenario)),
+        find(scenario),
         Bounds(preemptions=1),
         seed=7,
         folder=tmp_path,
-        parts=PARTS,
     )
     told = load(Path(str(cell.counterexample))).sentence
     assert cell.sentence == told
@@ -52,12 +51,12 @@ def test_the_sentence_says_what_and_why_and_the_drawing_fits(
     if decides:
         assert [decides in events[number]["says"] for number in marked] == [True]
     for width in (60, 80, 118):
-        lines = draw(events, marked[0] if marked else None, width=width).splitlines()
+        lines = draw(events, width=width).splitlines()
         assert max(map(len, lines)) <= width
         assert sum(line.startswith(DECIDING) for line in lines) == len(marked)
         assert "Redis" in lines[0]
     text = (tmp_path / f"{target}-{scenario}.txt").read_text()
-    assert text.startswith(draw(events, marked[0] if marked else None))
+    assert text.startswith(draw(events))
     assert told in text.splitlines()
 
 
@@ -90,13 +89,14 @@ EVENTS: list[Event] = readable(
 
 @pytest.mark.parametrize("number", range(len(EVENTS)))
 def test_the_mark_stands_at_the_deciding_step(number: int) -> None:
-    marked = [line for line in draw(EVENTS, number).splitlines() if line.startswith(DECIDING)]
+    events = [event | {"deciding": event["n"] == number} for event in EVENTS]
+    marked = [line for line in draw(events).splitlines() if line.startswith(DECIDING)]
     assert [line[1:4].strip() for line in marked] == [str(number)]
-    assert DECIDING not in draw(EVENTS, None)
+    assert DECIDING not in draw(EVENTS)
 
 
 def test_every_pod_has_a_column_and_redis_the_last() -> None:
-    head, _, *lines = draw(EVENTS, None, width=118).splitlines()
+    head, _, *lines = draw(EVENTS, width=118).splitlines()
     assert head.index("Pod A") < head.index("Pod B") < head.index("Redis")
     killed = next(line for line in lines if "killed" in line)
     assert killed.index("✗") == head.index("Pod B")
@@ -109,7 +109,7 @@ def test_every_pod_has_a_column_and_redis_the_last() -> None:
 
 def test_an_event_that_shows_nothing_takes_no_line() -> None:
     silent = {"n": 9, "type": "step", "pod": "A", "line": "", "says": "", "redis": "", "marks": ""}
-    assert draw([*EVENTS, silent], None) == draw(EVENTS, None)
+    assert draw([*EVENTS, silent]) == draw(EVENTS)
 
 
 # --- why: only what the history proves ---

@@ -59,7 +59,7 @@ def _check_target(target: str, scenario: str | None, seed: int) -> None:
 
     with show.kept_apart():
         named = named_target(target)
-        chosen = named_scenario(scenario).scenario if scenario else EVERY_VERB
+        chosen = named_scenario(scenario) if scenario else EVERY_VERB
         with open_server(None) as server:
             found = check_target(server, named.path, chosen, seed=seed)
     for line in found.lacks:

@@ -13,7 +13,7 @@ import click
 
 from podrace.simulator.app import show
 from podrace.simulator.app.conclude import conclude, document
-from podrace.simulator.app.names import TARGETS, named_scenario, named_target
+from podrace.simulator.app.names import TARGETS, NamedTarget, named_scenario, named_target
 from podrace.simulator.app.options import (
     SCENARIO_HELP,
     TARGET_HELP,
@@ -26,7 +26,6 @@ from podrace.simulator.app.options import (
 from podrace.simulator.errors import UsageError
 
 if TYPE_CHECKING:
-    from podrace.simulator.app.campaign import NamedScenario, NamedTarget
     from podrace.simulator.app.directed import Directed
     from podrace.simulator.app.helping import Job
     from podrace.simulator.app.runs import Cell
@@ -135,7 +134,11 @@ def _campaign(name: str, target_names: Sequence[str], scenario_names: Sequence[s
                 if name != "matrix" or not cells:
                     raise
                 code = error.exit_code
-                cells += _unexplored(places[len(cells) :])
+                left = [
+                    runs.unjudged(one, target.name, "free" if isinstance(one, directed.Directed) else "inline")
+                    for one, target in places[len(cells) :]
+                ]
+                cells += [replace(cell, note="interrupted") for cell in left]
         if path and accept and code is None:
             expected.save(path, cells)
             cells = [expected.load(path).applied(cell) for cell in cells]
@@ -147,7 +150,7 @@ def _campaign(name: str, target_names: Sequence[str], scenario_names: Sequence[s
 
 def _places(
     target_names: Sequence[str], scenario_names: Sequence[str]
-) -> list[tuple[NamedScenario | Directed, NamedTarget]]:
+) -> list[tuple[Scenario | Directed, NamedTarget]]:
     """Every scenario with every target. Raises UsageError where one cannot be loaded, or a target is named twice."""
     from podrace.simulator.app import directed
     from podrace.simulator.target import load_target
@@ -199,19 +202,6 @@ def _explored(jobs: Sequence[Job], server: Server, folder: Path, search: Search)
             if not single:
                 bar.about(" ".join((jobs[number].target, jobs[number].scenario)) if number < len(jobs) else "")
                 bar.advance(1)
-
-
-def _unexplored(places: Sequence[tuple[NamedScenario | Directed, NamedTarget]]) -> list[Cell]:
-    """The cells that were not explored when the matrix was interrupted."""
-    from podrace.simulator.app import campaign, directed
-
-    cells = [
-        directed.directed_cell(one, target)
-        if isinstance(one, directed.Directed)
-        else campaign.unexplored_cell(one, target)
-        for one, target in places
-    ]
-    return [replace(cell, note="interrupted") for cell in cells]
 
 
 def _write_markdown(folder: Path, server: ServerInfo, seed: int, cells: list[Cell]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,15 +12,14 @@ import click
 
 from podrace.simulator.app import show
 from podrace.simulator.app.conclude import conclude
-from podrace.simulator.app.names import PARTS, named_scenario, named_target
+from podrace.simulator.app.names import PARTS, named_target
 from podrace.simulator.app.options import Folder, Run, run_options
-from podrace.simulator.errors import TargetError, users_errors_as_target_errors
+from podrace.simulator.errors import TargetError
 
 if TYPE_CHECKING:
-    from podrace.simulator.app.campaign import NamedTarget
     from podrace.simulator.app.counterexample import SavedSchedule
     from podrace.simulator.app.runs import Cell
-    from podrace.simulator.search.lab import Lab
+    from podrace.simulator.servers.connection import Server
 
 
 @click.command()
@@ -33,48 +32,39 @@ def replay(file: Path, fleet: str, run: Run) -> None:
     The run is shown as a timeline. On processes the pods are real, and the scheduler lets each step go in its turn.
     Exits 0 when the verdict is the same.
     """
-    from podrace.simulator.app import campaign, counterexample, runs
+    from podrace.simulator.app import counterexample, runs
     from podrace.simulator.servers.connection import open_server
 
     saved = counterexample.load(file)
     with ExitStack() as stack:
         with show.kept_apart() as apart:
-            target, named = named_target(saved.target), named_scenario(saved.scenario)
             if fleet == "processes":
                 from podrace.simulator.fleets.processes import warm_up
 
-                warm_up([*PARTS.values(), target.path])
+                warm_up([*PARTS.values(), named_target(saved.target).path])
             server = stack.enter_context(open_server(run.redis_url))
             folder = apart.folder = stack.enter_context(runs.run_folder(run.run_dir, "replay"))
-            lab = campaign.lab_for(fleet, server, target, named.scenario, seed=saved.seed, parts=PARTS)
-            stack.enter_context(lab)
-            cell, shown = _replay(lab, saved, target, fleet, folder)
+            cell, shown = _replay(server, saved, fleet, folder)
         cell = replace(cell, counterexample=str(file))
         conclude(run, folder, server.info, saved.seed, [cell], lambda: click.echo(shown))
 
 
-def _replay(lab: Lab, saved: SavedSchedule, target: NamedTarget, fleet: str, folder: Path) -> tuple[Cell, str]:
+def _replay(server: Server, saved: SavedSchedule, fleet: str, folder: Path) -> tuple[Cell, str]:
     """Run the schedule. Returns the cell, and the text to show."""
     from podrace.simulator.app import campaign, runs, timeline
-    from podrace.simulator.fleets.watchdog import watchdog
     from podrace.simulator.history.events import write_history
     from podrace.simulator.judge.findings import HOLDS, INCONCLUSIVE
 
     began_s = time.monotonic()
-    cell = runs.Cell(target.name, saved.scenario, fleet, INCONCLUSIVE, saved.verdict, {})
+    cell = runs.Cell(named_target(saved.target).name, saved.scenario, fleet, INCONCLUSIVE, saved.verdict, {})
     try:
-        # Processes have a timeout for each step.
-        with (
-            users_errors_as_target_errors(),
-            watchdog(lab.moves, unblock=lab.unblock) if fleet == "inline" else nullcontext(),
-        ):
-            again = campaign.replay(lab, saved)
+        again = campaign.replayed(server, saved, fleet)
     except TargetError as error:
         return replace(cell, note=str(error)), f"inconclusive: {error}"
     words = again.judgement.words
     same = again.judgement.verdict if words == saved.words else HOLDS if words == "ok" else INCONCLUSIVE
     elapsed_s = round(time.monotonic() - began_s, 3)
     cell = replace(cell, verdict=same, counts=again.judgement.counts, words=words, elapsed_s=elapsed_s)
-    write_history(folder / "history.jsonl", campaign.mark(again.events, again.deciding))
-    text = timeline.draw(again.events, again.deciding, width=show.width())
+    write_history(folder / "history.jsonl", again.events)
+    text = timeline.draw(again.events, width=show.width())
     return cell, f"{text}\n\n{again.sentence}\n{words}: expected {saved.words}"

@@ -6,6 +6,7 @@ import random
 import tempfile
 from collections.abc import Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -80,22 +81,17 @@ def reproduce(pods: int, uploads: int, images: Path | None, seed: int, run: Run)
 
 def _cells(found: Mapping[str, Reproduced], pods: int) -> list[Cell]:
     """What became of each target."""
-    from podrace.simulator.app.runs import Cell
+    from podrace.simulator.app.runs import unjudged
     from podrace.simulator.scenarios.catalogue import find
 
-    scenario = find("foreign-pod")
     return [
-        Cell(
-            target=name,
-            scenario=scenario.name,
-            fleet="processes",
+        replace(
+            unjudged(find("foreign-pod"), name, "processes"),
             verdict=one.judgement.verdict,
             expected="violated" if name == "local" and pods > 1 else "holds",
             counts=one.judgement.counts,
             elapsed_s=round(one.elapsed_s, 3),
             words=", ".join(one.judgement.kinds) or "ok",
-            row=scenario.row,
-            what=scenario.what,
             sentence=one.judgement.findings[0].sentence if one.judgement.findings else "",
         )
         for name, one in found.items()
