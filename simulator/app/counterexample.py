@@ -9,18 +9,16 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError
+from pydantic import AfterValidator, ConfigDict, Field, NonNegativeInt
 from pydantic.dataclasses import dataclass
 
-from podrace.simulator.errors import UsageError
+from podrace.simulator.app.runs import read_as
 from podrace.simulator.search.schedule import Decision
 
 VERSION: Literal[2] = 2
 SUFFIX = ".podrace.json"
-MOST_BYTES = 4 * 1024 * 1024
-"""A counterexample is never larger than this."""
 MOST_RETRIES = 100
 """No scenario lets a client send a command again more often than this."""
 
@@ -55,10 +53,6 @@ class SavedSchedule:
         return tuple(Decision(actor, action) for actor, action, _ in self.decisions)
 
 
-class _File(BaseModel):
-    saved: SavedSchedule
-
-
 def save(path: Path, saved: SavedSchedule) -> None:
     path.write_text(
         json.dumps(asdict(saved), indent=2, ensure_ascii=False) + "\n", encoding="utf-8", errors="backslashreplace"
@@ -67,17 +61,4 @@ def save(path: Path, saved: SavedSchedule) -> None:
 
 def load(path: Path) -> SavedSchedule:
     """Read the schedule in a file. Raises UsageError if the file is missing, damaged or of another version."""
-    try:
-        if not path.is_file():
-            raise UsageError(f"counterexample {path}: expected a *{SUFFIX} file, found none")
-        if path.stat().st_size > MOST_BYTES:
-            raise UsageError(f"counterexample {path}: expected at most {MOST_BYTES} bytes")
-        document: Any = json.loads(path.read_text(encoding="utf-8"))
-        return _File(saved=document).saved
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"][1:]) or "the document"
-        raise UsageError(f"counterexample {path}: damaged: {place}: {first['msg']}") from error
-    except (OSError, ValueError, RecursionError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UsageError(f"counterexample {path}: expected a *{SUFFIX} file: {reason}") from error
+    return read_as(path, SavedSchedule, noun="counterexample", kind=f"*{SUFFIX} file")

@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Literal
 
-from podrace.simulator.app.runs import Cell, read_json, write_json
-from podrace.simulator.errors import UsageError
+from pydantic import AfterValidator
+from pydantic.dataclasses import dataclass
+
+from podrace.simulator.app.runs import Cell, read_as, write_json
 from podrace.simulator.judge.findings import HOLDS, INCONCLUSIVE, KINDS, VIOLATED
 
-VERSION = 1
+
+def _known(words: str) -> str:
+    if not set(words.split(", ")) <= set(KINDS):
+        raise ValueError(f"expected some of {', '.join(KINDS)}")
+    return words
 
 
 @dataclass(frozen=True)
 class Expected:
     """By target and scenario, the words of what is known to be violated."""
 
-    violated: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    violated: Mapping[str, Mapping[str, Annotated[str, AfterValidator(_known)]]]
+    version: Literal[1] = 1
 
     def applied(self, cell: Cell) -> Cell:
         """The cell with what is expected of it: the known violation, or anything less bad."""
@@ -35,15 +42,7 @@ class Expected:
 
 def load(path: Path) -> Expected:
     """Read a file. Raises UsageError, naming the place, if it is missing or damaged."""
-    document = read_json(path, noun="expectations")
-    violated: Any = document.get("violated") if isinstance(document, dict) else None
-    if not isinstance(violated, dict) or document.get("version") != VERSION:
-        raise UsageError(f"expectations {path}: expected version {VERSION} of a file that --accept has written")
-    for target, rows in violated.items():
-        for scenario, words in rows.items() if isinstance(rows, dict) else [("?", None)]:
-            if not isinstance(words, str) or not set(words.split(", ")) <= set(KINDS):
-                raise UsageError(f"expectations {path}: {target}, {scenario}: expected some of {', '.join(KINDS)}")
-    return Expected(violated)
+    return read_as(path, Expected, noun="expectations", kind="file that --accept has written")
 
 
 def save(path: Path, cells: Sequence[Cell]) -> None:
@@ -57,4 +56,4 @@ def save(path: Path, cells: Sequence[Cell]) -> None:
         elif cell.verdict != INCONCLUSIVE:
             rows.pop(cell.scenario, None)
     kept = {target: dict(sorted(rows.items())) for target, rows in sorted(violated.items()) if rows}
-    write_json(path, {"version": VERSION, "violated": kept})
+    write_json(path, asdict(Expected(kept)))

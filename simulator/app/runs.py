@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from podrace.simulator.errors import HarnessError, PodraceError, TargetError, UsageError
 from podrace.simulator.judge.findings import HOLDS, INCONCLUSIVE, NOT_APPLICABLE
@@ -25,9 +25,11 @@ if TYPE_CHECKING:
     from podrace.simulator.app.directed import Directed
     from podrace.simulator.scenarios.model import Scenario
 
+Form = TypeVar("Form")
 RESULT_VERSION = 1
 RESULT = "result.json"
-MOST_BYTES = 64 * 1024 * 1024
+MOST_BYTES = 4 * 1024 * 1024
+"""A counterexample, or a file of known violations, is never larger than this."""
 _VERSIONS = ("podrace", "redis", "google-genai")
 
 
@@ -195,16 +197,23 @@ def write_json(path: Path, document: Any) -> None:
         part.unlink(missing_ok=True)
 
 
-def read_json(path: Path, *, noun: str) -> Any:
-    """Read a JSON document. Raises UsageError if the file is missing, not regular, too large, or not JSON."""
+def read_as(path: Path, form: type[Form], *, noun: str, kind: str) -> Form:
+    """Read a JSON document of this form. Raises UsageError, with the place in it, if the file is missing or damaged."""
+    from pydantic import TypeAdapter, ValidationError
+
     try:
         if not path.is_file():
-            raise UsageError(f"{noun} {path}: expected a file, found none")
+            raise UsageError(f"{noun} {path}: expected a {kind}, found none")
         if path.stat().st_size > MOST_BYTES:
             raise UsageError(f"{noun} {path}: expected at most {MOST_BYTES} bytes")
-        return json.loads(path.read_text(encoding="utf-8"))
+        document = json.loads(path.read_text(encoding="utf-8"))
+        return TypeAdapter(form).validate_python(document)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"])) or "the document"
+        raise UsageError(f"{noun} {path}: damaged: {place}: {first['msg']}") from error
     except (OSError, ValueError, RecursionError) as error:
-        raise UsageError(f"{noun} {path}: expected JSON: {getattr(error, 'strerror', None) or error}") from error
+        raise UsageError(f"{noun} {path}: expected a {kind}: {getattr(error, 'strerror', None) or error}") from error
 
 
 def _free_name(parent: Path, name: str) -> Path:

@@ -41,9 +41,9 @@ def test_a_known_violation_of_one_cell_does_not_excuse_another(other: Cell) -> N
 
 
 def test_without_a_known_violation_holds_is_expected_whatever_the_catalogue_says() -> None:
-    applied = Expected().applied(cell("ok"))
+    applied = Expected({}).applied(cell("ok"))
     assert (applied.expected, exit_code([applied])) == ("holds", 0)
-    assert exit_code([Expected().applied(cell("lost"))]) == 1
+    assert exit_code([Expected({}).applied(cell("lost"))]) == 1
 
 
 @pytest.mark.parametrize("words", ["ok", "–"])
@@ -53,7 +53,7 @@ def test_a_violation_that_has_gone_is_reported_and_fails_nothing(words: str) -> 
     assert "known to be violated (lost, leaked), and no longer" in applied.note
 
 
-@pytest.mark.parametrize("known", [KNOWN, Expected()])
+@pytest.mark.parametrize("known", [KNOWN, Expected({})])
 def test_an_inconclusive_cell_is_never_a_pass(known: Expected) -> None:
     assert exit_code([known.applied(cell("inconclusive"))]) == 3
 
@@ -107,7 +107,7 @@ def test_a_damaged_file_is_named(tmp_path: Path, document: str) -> None:
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"known\.json: expected a file, found none"):
+    with pytest.raises(UsageError, match=r"known\.json: expected a file that --accept has written, found none"):
         expected.load(tmp_path / "known.json")
 
 
