@@ -11,10 +11,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from podrace.simulator.app import kept
 from podrace.simulator.app.free_run import FreeRun, Plan, run_free
 from podrace.simulator.app.names import TARGETS, NamedTarget
-from podrace.simulator.app.runs import Cell, unjudged
+from podrace.simulator.app.runs import unjudged
 from podrace.simulator.errors import TargetError, UsageError
 from podrace.simulator.fleets import chaos, guarded
 from podrace.simulator.judge.findings import HOLDS, NOT_APPLICABLE, VIOLATED
@@ -163,8 +162,8 @@ def refuse_foreign(redis_url: str | None) -> None:
         raise UsageError("runs of whole fleets break servers, so they use their own only; leave --redis-url out")
 
 
-def run_directed(one: Directed, target: NamedTarget, folder: Path, *, seed: int) -> tuple[Cell, FreeRun | None]:
-    """Run one against a target on a server of its own. There is no run of a target that refuses such a server."""
+def run_directed(one: Directed, target: NamedTarget, folder: Path, *, seed: int) -> FreeRun:
+    """Run one against a target on a server of its own, which the target may refuse: then nothing runs."""
     cell = unjudged(one, target.name, "free")
     first, then = (TARGETS[one.then], target.path) if one.then else (target.path, "")
     plan = Plan(
@@ -184,10 +183,11 @@ def run_directed(one: Directed, target: NamedTarget, folder: Path, *, seed: int)
             tempfile.TemporaryDirectory(prefix="run-", dir=guarded.folder()) as work,
             open_server(None, one.config) as server,
         ):
-            found = run_free(plan, one.workload, server, folder, Path(work), lambda standing: None)
+            whole = run_free(cell, plan, one.workload, server, folder, Path(work))
     except TargetError as error:
         if one.keeps or "NotDurableError" not in str(error):
             raise
         refusal = f"it refuses to start on such a server: {str(error).partition('NotDurableError: ')[2]}"
-        return replace(cell, verdict=NOT_APPLICABLE, words="–", note=refusal), None
-    return kept.judged_cell(cell, found.since or found, whole=found), found
+        return FreeRun(replace(cell, verdict=NOT_APPLICABLE, words="–", note=refusal))
+    found = whole.since or whole
+    return replace(found, cell=replace(found.cell, details=whole.cell.details))

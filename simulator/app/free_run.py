@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import random
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
+from podrace.simulator.app import over_time, timeline
 from podrace.simulator.app.judging import Judged, Recorded, judged, since_replaced
 from podrace.simulator.app.resting import Resting
+from podrace.simulator.app.runs import Cell, stem_of, write_json
 from podrace.simulator.app.show import OUTPUT
 from podrace.simulator.app.smallest import events_that_show
 from podrace.simulator.errors import UsageError
@@ -21,10 +23,10 @@ from podrace.simulator.fleets.chaos import LEASE_S, Chaos, Fault, World, draw
 from podrace.simulator.fleets.driver import Driver
 from podrace.simulator.fleets.free import Journal, pod_name
 from podrace.simulator.fleets.processes import PodSpec
-from podrace.simulator.history.events import Event
+from podrace.simulator.history.events import Event, write_history
 from podrace.simulator.interrupts import Interrupted
 from podrace.simulator.judge import linear
-from podrace.simulator.judge.findings import HOLDS, INCONCLUSIVE, KINDS, VIOLATED, Finding
+from podrace.simulator.judge.findings import HOLDS, INCONCLUSIVE, KINDS, VIOLATED
 from podrace.simulator.judge.run import Left
 from podrace.simulator.scenarios.model import Scenario, Workload
 from podrace.simulator.servers.connection import Server, connect
@@ -63,48 +65,60 @@ class Plan:
 
 @dataclass(frozen=True)
 class FreeRun:
-    """What came of it. `counts` are the workload's and the findings'; `struck` is by fault; times in seconds."""
+    """What came of it: the cell, and the few events that show its first finding.
 
-    verdict: str
-    findings: Sequence[Finding]
-    counts: Mapping[str, int]
-    note: str
-    struck: Mapping[str, int]
-    operations: int
-    busy_s: float
-    rest_s: float
-    objects: Sequence[linear.KeyVerdict]
-    interrupted: int | None = None
-    """The exit code of the signal that ended the run, if one did."""
+    `interrupted` is the exit code of the signal that ended the run, if one did. `since`: where pods were replaced, the
+    run by what those have promised that came later; its counts tell the rest.
+    """
+
+    cell: Cell
     shown: Sequence[Event] = ()
-    """The few events that show the first finding."""
+    interrupted: int | None = None
     since: FreeRun | None = None
-    """Where pods were replaced, the run by what those have promised that came later; its counts tell the rest."""
 
-    @property
-    def words(self) -> str:
-        """The kinds of what was found, worst first, then those of what pods before these had promised."""
-        own = ", ".join(dict.fromkeys(finding.kind for finding in self.findings)) or "ok"
-        old = ", ".join(kind for kind in KINDS if f"old_{kind}" in self.counts)
-        return f"{own}; old pods: {old}" if old else own
+    def drawn(self, *, width: int = 118) -> str:
+        """The events that show the first finding, as text."""
+        return timeline.draw(self.shown, width=width)
+
+    def write_shown(self, folder: Path) -> None:
+        """Write the events that show the first finding, as text and for a picture, as those of a counterexample."""
+        if self.shown:
+            stem = stem_of(self.cell.target, self.cell.scenario)
+            text = f"{self.drawn()}\n\n{self.cell.sentence}\n"
+            (folder / f"{stem}.txt").write_text(text, encoding="utf-8", errors="backslashreplace")
+            write_history(folder / f"{stem}.history.jsonl", self.shown)
 
 
-@dataclass(frozen=True)
-class Standing:
-    """How far a run is, for the progress line."""
-
-    stage: str
-    seconds: float
-    ended: Mapping[tuple[str, str], int]
-    under_way: int
-    delivered: int
-    faults: Sequence[str]
+def progress_line(
+    stage: str,
+    seconds: float,
+    ended: Mapping[tuple[str, str], int],
+    under_way: int,
+    delivered: int,
+    faults: Sequence[str],
+) -> str:
+    """How far a run is, in one line."""
+    rate = sum(ended.values()) / seconds if seconds else 0.0
+    accepted = ended["add_message", "ok"]
+    return (
+        f"{stage} {seconds:.0f} s  messages: accepted {accepted}  delivered {delivered}  "
+        f"pending {max(0, accepted - delivered)}  calls {under_way}  {rate:.0f}/s  "
+        f"faults: {', '.join(faults) or 'none'}"
+    )
 
 
 def run_free(
-    plan: Plan, workload: Workload, server: Server, folder: Path, work: Path, watch: Callable[[Standing], None]
+    cell: Cell,
+    plan: Plan,
+    workload: Workload,
+    server: Server,
+    folder: Path,
+    work: Path,
+    watch: Callable[[str], None] = lambda line: None,
 ) -> FreeRun:
-    """Run and judge. The history goes into `folder`, pictures and sockets into `work`. Ctrl-C ends it: inconclusive.
+    """Run what a cell stands for, and judge it. Ctrl-C ends it: inconclusive.
+
+    The history, and the run over time, go into `folder`, pictures and sockets into `work`.
 
     Raises UsageError where a fault would break a server that is not ours.
     """
@@ -142,10 +156,10 @@ def run_free(
         world = World(driver, server.embedded, proxy, replica, random.Random(f"{plan.seed} faults"))
         strikes = draw([*plan.faults.values()], names, seed=plan.seed, duration_s=plan.duration_s)
         journal.epoch_s = time.monotonic()
-        running = _Running(plan, workload, services, driver, Chaos(world, strikes), watch)
-        stack.enter_context(quiet_collector())
         recorded = Recorded(path=folder / HISTORY, workload=workload, services=services, left=_left(server), work=work)
-        return running.run(recorded)
+        running = _Running(cell, plan, recorded, driver, Chaos(world, strikes), names, watch)
+        stack.enter_context(quiet_collector())
+        return running.run()
 
 
 def _specs(
@@ -178,136 +192,141 @@ def _specs(
     ]
 
 
+@dataclass
 class _Running:
     """The stages of one run."""
 
-    def __init__(
-        self,
-        plan: Plan,
-        workload: Workload,
-        services: Mapping[str, Any],
-        driver: Driver,
-        chaos: Chaos,
-        watch: Callable[[Standing], None],
-    ) -> None:
-        self._plan = plan
-        self._driver = driver
-        self._chaos = chaos
-        self._workload = workload
-        self._services = services
-        self._watch = watch
-        self._pods = list(driver.ready)
-        self._stage = "running"
-        self._interrupted: int | None = None
-        self._began_s = time.monotonic()
+    cell: Cell
+    plan: Plan
+    recorded: Recorded
+    driver: Driver
+    chaos: Chaos
+    pods: Sequence[str]
+    watch: Callable[[str], None]
+    stage: str = "running"
+    interrupted: int | None = None
+    began_s: float = field(default_factory=time.monotonic)
 
-    def run(self, recorded: Recorded) -> FreeRun:
+    def run(self) -> FreeRun:
         """Let clients and faults at it, let it come to rest, and judge it."""
-        driver, plan = self._driver, self._plan
+        driver, plan, recorded = self.driver, self.plan, self.recorded
         with self._until_interrupted():
             self._bustle()
-        busy_s, operations = time.monotonic() - self._began_s, sum(driver.ended.values())
+        busy_s, operations = time.monotonic() - self.began_s, sum(driver.ended.values())
         driver.dismiss()
-        self._chaos.heal_all()
-        self._stage = "coming to rest"
+        self.chaos.heal_all()
+        self.stage = "coming to rest"
         driver.journal.note({"type": "rest", "stage": "begins"})
-        recorded = replace(recorded, struck=self._chaos.struck, rested_s=time.time())
+        recorded = replace(recorded, struck=self.chaos.struck, rested_s=time.time())
         keeps = [
             one for path in filter(None, [plan.target, plan.then]) for one in getattr(load_target(path), "keeps", ())
         ]
-        scenario = Scenario("run", {}, workload=self._workload, keeps=keeps)
-        resting = Resting(driver, recorded, scenario, self._pods, is_hurried=self._interrupted is not None)
+        scenario = Scenario("run", {}, workload=recorded.workload, keeps=keeps)
+        resting = Resting(driver, recorded, scenario, self.pods, is_hurried=self.interrupted is not None)
         with self._until_interrupted():
             resting.come_to_rest()
         driver.journal.note({"type": "rest", "stage": "over"})
-        rest_s = time.monotonic() - self._began_s - busy_s
+        rest_s = time.monotonic() - self.began_s - busy_s
         driver.journal.flush()
-        return self._conclude(replace(recorded, waits=resting.waits), scenario, operations, busy_s, rest_s)
+        details = {"struck": dict(self.chaos.struck_by_name), "operations": operations}
+        details |= {"busy_s": round(busy_s, 3), "rest_s": round(rest_s, 3)}
+        self.cell = replace(self.cell, elapsed_s=round(busy_s + rest_s, 3), details=details)
+        return self._conclude(replace(recorded, waits=resting.waits), scenario)
 
     @contextmanager
     def _until_interrupted(self) -> Iterator[None]:
         try:
             yield
         except Interrupted as error:
-            self._interrupted = error.exit_code
+            self.interrupted = error.exit_code
 
     def _bustle(self) -> None:
         """Run clients and faults until all messages are sent or the time is over."""
-        plan = self._plan
+        plan = self.plan
         each, more = divmod(plan.messages, plan.users)
         counts = [each + (number < more) for number in range(plan.users)]
         pause_s = plan.duration_s / max(1, each + bool(more))
         clients = [
-            self._workload.client(number, count, pause_s * 0.8, random.Random(f"{plan.seed} client {number}"))
+            self.recorded.workload.client(number, count, pause_s * 0.8, random.Random(f"{plan.seed} client {number}"))
             for number, count in enumerate(counts)
             if count
         ]
-        self._chaos.unleash(self._began_s)
+        self.chaos.unleash(self.began_s)
         if plan.then:
             self._roll_out(plan.then)
-        until_s = self._began_s + plan.duration_s if plan.duration_s else float("inf")
-        self._driver.at(self._began_s, self._tell)
-        self._driver.play(clients, until_s=until_s)
+        until_s = self.began_s + plan.duration_s if plan.duration_s else float("inf")
+        self.driver.at(self.began_s, self._tell)
+        self.driver.play(clients, until_s=until_s)
         while time.monotonic() < until_s and plan.faults and plan.duration_s:
-            self._driver.turn(until_s)
+            self.driver.turn(until_s)
 
     def _roll_out(self, target: str) -> None:
         """Replace pod after pod by one of another target, evenly over nine tenths of the time."""
-        for number, pod in enumerate(self._pods):
-            due_s = self._began_s + self._plan.duration_s * 0.9 * (number + 1) / len(self._pods)
-            self._driver.at(due_s, partial(self._driver.replace, pod, target))
+        for number, pod in enumerate(self.pods):
+            due_s = self.began_s + self.plan.duration_s * 0.9 * (number + 1) / len(self.pods)
+            self.driver.at(due_s, partial(self.driver.replace, pod, target))
 
     def _tell(self) -> None:
-        now_s, driver = time.monotonic(), self._driver
-        faults = [f"{place}: {strike.name}" for place, strike in self._chaos.active.items()]
-        delivered = self._workload.delivered(self._services)
-        self._watch(Standing(self._stage, now_s - self._began_s, driver.ended, len(driver.open), delivered, faults))
+        now_s, driver, recorded = time.monotonic(), self.driver, self.recorded
+        faults = [f"{place}: {strike.name}" for place, strike in self.chaos.active.items()]
+        delivered = recorded.workload.delivered(recorded.services)
+        seconds = now_s - self.began_s
+        self.watch(progress_line(self.stage, seconds, driver.ended, len(driver.open), delivered, faults))
         driver.at(now_s + 0.2, self._tell)
 
-    def _conclude(
-        self, recorded: Recorded, scenario: Scenario, operations: int, busy_s: float, rest_s: float
-    ) -> FreeRun:
-        """Judge the run, and add what only its driver knows."""
-        whole = self._result(recorded, scenario, judged(recorded, scenario), operations, busy_s, rest_s)
-        if not self._plan.then:
-            return whole
-        later = since_replaced(recorded, self._pods)
-        found = judged(later, scenario, whole.findings)
-        since = self._result(later, scenario, found, operations, busy_s, rest_s)
-        before = Counter(one.kind for one in whole.findings) - Counter(one.kind for one in found.findings)
-        counted = ", ".join(f"{kind} {count}" for kind, count in before.items())
-        note = f"of what the pods before had promised: {counted}" if counted else ""
-        counts = {**since.counts, **{f"old_{kind}": count for kind, count in before.items()}}
-        return replace(whole, since=replace(since, counts=counts, note="; ".join(filter(None, [since.note, note]))))
+    def _conclude(self, recorded: Recorded, scenario: Scenario) -> FreeRun:
+        """Judge the run; where pods were replaced, by what the later ones have promised too."""
+        found, since = judged(recorded, scenario), None
+        spans = over_time.over_time(recorded.path, found.findings, self.cell.target, self.cell.details["busy_s"])
+        write_json(recorded.path.with_name(over_time.FILE), spans)
+        if self.plan.then:
+            later = since_replaced(recorded, self.pods)
+            theirs = judged(later, scenario, found.findings)
+            since = self._result(later, scenario, theirs, old=found.kinds - theirs.kinds)
+        return self._result(recorded, scenario, found, since=since)
 
     def _result(
         self,
         recorded: Recorded,
         scenario: Scenario,
         found: Judged,
-        operations: int,
-        busy_s: float,
-        rest_s: float,
+        *,
+        old: Mapping[str, int] = MappingProxyType({}),
+        since: FreeRun | None = None,
     ) -> FreeRun:
-        notes = ["interrupted"] if self._interrupted else []
+        """The run as tables and files tell it. `old`: what was found of pods before these, by its kind."""
+        notes = ["interrupted"] if self.interrupted else []
         if linear.overall(found.objects) == INCONCLUSIVE:
             notes.append("the statuses of some uploads take more states to judge than there is budget for")
         if not found.is_judgeable:
             notes.append("nothing was accepted, so that nothing can be said")
-        is_open = bool(self._interrupted or (notes and not found.findings))
-        return FreeRun(
+        is_open = bool(self.interrupted or (notes and not found.findings))
+        words = ", ".join(found.kinds) or "ok"
+        if old:
+            notes.append(f"of what the pods before had promised: {', '.join(f'{kind} {old[kind]}' for kind in old)}")
+            words += f"; old pods: {', '.join(kind for kind in KINDS if kind in old)}"
+        objects = [
+            {"key": one.key, "verdict": one.verdict, "shows": [shown._asdict() for shown in one.shows]}
+            for one in found.objects
+            if one.verdict != HOLDS
+        ]
+        details = {
+            "of_later_pods": dict(since.cell.counts) if since else {},
+            "findings": [asdict(one) for one in found.findings],
+            "judged_objects": len(found.objects),
+            "objects": objects,
+        }
+        cell = replace(
+            self.cell,
             verdict=INCONCLUSIVE if is_open else VIOLATED if found.findings else HOLDS,
-            findings=found.findings,
-            counts={**found.counts, **Counter(finding.kind for finding in found.findings)},
+            counts={**found.counts, **found.kinds, **{f"old_{kind}": count for kind, count in old.items()}},
+            words=words,
             note="; ".join(notes),
-            struck=self._chaos.struck_by_name,
-            operations=operations,
-            busy_s=busy_s,
-            rest_s=rest_s,
-            objects=found.objects,
-            interrupted=self._interrupted,
-            shown=events_that_show(recorded, scenario, found.findings[0], found.objects) if found.findings else (),
+            sentence=found.findings[0].sentence if found.findings else "",
+            details={**self.cell.details, **details},
         )
+        shown = events_that_show(recorded, scenario, found.findings[0], found.objects) if found.findings else ()
+        return FreeRun(cell, shown, self.interrupted, since)
 
 
 def _left(server: Server) -> Callable[[], Sequence[Left]]:

@@ -143,6 +143,11 @@ class Judged:
     counts: Mapping[str, int]
     is_judgeable: bool
 
+    @property
+    def kinds(self) -> Counter[str]:
+        """How many findings there are of each kind, worst first."""
+        return Counter(finding.kind for finding in self.findings)
+
 
 def judged(recorded: Recorded, scenario: Scenario, before: Sequence[Finding] = ()) -> Judged:
     """Judge a run, share by share, then what is left of the whole. `before` is what was found in it already."""

@@ -17,7 +17,7 @@ BINS = 60
 LEAST_BIN_S = 0.1
 
 
-def over_time(path: Path, findings: Sequence[Finding], *, target: str, busy_s: float) -> dict[str, Any]:
+def over_time(path: Path, findings: Sequence[Finding], target: str, busy_s: float) -> dict[str, Any]:
     """What reports draw of a run. A call counts where it ended; a loss where what is lost was handed in."""
     lost = {one.subject for one in findings if one.kind == "lost"}
     began: dict[int, float] = {}

@@ -19,10 +19,10 @@ from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from podrace.simulator.app import campaign, directed, kept, show
+from podrace.simulator.app import campaign, directed, show
 from podrace.simulator.app.helping import Job, help_with, own_server
 from podrace.simulator.app.names import named_scenario, named_target
-from podrace.simulator.app.runs import Cell
+from podrace.simulator.app.runs import Cell, stem_of
 from podrace.simulator.errors import HarnessError, UsageError
 from podrace.simulator.fleets import guarded
 from podrace.simulator.fleets.processes import without_interrupts
@@ -88,6 +88,7 @@ def explore_there(jobs: Sequence[Job], executor: Executor, folder: Path) -> Iter
         except BrokenProcessPool as error:
             raise HarnessError(f"a worker died while {job.target} in {job.scenario} was explored") from error
         for name, content in done.files.items():
+            (folder / name).parent.mkdir(exist_ok=True)
             with (folder / name).open("ab" if name == show.OUTPUT else "wb") as file:
                 file.write(content)
         path = done.cell.counterexample
@@ -103,7 +104,8 @@ def explore_apart(job: Job) -> Done:
             cell = _explore(job, own_server()[0], folder, lambda schedules: None)
         if cell.counterexample:
             cell = replace(cell, counterexample=Path(cell.counterexample).name)
-        return Done(cell, {path.name: path.read_bytes() for path in sorted(folder.iterdir())})
+        files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+        return Done(cell, {str(path.relative_to(folder)): path.read_bytes() for path in files})
 
 
 @contextmanager
@@ -181,11 +183,16 @@ def _explore(
     progress: Callable[[int], None],
     helpers: campaign.StartsHelpers | None = None,
 ) -> Cell:
+    target = named_target(job.target)
     if one := directed.named(job.scenario):
-        return _run(one, job, folder)
+        found = directed.run_directed(one, target, folder / stem_of(target.name, one.name), seed=job.seed)
+        if found.interrupted is not None:
+            raise Interrupted(found.interrupted - 128)
+        found.write_shown(folder)
+        return found.cell
     return campaign.explore_cell(
         server,
-        named_target(job.target),
+        target,
         named_scenario(job.scenario),
         job.bounds,
         seed=job.seed,
@@ -193,21 +200,6 @@ def _explore(
         progress=progress,
         helpers=helpers,
     )
-
-
-def _run(one: directed.Directed, job: Job, folder: Path) -> Cell:
-    """Run a failure mode that takes a whole fleet, on a server of its own, and keep what shows what was found."""
-    with tempfile.TemporaryDirectory(prefix="podrace-free-", dir=guarded.folder()) as temporary:
-        work = Path(temporary)
-        cell, found = directed.run_directed(one, named_target(job.target), work, seed=job.seed)
-        if found is not None:
-            if found.interrupted is not None:
-                raise Interrupted(found.interrupted - 128)
-            kept.write_shown(folder, cell, found.since or found)
-        if (work / show.OUTPUT).exists():
-            with (folder / show.OUTPUT).open("ab") as file:
-                file.write((work / show.OUTPUT).read_bytes())
-    return cell
 
 
 def _begin(cores: SimpleQueue[int | None]) -> None:

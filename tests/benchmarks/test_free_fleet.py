@@ -14,6 +14,7 @@ from benched import TARGETS
 from measuring import Ratio, check, ratio_of, tell
 
 from podrace.simulator.app.free_run import Plan, run_free
+from podrace.simulator.app.runs import Cell
 from podrace.simulator.judge.run import Run
 from podrace.simulator.scenarios.model import Call
 from podrace.simulator.scenarios.upload_clients import FreeUploads
@@ -49,18 +50,18 @@ print("done", flush=True)
 PEAK = """
 import sys
 from pathlib import Path
-from podrace.simulator.app import kept
 from podrace.simulator.app.free_run import Plan, run_free
 from podrace.simulator.app.names import TARGETS
+from podrace.simulator.app.runs import Cell
 from podrace.simulator.scenarios.upload_clients import FREE_UPLOADS
 from podrace.simulator.servers.connection import open_server
 folder, messages = Path(sys.argv[1]), int(sys.argv[2])
 plan = Plan(target=TARGETS["shared"], pods=8, users=50, messages=messages)
 with open_server(None) as server:
-    found = run_free(plan, FREE_UPLOADS, server, folder, folder, lambda standing: None)
-kept.write_over_time(folder, "shared", found)
+    cell = Cell("shared", "run", "free", "", "holds", {})
+    found = run_free(cell, plan, FREE_UPLOADS, server, folder, folder).cell
 status = Path("/proc/self/status").read_text()  # ru_maxrss is what the parent had, where that was more
-print(status.partition("VmHWM:")[2].split()[0], found.operations)
+print(status.partition("VmHWM:")[2].split()[0], found.details["operations"])
 """
 
 
@@ -86,9 +87,9 @@ def fleet_s(folder: Path, messages: int) -> tuple[float, Mapping[str, int]]:
     plan = Plan(target=TARGETS["shared"].path, pods=PODS, users=USERS, messages=messages)
     with open_server(None) as server:
         workload = Counted(url=server.url)
-        found = run_free(plan, workload, server, folder, folder, lambda standing: None)
+        found = run_free(Cell("shared", "run", "free", "", "holds", {}), plan, workload, server, folder, folder).cell
     assert found.verdict == "holds"
-    return found.busy_s, workload.sent
+    return found.details["busy_s"], workload.sent
 
 
 def plain_s(pushes: int, absorbs: int) -> float:

@@ -14,11 +14,11 @@ from xml.etree import ElementTree
 import pytest
 
 from podrace.simulator.app import free_run, resting
-from podrace.simulator.app.commands.run import counted, progress_line
+from podrace.simulator.app.commands.run import counted
 from podrace.simulator.app.directed import DIRECTED, PERSISTENCE, Directed, find, run_directed, unexplored
-from podrace.simulator.app.free_run import FreeRun, Plan, Standing, run_free
+from podrace.simulator.app.free_run import FreeRun, Plan, progress_line, run_free
 from podrace.simulator.app.names import TARGETS, named_target
-from podrace.simulator.app.over_time import over_time
+from podrace.simulator.app.runs import Cell
 from podrace.simulator.errors import UsageError
 from podrace.simulator.fleets.chaos import EVERY_S, FAULTS, SURVIVABLE, draw, named
 from podrace.simulator.scenarios.catalogue import SCENARIOS
@@ -29,6 +29,7 @@ from podrace.simulator.target import load_object
 
 Podrace = Any
 DURABLE = "durable"
+CELL = Cell("t", "run", "free", "", "holds", {})
 
 
 def run(
@@ -39,8 +40,8 @@ def run(
     for _ in range(4):
         with open_server(None, PERSISTENCE[persistence]) as server, TemporaryDirectory(dir=tmp_path) as work:
             wanted = Plan(target=TARGETS[target], faults=named(faults), **plan)
-            found = run_free(wanted, FREE_UPLOADS, server, tmp_path, Path(work), lambda standing: None)
-        if found.operations >= operations:
+            found = run_free(CELL, wanted, FREE_UPLOADS, server, tmp_path, Path(work))
+        if found.cell.details["operations"] >= operations:
             break
         plan["duration_s"] *= 2
     return found
@@ -88,7 +89,7 @@ def test_a_foreign_server_is_not_broken(tmp_path: Path, run_server: Server) -> N
     foreign = Server(url=run_server.url, info=run_server.info, prefix="x:")
     plan = Plan(target=TARGETS["shared"], pods=1, users=1, messages=1, faults=named(["server-full"]))
     with pytest.raises(UsageError, match="fault server-full: it would break a server that podrace has not started"):
-        run_free(plan, FREE_UPLOADS, foreign, tmp_path, tmp_path, lambda standing: None)
+        run_free(CELL, plan, FREE_UPLOADS, foreign, tmp_path, tmp_path)
 
 
 # --- each fault has its effect, and goes again ---
@@ -122,15 +123,15 @@ def errors(folder: Path) -> str:
 )
 def test_each_fault_causes_the_errors_that_clients_should_get(tmp_path: Path, fault: str, told: str) -> None:
     found = run(tmp_path, DURABLE, fault, duration_s=4.0, messages=800)
-    assert found.struck[fault] > 0
+    assert found.cell.details["struck"][fault] > 0
     assert told in errors(tmp_path)
-    assert found.verdict == "holds", [one.sentence for one in found.findings]
+    assert found.cell.verdict == "holds", found.cell.details["findings"]
 
 
 def test_without_faults_nothing_is_lost_and_no_call_is_open(tmp_path: Path) -> None:
     found = run(tmp_path, "shared", "noop", operations=200)
-    assert (found.verdict, found.findings) == ("holds", ())
-    assert found.counts["accepted"] == found.counts["delivered"] > 100
+    assert (found.cell.verdict, found.cell.details["findings"]) == ("holds", [])
+    assert found.cell.counts["accepted"] == found.cell.counts["delivered"] > 100
     told = events(tmp_path)
     assert {one["type"] for one in told} == {"invoke", "ok", "step", "rest", "fault"}
     assert len([one for one in told if one["type"] == "invoke"]) == len([one for one in told if one["type"] == "ok"])
@@ -138,9 +139,9 @@ def test_without_faults_nothing_is_lost_and_no_call_is_open(tmp_path: Path) -> N
 
 def test_local_loses_images_without_any_fault(tmp_path: Path) -> None:
     found = run(tmp_path, "local", operations=200)
-    assert found.verdict == "violated"
-    assert found.counts["lost"] > 5
-    assert any(one.verdict == "violated" for one in found.objects)
+    assert found.cell.verdict == "violated"
+    assert found.cell.counts["lost"] > 5
+    assert any(one["verdict"] == "violated" for one in found.cell.details["objects"])
 
 
 @pytest.mark.parametrize(("persistence", "verdict"), [("none", "violated"), ("always", "holds")])
@@ -149,8 +150,8 @@ def test_a_restarted_server_without_persistence_loses_what_it_acknowledged(
 ) -> None:
     monkeypatch.setattr(resting, "STILL_S", 2.0)  # do not wait for what was lost
     found = run(tmp_path, DURABLE, "restart-server", persistence=persistence, duration_s=3.0)
-    assert found.verdict == verdict
-    assert ("lost" in found.counts) == (verdict == "violated")
+    assert found.cell.verdict == verdict
+    assert ("lost" in found.cell.counts) == (verdict == "violated")
 
 
 HANGS = """
@@ -186,11 +187,11 @@ def test_a_call_that_never_returns_once_all_has_healed_is_stuck(
     monkeypatch.setattr(resting, "STILL_S", 5.0)
     plan = Plan(target="hangs:Pod", pods=2, users=2, messages=20, faults=named(["pause"]), duration_s=0.5)
     with open_server(None) as server:
-        found = run_free(plan, load_object("hangs:BELLS", noun="workload"), server, tmp_path, tmp_path, lambda _: None)
-    assert found.verdict == "violated"
-    (finding,) = found.findings
-    assert (finding.kind, finding.subject) == ("stuck", "rest-1-2")
-    assert "it waits for pod A, which is alive and has not answered for" in finding.sentence
+        found = run_free(CELL, plan, load_object("hangs:BELLS", noun="workload"), server, tmp_path, tmp_path)
+    assert found.cell.verdict == "violated"
+    (finding,) = found.cell.details["findings"]
+    assert (finding["kind"], finding["subject"]) == ("stuck", "rest-1-2")
+    assert "it waits for pod A, which is alive and has not answered for" in finding["sentence"]
 
 
 # --- many pods, all faults ---
@@ -215,21 +216,21 @@ def test_ten_seconds_of_all_faults(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     size = {"pods": 8, "users": 50, "messages": 1500, "duration_s": 10.0, "operations": 1200}
     found = run(tmp_path, target, "all", seed=seed, **size)
     if target == DURABLE:
-        assert (found.verdict, [one.sentence for one in found.findings]) == ("holds", [])
-        assert found.counts["accepted"] == found.counts["delivered"] > 200
+        assert (found.cell.verdict, found.cell.details["findings"]) == ("holds", [])
+        assert found.cell.counts["accepted"] == found.cell.counts["delivered"] > 200
     else:
-        assert found.verdict == "violated"
-        assert found.counts["lost"] > 0
+        assert found.cell.verdict == "violated"
+        assert found.cell.counts["lost"] > 0
         # Judged this early, what has not come yet is stuck; how much that is, the machine's load decides.
-        assert found.counts["lost"] + found.counts.get("stuck", 0) > 20
-    assert len(found.struck) == len(SURVIVABLE)
+        assert found.cell.counts["lost"] + found.cell.counts.get("stuck", 0) > 20
+    assert len(found.cell.details["struck"]) == len(SURVIVABLE)
 
 
 @pytest.mark.long
 @pytest.mark.wide
 @pytest.mark.parametrize("one", DIRECTED, ids=lambda one: one.name)
 def test_a_failure_mode_of_whole_fleets_is_as_expected_of_durable(tmp_path: Path, one: Directed) -> None:
-    cell, _ = run_directed(one, named_target(DURABLE), tmp_path, seed=7)
+    cell = run_directed(one, named_target(DURABLE), tmp_path, seed=7).cell
     assert cell.verdict == one.expected(DURABLE), (cell.sentence, cell.note)
     if cell.verdict == "not-applicable":
         assert "set `" in cell.note  # it says what to configure
@@ -245,7 +246,7 @@ def test_a_failure_mode_of_whole_fleets_is_lost_by_shared(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.setattr(resting, "STILL_S", 2.0)
-    cell, _ = run_directed(find(name), named_target("shared"), tmp_path, seed=7)
+    cell = run_directed(find(name), named_target("shared"), tmp_path, seed=7).cell
     assert cell.verdict == "violated"
 
 
@@ -259,11 +260,11 @@ def test_every_failure_mode_that_is_not_explored_has_a_run_of_its_own() -> None:
 def test_while_pods_are_replaced_the_old_ones_go_on_losing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resting, "STILL_S", 2.0)
     found = run(tmp_path, "local", then=TARGETS["shared"], messages=400, duration_s=4.0)
-    drawn = over_time(tmp_path / free_run.HISTORY, found.findings, target="local", busy_s=found.busy_s)["over_time"]
+    drawn = json.loads((tmp_path / "over-time.json").read_text())["over_time"]
     assert [fault["name"] for fault in drawn["faults"]] == ["deploy"] * 4
     losses = [one["lost"] for one in drawn["bins"]]
     assert losses == sorted(losses)
-    assert losses[-1] == found.counts["lost"] > 5
+    assert losses[-1] == found.cell.counts["lost"] > 5
     last_deployed_s = max(fault["until_s"] for fault in drawn["faults"])
     after = [one["lost"] for one in drawn["bins"] if one["at_s"] > last_deployed_s + 0.1]
     assert len(set(after)) <= 1, "something was lost after the last old pod had gone"
@@ -275,13 +276,13 @@ def test_pods_that_come_later_are_judged_by_what_they_have_promised_themselves(
 ) -> None:
     monkeypatch.setattr(resting, "STILL_S", 2.0)
     found = run(tmp_path, "local", then=TARGETS[target], messages=400, duration_s=4.0, operations=300)
-    assert found.verdict == "violated"
+    assert found.cell.verdict == "violated"
     assert found.since is not None
-    assert 0 < found.since.counts["accepted"] < found.counts["accepted"]
-    assert found.since.counts["old_lost"] > 0
-    assert found.since.counts.get("lost", 0) + found.since.counts["old_lost"] == found.counts["lost"]
-    assert ("lost" in found.since.counts) == loses
-    assert found.since.words.startswith("lost" if loses else "ok; old pods: lost")
+    assert 0 < found.since.cell.counts["accepted"] < found.cell.counts["accepted"]
+    assert found.since.cell.counts["old_lost"] > 0
+    assert found.since.cell.counts.get("lost", 0) + found.since.cell.counts["old_lost"] == found.cell.counts["lost"]
+    assert ("lost" in found.since.cell.counts) == loses
+    assert found.since.cell.words.startswith("lost" if loses else "ok; old pods: lost")
 
 
 # --- the command ---
@@ -329,7 +330,7 @@ def test_short_runs_of_failure_modes_are_printed_as_a_matrix(podrace: Podrace) -
         ("eviction", 23, "not-applicable"),
         ("clock-skew", 27, "holds"),
     ]
-    assert (podrace.folder / "r" / "clock-skew" / "over-time.json").exists()
+    assert (podrace.folder / "r" / "durable-clock-skew" / "over-time.json").exists()
     assert podrace("run", "--scenario", "nothing").code == 2
 
 
@@ -390,9 +391,9 @@ def test_a_workload_without_clients_is_wrong_usage(podrace: Podrace) -> None:
 
 
 def test_the_progress_tells_what_is_accepted_delivered_and_pending() -> None:
-    standing = Standing("running", 2.0, {("add_message", "ok"): 30, ("absorb", "ok"): 10}, 3, 20, ["A: kill"])
+    ended = {("add_message", "ok"): 30, ("absorb", "ok"): 10}
     told = "running 2 s  messages: accepted 30  delivered 20  pending 10  calls 3  20/s  faults: A: kill"
-    assert progress_line(standing) == told
+    assert progress_line("running", 2.0, ended, 3, 20, ["A: kill"]) == told
 
 
 def test_the_last_line_counts_messages_and_images_by_their_names() -> None:

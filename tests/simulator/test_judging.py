@@ -155,7 +155,7 @@ def test_judging_and_drawing_take_less_than_300_bytes_an_operation(
         try:
             found = story.judged()
             assert found.findings == ()
-            over_time(story.path, found.findings, target="shared", busy_s=1.0)
+            over_time(story.path, found.findings, "shared", 1.0)
             peaks.append(tracemalloc.get_traced_memory()[1])
         finally:
             tracemalloc.stop()

@@ -45,7 +45,7 @@ def explore(target: str, scenario: str, search: Search, run: Run) -> None:
     The scenario holds, or is violated, or it is inconclusive. What violates it is shown by the schedule with the
     fewest faults, then the fewest preemptions, then the fewest steps.
     """
-    _campaign("explore", [target], [scenario], search, run)
+    campaign("explore", [target], [scenario], search, run)
 
 
 @click.command()
@@ -80,7 +80,7 @@ def matrix(targets: list[str], names: list[str] | None, fleets: bool, search: Se
         chosen += [one.name for one in directed.unexplored() if one.name not in chosen]
     if any(map(directed.named, chosen)):
         directed.refuse_foreign(run.redis_url)
-    _campaign("matrix", targets, chosen, search, run)
+    campaign("matrix", targets, chosen, search, run)
 
 
 @click.command()
@@ -104,7 +104,7 @@ def _line(one: Scenario | Directed) -> str:
     return f"{one.row:>2}  {one.name:<30}  violated by {violated:<13}  {one.what}"
 
 
-def _campaign(name: str, target_names: Sequence[str], scenario_names: Sequence[str], search: Search, run: Run) -> None:
+def campaign(name: str, target_names: Sequence[str], scenario_names: Sequence[str], search: Search, run: Run) -> None:
     """Explore every cell with progress, then write and print what was found."""
     from podrace.simulator.app import directed, expected, runs
     from podrace.simulator.app.helping import Job
@@ -131,7 +131,7 @@ def _campaign(name: str, target_names: Sequence[str], scenario_names: Sequence[s
                 for cell in _explored(jobs, server, folder, search):
                     cells.append(known.applied(cell) if known and not accept else cell)
             except Interrupted as error:
-                if name != "matrix" or not cells:
+                if name == "explore" or (name == "matrix" and not cells):
                     raise
                 code = error.exit_code
                 left = [
@@ -142,7 +142,7 @@ def _campaign(name: str, target_names: Sequence[str], scenario_names: Sequence[s
         if path and accept and code is None:
             expected.save(path, cells)
             cells = [expected.load(path).applied(cell) for cell in cells]
-        shown = (lambda: show.matrix(cells)) if name == "matrix" else (lambda: show.cell(cells[0]))
+        shown = (lambda: show.cell(cells[0])) if name == "explore" else (lambda: show.matrix(cells))
         if name == "matrix":
             _write_markdown(folder, server.info, seed, cells)
         conclude(run, folder, server.info, seed, cells, shown, code=code)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from podrace.simulator.app import show
+from podrace.simulator.app.commands.explore import campaign
 from podrace.simulator.app.conclude import conclude
 from podrace.simulator.app.names import named_target, named_workload
 from podrace.simulator.app.options import (
@@ -19,6 +20,7 @@ from podrace.simulator.app.options import (
     Finite,
     Names,
     Run,
+    Search,
     Whole,
     refuse_beside,
     run_options,
@@ -27,7 +29,7 @@ from podrace.simulator.app.options import (
 from podrace.simulator.errors import users_errors_as_target_errors
 
 if TYPE_CHECKING:
-    from podrace.simulator.app.free_run import FreeRun, Standing
+    from podrace.simulator.app.free_run import FreeRun
 
 SHOWN = 8
 """Findings that are printed; all are in the run's folder."""
@@ -94,7 +96,7 @@ def _run(
     workload: str | None,
     **sizes: Any,
 ) -> None:
-    from podrace.simulator.app import free_run, kept, runs
+    from podrace.simulator.app import free_run, runs
     from podrace.simulator.app.directed import PERSISTENCE
     from podrace.simulator.fleets import chaos, guarded
     from podrace.simulator.fleets.processes import warm_up
@@ -110,67 +112,31 @@ def _run(
         work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="run-", dir=guarded.folder())))
         server = stack.enter_context(open_server(run.redis_url, PERSISTENCE[persistence]))
         folder = apart.folder = stack.enter_context(runs.run_folder(run.run_dir, "run"))
+        cell = runs.Cell(
+            target=target.name,
+            scenario="run",
+            fleet="free",
+            verdict="",
+            expected="holds",
+            counts={},
+            what=f"{plan.pods} pods, {plan.users} users, faults: {', '.join(chosen) or 'none'}",
+        )
         with users_errors_as_target_errors(), show.progress_bar("run", None) as bar:
-            found = free_run.run_free(
-                plan, chosen_workload, server, folder, work, lambda standing: bar.tell(progress_line(standing))
-            )
-    cell = runs.Cell(
-        target=target.name,
-        scenario="run",
-        fleet="free",
-        verdict=found.verdict,
-        expected="holds",
-        counts={},
-        what=f"{plan.pods} pods, {plan.users} users, faults: {', '.join(chosen) or 'none'}",
-    )
-    cell = kept.judged_cell(cell, found)
-    kept.write_over_time(folder, target.name, found)
-    kept.write_shown(folder, cell, found)
-    shown = partial(click.echo, "\n".join(_summary(target.name, found)))
-    conclude(run, folder, server.info, seed, [cell], shown, code=found.interrupted)
+            found = free_run.run_free(cell, plan, chosen_workload, server, folder, work, bar.tell)
+    shown = partial(click.echo, "\n".join(_summary(found)))
+    found.write_shown(folder)
+    conclude(run, folder, server.info, seed, [found.cell], shown, code=found.interrupted)
 
 
-def _run_directed(target_name: str, names: list[str], seed: int, run: Run) -> None:
+def _run_directed(target: str, names: list[str], seed: int, run: Run) -> None:
     """One short run after the other, each on a server of its own, told as a matrix."""
-    from podrace.simulator.app import directed, kept, runs
-    from podrace.simulator.fleets.processes import warm_up
-    from podrace.simulator.servers.embedded import EmbeddedServer
+    from podrace.simulator.app import directed
+    from podrace.simulator.search.frontier import Bounds
 
     directed.refuse_foreign(run.redis_url)
     chosen = directed.DIRECTED if names == ["all"] else [directed.find(name) for name in names]
-    cells, code = [], None
-    with ExitStack() as stack:
-        apart = stack.enter_context(show.kept_apart())
-        target = named_target(target_name)
-        warm_up([target.path])
-        folder = apart.folder = stack.enter_context(runs.run_folder(run.run_dir, "run"))
-        bar = stack.enter_context(show.progress_bar("scenarios", len(chosen)))
-        for one in chosen:
-            bar.about(one.name)
-            cell, found = directed.run_directed(one, target, folder / one.name, seed=seed)
-            cells.append(cell)
-            if found is not None:
-                kept.write_over_time(folder / one.name, target.name, found)
-                kept.write_shown(folder, cell, found.since or found)
-                code = found.interrupted
-            bar.advance(1)
-            if code is not None:
-                break
-        with EmbeddedServer() as server:
-            info = server.info()
-    conclude(run, folder, info, seed, cells, lambda: show.matrix(cells), code=code)
-
-
-def progress_line(standing: Standing) -> str:
-    """How far it is, in one line."""
-    done = sum(standing.ended.values())
-    rate = done / standing.seconds if standing.seconds else 0.0
-    accepted = standing.ended["add_message", "ok"]
-    faults = ", ".join(standing.faults) or "none"
-    return (
-        f"{standing.stage} {standing.seconds:.0f} s  messages: accepted {accepted}  delivered {standing.delivered}  "
-        f"pending {max(0, accepted - standing.delivered)}  calls {standing.under_way}  {rate:.0f}/s  faults: {faults}"
-    )
+    search = Search(Bounds(), expect=None, accept=False, seed=seed, workers=1, scheduler=None)
+    campaign("run", [target], [one.name for one in chosen], search, run)
 
 
 def counted(counts: Mapping[str, int]) -> str:
@@ -183,28 +149,26 @@ def counted(counts: Mapping[str, int]) -> str:
     return ", ".join([f"{totals_shown[0]} ({parts})", *totals_shown[1:]] if totals_shown and parts else totals_shown)
 
 
-def _summary(target: str, found: FreeRun) -> list[str]:
-    from podrace.simulator.app import kept
-
-    lines = [f"{target}  {found.verdict}: {counted(found.counts)}"]
-    if found.note:
-        lines.append(f"{target}  {found.note}")
+def _summary(found: FreeRun) -> list[str]:
+    cell, details = found.cell, found.cell.details
+    lines = [f"{cell.target}  {cell.verdict}: {counted(cell.counts)}"]
+    if cell.note:
+        lines.append(f"{cell.target}  {cell.note}")
     if found.since:
-        lines.append(f"{target}  what the pods that came later have promised: {found.since.words}")
-    rate = found.operations / found.busy_s if found.busy_s else 0.0
+        lines.append(f"{cell.target}  what the pods that came later have promised: {found.since.cell.words}")
+    operations, busy_s = details["operations"], details["busy_s"]
+    rate = operations / busy_s if busy_s else 0.0
     lines.append(
-        f"{found.operations} operations in {found.busy_s:.1f} s ({rate:.0f}/s), at rest after {found.rest_s:.1f} s more"
+        f"{operations} operations in {busy_s:.1f} s ({rate:.0f}/s), at rest after {details['rest_s']:.1f} s more"
     )
-    struck = ", ".join(f"{name} {count}" for name, count in sorted(found.struck.items())) or "none"
+    struck = ", ".join(f"{name} {count}" for name, count in sorted(details["struck"].items())) or "none"
     lines.append(f"faults: {struck}")
-    verdicts = [one.verdict for one in found.objects]
-    lines.append(f"linearizable: {verdicts.count('holds')} of {len(verdicts)} uploads' statuses")
-    lines += _sentences([finding.sentence for finding in found.findings])
+    objects = details["judged_objects"]
+    lines.append(f"linearizable: {objects - len(details['objects'])} of {objects} uploads' statuses")
+    sentences = [finding["sentence"] for finding in details["findings"]]
+    lines += [f"  {one}" for one in sentences[:SHOWN]]
+    if len(sentences) > SHOWN:
+        lines.append(f"  and {len(sentences) - SHOWN} more")
     if found.shown:
-        lines += ["", kept.drawn(found, width=show.width()), "", found.findings[0].sentence]
+        lines += ["", found.drawn(width=show.width()), "", cell.sentence]
     return lines
-
-
-def _sentences(sentences: Sequence[str]) -> list[str]:
-    more = len(sentences) - SHOWN
-    return [f"  {one}" for one in sentences[:SHOWN]] + ([f"  and {more} more"] if more > 0 else [])
