@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
@@ -15,15 +15,6 @@ from podrace.simulator.app.options import Run
 if TYPE_CHECKING:
     from podrace.simulator.app.runs import Cell
     from podrace.simulator.servers.embedded import ServerInfo
-
-
-def document(folder: Path, server: ServerInfo, seed: int, cells: list[Cell]) -> dict[str, Any]:
-    """The result form of the run, without passwords in the command that made it."""
-    from podrace.simulator.app import runs
-    from podrace.simulator.servers.connection import redact
-
-    typed = [redact(word) if "://" in word else word for word in sys.argv[1:]]  # it may hold a password
-    return runs.result_document(typed, seed=seed, run=folder, server=server, cells=cells)
 
 
 def conclude(
@@ -35,12 +26,22 @@ def conclude(
     show_it: Callable[[], None],
     *,
     code: int | None = None,
+    summary: bool = False,
 ) -> NoReturn:
-    """Write the result form into the run's folder, print it or show it, and end with the exit code of the verdicts."""
-    from podrace.simulator.app import runs
+    """Write the result form into the run's folder, print it or show it, and end with the exit code of the verdicts.
 
-    result = document(folder, server, seed, cells)
+    With a `summary`, the Markdown that `podrace report` makes of the run is written too.
+    """
+    from podrace.simulator.app import runs
+    from podrace.simulator.servers.connection import redact
+
+    typed = [redact(word) if "://" in word else word for word in sys.argv[1:]]  # it may hold a password
+    result = runs.result_document(typed, seed=seed, run=folder, server=server, cells=cells)
     runs.write_json(folder / runs.RESULT, result)
+    if summary:
+        from podrace.reports.build import build
+
+        build([folder], out=folder / "matrix.md", format="markdown")
     if run.as_json:
         click.echo(json.dumps(result, indent=2, ensure_ascii=False))
     else:

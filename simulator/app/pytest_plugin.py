@@ -11,6 +11,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,38 +32,24 @@ _MARKER = (
 )
 
 
-class Session:
-    """What the tests of one process share: its server, which begins with the first that needs it."""
-
-    def __init__(self) -> None:
-        self._stack = ExitStack()
-        self._server: Server | None = None
-
-    @property
-    def server(self) -> Server:
-        if self._server is None:
-            from podrace.simulator.servers.connection import open_server
-
-            self._server = self._stack.enter_context(open_server(None))
-        return self._server
-
-    def close(self) -> None:
-        self._stack.close()
-
-
-SESSION = pytest.StashKey[Session]()
+STACK = pytest.StashKey[ExitStack]()
+SERVER = pytest.StashKey["Server"]()
 CELL = pytest.StashKey["Cell"]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", _MARKER)
-    config.stash[SESSION] = Session()
+    stack = config.stash[STACK] = ExitStack()
+    config.add_cleanup(stack.close)
 
 
-def pytest_unconfigure(config: pytest.Config) -> None:
-    session = config.stash.get(SESSION, None)
-    if session is not None:
-        session.close()
+def _server(config: pytest.Config) -> Server:
+    """The server that the tests of this process share; it begins with the first that needs it."""
+    if SERVER not in config.stash:
+        from podrace.simulator.servers.connection import open_server
+
+        config.stash[SERVER] = config.stash[STACK].enter_context(open_server(None))
+    return config.stash[SERVER]
 
 
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
@@ -95,7 +82,7 @@ def podrace_server(pytestconfig: pytest.Config) -> Server:
     """An embedded server, empty: `.url` is what clients need. Each worker has one."""
     from podrace.simulator.servers.connection import connect
 
-    server = pytestconfig.stash[SESSION].server
+    server = _server(pytestconfig)
     with connect(server.url) as client:
         client.flushall()
     return server
@@ -122,18 +109,8 @@ def podrace_fleet(podrace_server: Server) -> Iterator[Callable[..., Fleet]]:
     with ExitStack() as stack:
 
         def start(target: str, *pods: str, options: dict[str, Any] | None = None) -> Fleet:
-            specs = [
-                PodSpec(
-                    name=pod,
-                    target=target,
-                    redis_url=podrace_server.url,
-                    prefix=podrace_server.prefix,
-                    services={},
-                    options=options or {},
-                )
-                for pod in pods
-            ]
-            return stack.enter_context(Fleet(specs))
+            spec = PodSpec("", target, podrace_server.url, podrace_server.prefix, {}, options=options or {})
+            return stack.enter_context(Fleet([replace(spec, name=pod) for pod in pods]))
 
         yield start
 
@@ -186,7 +163,7 @@ def _explore(item: Any, target: Any, scenario: Any, *, budget_s: float = 60.0, s
 
     try:
         return explore_cell(
-            item.config.stash[SESSION].server,
+            _server(item.config),
             named_target(target),
             named_scenario(scenario),
             Bounds(budget_s=budget_s, **bounds),
@@ -228,7 +205,7 @@ class ScheduleItem(pytest.Item):
 
         try:
             saved = load(self.path)
-            again = replayed(self.config.stash[SESSION].server, saved, "inline")
+            again = replayed(_server(self.config), saved, "inline")
         except TargetError as error:
             self._explore_again(saved, error)
             return

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import click
 
@@ -100,7 +100,10 @@ def cell(cell: Cell) -> None:
 
 
 class Bar:
-    """A progress bar on standard error, shown if that is a terminal and the work takes more than a second."""
+    """A progress bar on standard error, shown if that is a terminal and the work takes more than a second.
+
+    It is removed at the end of the block. `total=None` if the total is unknown.
+    """
 
     def __init__(self, title: str, total: int | None) -> None:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -119,38 +122,22 @@ class Bar:
         self._about = ""
         self._waiting = 0
 
-    def about(self, name: str) -> None:
-        """Name what is being done."""
-        self._about = name
+    def __enter__(self) -> Self:
+        return self
 
-    def advance(self, steps: int, detail: str = "") -> None:
-        """Count this many more steps as done."""
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def advance(self, steps: int, about: str = "") -> None:
+        """Count this many more steps as done, and say what is being done."""
         self._waiting += steps
+        self._about = about or self._about
         if time.monotonic() < self._due_s:
             return
         if not self._progress.live.is_started:
             self._progress.start()
-        self._progress.update(self._task, advance=self._waiting, description=f"{self._about} {detail}".strip())
+        self._progress.update(self._task, advance=self._waiting, description=self._about)
         self._waiting, self._due_s = 0, time.monotonic() + PROGRESS_EVERY_S
-
-    def tell(self, line: str) -> None:
-        """Show this line as the progress, where the total is unknown."""
-        self._due_s = min(self._due_s, time.monotonic())
-        self._about = line
-        self.advance(0)
-
-    def stop(self) -> None:
-        self._progress.stop()
-
-
-@contextmanager
-def progress_bar(title: str, total: int | None) -> Iterator[Bar]:
-    """A bar that is removed at the end of the block. `total=None` if the total is unknown."""
-    bar = Bar(title, total)
-    try:
-        yield bar
-    finally:
-        bar.stop()
 
 
 @dataclass

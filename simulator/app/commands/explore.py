@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from podrace.simulator.app import show
-from podrace.simulator.app.conclude import conclude, document
+from podrace.simulator.app.conclude import conclude
 from podrace.simulator.app.names import TARGETS, NamedTarget, named_scenario, named_target
 from podrace.simulator.app.options import (
     SCENARIO_HELP,
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from podrace.simulator.app.runs import Cell
     from podrace.simulator.scenarios.model import Scenario
     from podrace.simulator.servers.connection import Server
-    from podrace.simulator.servers.embedded import ServerInfo
 
 
 @click.command()
@@ -143,9 +142,7 @@ def campaign(name: str, target_names: Sequence[str], scenario_names: Sequence[st
             expected.save(path, cells)
             cells = [expected.load(path).applied(cell) for cell in cells]
         shown = (lambda: show.cell(cells[0])) if name == "explore" else (lambda: show.matrix(cells))
-        if name == "matrix":
-            _write_markdown(folder, server.info, seed, cells)
-        conclude(run, folder, server.info, seed, cells, shown, code=code)
+        conclude(run, folder, server.info, seed, cells, shown, code=code, summary=name == "matrix")
 
 
 def _places(
@@ -166,48 +163,29 @@ def _places(
 
 def _explored(jobs: Sequence[Job], server: Server, folder: Path, search: Search) -> Iterator[Cell]:
     """Explore the cells and show the progress."""
-    from podrace.simulator.app.workers import (
-        all_of,
-        each_of,
-        explore_here,
-        explore_there,
-        processes,
-        scheduler,
-        team,
-    )
+    from podrace.simulator.app import workers
 
     single = len(jobs) == 1
     count = search.workers if server.embedded else 1
     with ExitStack() as stack:
-        bar = stack.enter_context(show.progress_bar("schedules" if single else "cells", None if single else len(jobs)))
+        bar = stack.enter_context(show.Bar("schedules" if single else "cells", None if single else len(jobs)))
 
         def tell(job: Job, schedules: int) -> None:
-            bar.about(f"{job.target} {job.scenario}")
-            bar.advance(int(single), f"{schedules} schedules")
+            bar.advance(int(single), f"{job.target} {job.scenario} {schedules} schedules")
 
-        client = stack.enter_context(scheduler(search.scheduler)) if search.scheduler is not None else None
-        there = each_of(client) if client else []
+        client = stack.enter_context(workers.scheduler(search.scheduler)) if search.scheduler is not None else None
+        there = workers.each_of(client) if client else []
         if client and len(jobs) >= len(there):
-            found = explore_there(jobs, all_of(client), folder)
+            found = workers.explore_there(jobs, workers.all_of(client), folder)
         elif client:
-            found = explore_here(jobs, server, folder, tell, lambda: there)
+            found = workers.explore_here(jobs, server, folder, tell, lambda: there)
         elif len(jobs) >= count > 1:
-            found = explore_there(jobs, stack.enter_context(processes(count)), folder)
+            found = workers.explore_there(jobs, stack.enter_context(workers.processes(count)), folder)
         elif count > 1:
-            found = explore_here(jobs, server, folder, tell, stack.enter_context(team(count - 1)))
+            found = workers.explore_here(jobs, server, folder, tell, stack.enter_context(workers.team(count - 1)))
         else:
-            found = explore_here(jobs, server, folder, tell)
+            found = workers.explore_here(jobs, server, folder, tell)
         for number, cell in enumerate(found, 1):
             yield cell
             if not single:
-                bar.about(" ".join((jobs[number].target, jobs[number].scenario)) if number < len(jobs) else "")
-                bar.advance(1)
-
-
-def _write_markdown(folder: Path, server: ServerInfo, seed: int, cells: list[Cell]) -> None:
-    """Write the matrix as the same Markdown that `podrace report` makes."""
-    from podrace.reports.build import build
-    from podrace.simulator.app import runs
-
-    runs.write_json(folder / runs.RESULT, document(folder, server, seed, cells))
-    build([folder], out=folder / "matrix.md", format="markdown")
+                bar.advance(1, " ".join((jobs[number].target, jobs[number].scenario)) if number < len(jobs) else "")

@@ -56,14 +56,14 @@ def reproduce(pods: int, uploads: int, images: Path | None, seed: int, run: Run)
         work = Path(enter(tempfile.TemporaryDirectory(prefix="podrace-images-", dir=guarded.folder())))
         server = enter(open_server(run.redis_url))
         folder = enter(runs.run_folder(run.run_dir, "reproduce"))
-        with show.progress_bar("images", uploads) as bar:
+        with show.Bar("images", uploads) as bar:
             paths = prepare(work, uploads, source=images, rng=random.Random(seed), progress=bar.advance)
         files = enter(FilesApi(identify=identify))
         rounds = Rounds(paths, pods, seed)
         found = {}
-        with show.progress_bar("uploads", uploads * len(targets)) as bar:
+        with show.Bar("uploads", uploads * len(targets)) as bar:
             for name, path in targets.items():
-                bar.about(name)
+                bar.advance(0, name)
                 one = Reproduction(
                     path, rounds, server=server, files=files, parts=PARTS, folder=work, progress=bar.advance
                 )

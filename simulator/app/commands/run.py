@@ -121,8 +121,8 @@ def _run(
             counts={},
             what=f"{plan.pods} pods, {plan.users} users, faults: {', '.join(chosen) or 'none'}",
         )
-        with users_errors_as_target_errors(), show.progress_bar("run", None) as bar:
-            found = free_run.run_free(cell, plan, chosen_workload, server, folder, work, bar.tell)
+        with users_errors_as_target_errors(), show.Bar("run", None) as bar:
+            found = free_run.run_free(cell, plan, chosen_workload, server, folder, work, partial(bar.advance, 0))
     shown = partial(click.echo, "\n".join(_summary(found)))
     found.write_shown(folder)
     conclude(run, folder, server.info, seed, [found.cell], shown, code=found.interrupted)
