@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import redis
+
+from podrace.simulator.app.names import PARTS
 from podrace.simulator.errors import HarnessError
 from podrace.simulator.fleets.driver import NO_ANSWER, Driver
 from podrace.simulator.fleets.free import Asked, Client, pod_name
@@ -21,33 +24,13 @@ from podrace.simulator.scenarios.model import Ref
 from podrace.simulator.scenarios.upload_checks import Image, check_deliveries
 from podrace.simulator.scenarios.uploads import UPLOADS, Ledger
 from podrace.simulator.servers.connection import Server, connect, delete_prefix
+from podrace.simulator.servers.files_api import FilesApi
+from podrace.simulator.servers.probe import Probe
 from podrace.simulator.target import load_object
 from podrace.simulator.world.steps import Step
 
-if TYPE_CHECKING:
-    import redis
-
-    from podrace.simulator.servers.files_api import FilesApi
-
-
 POLL_S = 0.003
 UPLOAD_WITHIN_S = 60.0
-
-
-@dataclass(frozen=True)
-class Rounds:
-    """`images[i]` goes to pod `i mod pods`; the load balancer's next pods in turn absorb."""
-
-    images: Sequence[Path]
-    pods: int
-    seed: int
-
-    def accepting(self, index: int) -> int:
-        return index % self.pods
-
-    def absorbing(self, index: int) -> int:
-        """Each pod absorbs from each, itself included: in every round one message is absorbed where it was accepted."""
-        return (2 * index + 1 + index // self.pods) % self.pods
 
 
 class _Kept:
@@ -75,15 +58,20 @@ class Reproduced:
 
 @dataclass
 class Reproduction:
-    """One target's run over one workload. `folder` is for its ledger; `progress` hears of uploads done."""
+    """One target's run over one workload: `images[i]` goes to pod `i mod pods`; the next pods in turn absorb.
+
+    `folder` is for its ledger; `progress` hears of uploads done. Images are uploaded as they are, so that the Files
+    API knows each by its content.
+    """
 
     target: str
-    rounds: Rounds
+    images: Sequence[Path]
     server: Server
     files: FilesApi
-    parts: Mapping[str, str]
     folder: Path
-    progress: Callable[[int], None]
+    pods: int = 2
+    seed: int = 7
+    progress: Callable[[int], None] = lambda steps: None
     _kept: _Kept = field(default_factory=_Kept, init=False)
     _placeholders: dict[int, Any] = field(default_factory=dict, init=False)
 
@@ -95,27 +83,28 @@ class Reproduction:
             target=self.target,
             redis_url=self.server.url,
             prefix=self.server.prefix,
-            services={name: self.parts[name] for name in ("gemini", "memory")},
+            services=PARTS,
             settings={
                 "gemini": {"api_key": "local", "base_url": self.files.url},
                 "memory": {"path": str(ledger_path)},
             },
-            seed=self.rounds.seed,
+            seed=self.seed,
             epoch_s=self._kept.epoch_s,
-            options={"absorb_limit": 1},
+            options={"absorb_limit": 1, "compress": False},
         )
-        specs = [replace(spec, name=pod_name(index)) for index in range(self.rounds.pods)]
-        ledger = load_object(self.parts["memory"], noun="memory agent")(ledger_path)
+        specs = [replace(spec, name=pod_name(index)) for index in range(self.pods)]
+        ledger = load_object(PARTS["memory"], noun="memory agent")(ledger_path)
         client = connect(self.server.url)
+        probe = Probe(client, own=False)
         try:
             with Driver(specs, self._kept, choose=min, on_event=self._arrived, patience_s=ANSWER_WITHIN_S) as driver:
-                self._drive(driver, client)
+                self._drive(driver, client, probe)
             events = _without_polls(self._kept.events)
             judgement = self._judge(events, ledger)
         finally:
             ledger.close()
             delete_prefix(client, self.server.prefix)
-            client.close()
+            probe.close()
         events.sort(key=lambda event: event["t_ms"])
         return Reproduced(events, judgement, time.monotonic() - self._kept.epoch_s)
 
@@ -130,19 +119,26 @@ class Reproduction:
         sentence = {"says": UPLOADS.says(*step.args)} if step.kind == "service" else {}
         self._kept.events.append(event | sentence | {"step": step})
 
-    def _drive(self, driver: Driver, client: redis.Redis) -> None:
+    def _drive(self, driver: Driver, client: redis.Redis, probe: Probe) -> None:
         """In rounds of one message a pod: no upload waits behind another, so that only the bug is seen."""
-        total = len(self.rounds.images)
-        for start in range(0, total, self.rounds.pods):
-            indices = range(start, min(start + self.rounds.pods, total))
+        total = len(self.images)
+        for start in range(0, total, self.pods):
+            indices = range(start, min(start + self.pods, total))
             for act, moment in ((self._add, "accepted"), (self._await_upload, "uploaded"), (self._absorb, "absorbed")):
                 driver.play(map(act, indices))
                 if start == 0:
-                    self._snapshot(client, moment)
+                    self._snapshot(client, probe, moment)
             self.progress(len(indices))
 
+    def accepting(self, index: int) -> str:
+        return pod_name(index % self.pods)
+
+    def absorbing(self, index: int) -> str:
+        """Each pod absorbs from each, itself included: in every round one message is absorbed where it was accepted."""
+        return pod_name((2 * index + 1 + index // self.pods) % self.pods)
+
     def _add(self, index: int) -> Client:
-        pod, image = pod_name(self.rounds.accepting(index)), self.rounds.images[index]
+        pod, image = self.accepting(index), self.images[index]
         user, text, message = f"user-{index + 1}", f"message {index + 1}", f"m{index + 1}"
         args, told = (user, text, [image], message), (user, text, [Image(image.stem)], message)
         result = _answered((yield Asked(message, "add_message", args, told, pod)))
@@ -153,33 +149,27 @@ class Reproduction:
         """Ask the accepting pod until its upload is over."""
         if index not in self._placeholders:
             return
-        pod, deadline_s = pod_name(self.rounds.accepting(index)), time.monotonic() + UPLOAD_WITHIN_S
+        pod, deadline_s = self.accepting(index), time.monotonic() + UPLOAD_WITHIN_S
         args, told = (self._placeholders[index],), (Ref(f"m{index + 1}", 0),)
         while True:
             result = _answered((yield Asked(f"status-{index + 1}", "upload_status", args, told, pod)))
             if result.type != "ok" or result.value["status"] != "pending":
                 return
             if time.monotonic() > deadline_s:
-                image = self.rounds.images[index].stem
+                image = self.images[index].stem
                 raise HarnessError(f"pod {pod}: expected the upload of {image} within {UPLOAD_WITHIN_S:g} s")
             yield POLL_S
 
     def _absorb(self, index: int) -> Client:
-        pod, args = pod_name(self.rounds.absorbing(index)), (f"user-{index + 1}",)
+        pod, args = self.absorbing(index), (f"user-{index + 1}",)
         _answered((yield Asked(f"absorb-{index + 1}", "absorb", args, args, pod)))
 
-    def _snapshot(self, client: redis.Redis, moment: str) -> None:
+    def _snapshot(self, client: redis.Redis, probe: Probe, moment: str) -> None:
         """What Redis holds now: every key of the run with its value in a few words."""
-        values = {}
-        for name, key in self._keys(client).items():
-            form = plain(client.type(key))
-            value = client.lrange(key, 0, -1) if form == "list" else client.get(key) if form == "string" else form
-            values[name] = shorten(plain(value), 2000)
-        self._kept.note({"type": "snapshot", "moment": moment, "keys": values})
-
-    def _keys(self, client: redis.Redis) -> dict[str, bytes]:
-        keys = client.scan_iter(match=f"{self.server.prefix}*", count=1000)
-        return {plain(key).removeprefix(self.server.prefix): key for key in keys}
+        keys = sorted(map(plain, client.scan_iter(match=f"{self.server.prefix}*", count=1000)))
+        told = [shorten(plain(value), 2000) for value in probe.values(keys)]
+        names = [key.removeprefix(self.server.prefix) for key in keys]
+        self._kept.note({"type": "snapshot", "moment": moment, "keys": dict(zip(names, told, strict=True))})
 
 
 def _answered(result: Result) -> Result:

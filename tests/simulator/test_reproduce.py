@@ -18,10 +18,10 @@ import pytest
 from PIL import Image
 
 from podrace.reference.memory import MemoryLedger
-from podrace.simulator.app.images import identify, prepare
+from podrace.simulator.app.images import prepare
 from podrace.simulator.app.moments import moments
-from podrace.simulator.app.names import PARTS, TARGETS
-from podrace.simulator.app.reproduce import Reproduction, Rounds
+from podrace.simulator.app.names import TARGETS
+from podrace.simulator.app.reproduce import Reproduction
 from podrace.simulator.fleets.free import pod_name
 from podrace.simulator.history.events import Wording, read_history, readable
 from podrace.simulator.judge.findings import HOLDS, VIOLATED
@@ -46,32 +46,25 @@ def test_pods_are_named_as_columns_are(index: int, name: str) -> None:
 
 @pytest.mark.parametrize("pods", [1, 2, 3, 8])
 def test_every_pod_absorbs_from_every_pod_in_turn(pods: int) -> None:
-    rounds = Rounds([], pods, seed=7)
+    rounds = Reproduction("", [], None, None, Path(), pods)  # type: ignore[arg-type]
     pairs = Counter((rounds.accepting(index), rounds.absorbing(index)) for index in range(pods * pods))
-    assert pairs == {(one, other): 1 for one in range(pods) for other in range(pods)}
+    names = [pod_name(number) for number in range(pods)]
+    assert pairs == {(one, other): 1 for one in names for other in names}
     for start in range(0, pods * pods, pods):
         own = [index for index in range(start, start + pods) if rounds.accepting(index) == rounds.absorbing(index)]
         assert len(own) == 1
     if pods > 1:
-        assert (rounds.accepting(0), rounds.absorbing(0)) == (0, 1)  # the first image is absorbed elsewhere
+        assert (rounds.accepting(0), rounds.absorbing(0)) == ("A", "B")  # the first image is absorbed elsewhere
 
 
 @pytest.mark.parametrize(("target", "verdict", "lost"), [("local", VIOLATED, 2), ("shared", HOLDS, 0)])
 def test_a_reproduction(tmp_path: Path, target: str, verdict: str, lost: int) -> None:
     """Three images on three pods: A to B, B to A, and C to itself."""
-    paths = prepare(tmp_path, 3, source=None, rng=random.Random(7))
+    paths, identify = prepare(tmp_path, 3, source=None, rng=random.Random(7))
     advanced: list[int] = []
     with open_server(None) as server, FilesApi(identify=identify) as files, connect(server.url) as client:
         client.set("other", "untouched")
-        one = Reproduction(
-            TARGETS[target],
-            Rounds(paths, 3, 7),
-            server=server,
-            files=files,
-            parts=PARTS,
-            folder=tmp_path,
-            progress=advanced.append,
-        )
+        one = Reproduction(TARGETS[target], paths, server, files, tmp_path, pods=3, progress=advanced.append)
         done = one.run()
         assert client.keys("*") == [b"other"]
         uploaded = files.files()

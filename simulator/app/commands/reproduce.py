@@ -41,8 +41,8 @@ def reproduce(pods: int, uploads: int, images: Path | None, seed: int, run: Run)
     loses the image; `shared`, which has it in Redis, keeps it. The server and the google-genai client are real.
     """
     from podrace.simulator.app import moments, runs
-    from podrace.simulator.app.images import identify, prepare
-    from podrace.simulator.app.reproduce import Reproduction, Rounds
+    from podrace.simulator.app.images import prepare
+    from podrace.simulator.app.reproduce import Reproduction
     from podrace.simulator.fleets import guarded
     from podrace.simulator.fleets import processes as fleet
     from podrace.simulator.history.events import Wording, readable, write_history
@@ -57,16 +57,13 @@ def reproduce(pods: int, uploads: int, images: Path | None, seed: int, run: Run)
         server = enter(open_server(run.redis_url))
         folder = enter(runs.run_folder(run.run_dir, "reproduce"))
         with show.Bar("images", uploads) as bar:
-            paths = prepare(work, uploads, source=images, rng=random.Random(seed), progress=bar.advance)
+            paths, identify = prepare(work, uploads, source=images, rng=random.Random(seed), progress=bar.advance)
         files = enter(FilesApi(identify=identify))
-        rounds = Rounds(paths, pods, seed)
         found = {}
         with show.Bar("uploads", uploads * len(targets)) as bar:
             for name, path in targets.items():
                 bar.advance(0, name)
-                one = Reproduction(
-                    path, rounds, server=server, files=files, parts=PARTS, folder=work, progress=bar.advance
-                )
+                one = Reproduction(path, paths, server, files, work, pods, seed, bar.advance)
                 found[name] = one.run()
         histories = {name: readable(one.events, Wording(server.prefix, f"{work}/")) for name, one in found.items()}
         events = ({"target": name} | event for name, history in histories.items() for event in history)
