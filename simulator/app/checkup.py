@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import ast
 import inspect
-import random
 import sys
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 from podrace.simulator.errors import TargetError, users_errors_as_target_errors
+from podrace.simulator.fleets.inline import InlineFleet
 from podrace.simulator.fleets.watchdog import watchdog
 from podrace.simulator.history.events import shorten
 from podrace.simulator.judge.run import Run
@@ -22,9 +22,8 @@ from podrace.simulator.scenarios.uploads import UPLOADS, absorb, add, ask
 from podrace.simulator.search.lab import InlineLab
 from podrace.simulator.search.record import Restart
 from podrace.simulator.search.schedule import take_default
-from podrace.simulator.servers.connection import Server, connect, delete_prefix
-from podrace.simulator.target import PodEnv, Target, is_plain, load_target, make_pod_here
-from podrace.simulator.world.clock import EPOCH_US, US_PER_S
+from podrace.simulator.servers.connection import Server
+from podrace.simulator.target import is_plain, load_target
 
 EVERY_VERB = Scenario(
     "uploads", {"A": [add("m1", "image-1"), ask("status", "m1")], "B": [absorb("memory")]}, (), UPLOADS
@@ -75,22 +74,6 @@ class Checkup:
     returned: Sequence[str] = ()
 
 
-class _Idle:
-    """A runtime that runs nothing: the factory is called only to look at the pod that it makes."""
-
-    def now(self) -> float:
-        return EPOCH_US / US_PER_S
-
-    def sleep(self, seconds: float) -> None:
-        pass
-
-    def spawn(self, name: str, function: Callable[[], None]) -> None:
-        pass
-
-    def lock(self) -> AbstractContextManager[Any]:
-        return threading.RLock()
-
-
 def check_target(server: Server, path: str, scenario: Scenario, *, seed: int) -> Checkup:
     """Look at a target's source and methods, then make every call of the scenario once.
 
@@ -99,38 +82,32 @@ def check_target(server: Server, path: str, scenario: Scenario, *, seed: int) ->
     factory = load_target(path)
     plain = is_plain(factory)  # what bypasses an environment is led there, and its factory is called by nobody else
     lacks = [] if plain else [line for module in _modules(path, factory) for line in past_the_environment(module)]
+    wrong: list[str] = []
     try:
         with (
             users_errors_as_target_errors(),
             InlineLab(server, path, scenario, seed=seed) as lab,
             watchdog(lab.moves, unblock=lab.unblock),
         ):
-            wrong = [] if plain else _wrong_methods_of(factory, lab, server, seed)
-            if wrong:
-                return Checkup([*wrong, *lacks])
             play = lab.play(scenario.retries[0])
+            assert isinstance(play.fleet, InlineFleet)
             try:
                 run = play.run(take_default)
             finally:
+                wrong = [] if plain else list(_wrong_methods(play.fleet.pods[:1], _calls(lab.scenario)))
                 with suppress(Restart):  # the target's modules hold what changes: explorations give each pod its own
                     lab.finish(play)
+        if wrong:
+            return Checkup([*wrong, *lacks])
         with users_errors_as_target_errors():  # what a call returned may fail to say what it is
             wrong = [*_wrong_answers(run), *_wrong_parts(run)] if scenario.workload.name == UPLOADS.name else []
             returned = [
                 f"{call.method} returned {shorten(repr(call.value), 100)}" for call in run.calls if call.type == "ok"
             ]
     except TargetError as error:
-        return Checkup([*lacks, str(error)])
+        return Checkup([*wrong, *lacks] if wrong else [*lacks, str(error)])
     raised = [f"{call.method} raised {call.error}" for call in run.calls if call.error]
     return Checkup([*lacks, *dict.fromkeys([*wrong, *raised])], tuple(dict.fromkeys(returned)))
-
-
-def _wrong_methods_of(factory: Target, lab: InlineLab, server: Server, seed: int) -> list[str]:
-    """What is wrong with the methods of a pod that is made only to be looked at."""
-    with connect(server.url) as client:
-        pod = make_pod_here(factory, _idle_env(lab.scenario, client, server.prefix, seed))
-        delete_prefix(client, server.prefix)
-    return list(_wrong_methods(pod, _calls(lab.scenario)))
 
 
 def past_the_environment(module: Any) -> Iterator[str]:
@@ -184,12 +161,6 @@ def _modules(path: str, factory: Any) -> list[Any]:
     return [sys.modules[name] for name in dict.fromkeys(names) if name in sys.modules]
 
 
-def _idle_env(scenario: Scenario, client: Any, prefix: str, seed: int) -> PodEnv:
-    runtime = _Idle()
-    services = scenario.workload.services(runtime.now, {})
-    return PodEnv("A", client, prefix, runtime, random.Random(seed), services, scenario.options)
-
-
 def _calls(scenario: Scenario) -> list[Call]:
     """One call of each method."""
     found: dict[str, Call] = {}
@@ -199,9 +170,9 @@ def _calls(scenario: Scenario) -> list[Call]:
     return list(found.values())
 
 
-def _wrong_methods(pod: Any, calls: Sequence[Call]) -> Iterator[str]:
-    pod_type = type(pod).__name__
-    for call in calls:
+def _wrong_methods(pods: Sequence[Any], calls: Sequence[Call]) -> Iterator[str]:
+    for pod, call in product(pods, calls):
+        pod_type = type(pod).__name__
         method = getattr(pod, call.method, None)
         if method is None:
             yield f"the pod ({pod_type}) has no method {call.method}, which the scenario calls"

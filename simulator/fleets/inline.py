@@ -118,6 +118,11 @@ class InlineFleet:
         found = self._actors.get(actor)
         return found.step if found is not None else None
 
+    @property
+    def pods(self) -> list[Any]:
+        """What the factory has made so far."""
+        return [gate.pod for gate in self._gates.values() if gate.pod is not None]
+
     def is_ready(self, actor: str) -> bool:
         connection = self._actors[actor].connection
         return connection is not None and connection.is_readable()

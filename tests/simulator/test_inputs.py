@@ -560,7 +560,7 @@ SHAPES = {
     "lines={'A': [Call('a', 'go', (Ref('b'),)), Call('b', 'go')]}": "one: calls wait for each other: 'a', 'b', 'a'",
     "name=None": "scenario None: its name: expected a text",
     "name=''": "scenario '': its name: expected a text",
-    "checks=[lambda: []]": "scenario one: its check <lambda> cannot be called with a Run: ",
+    "checks=[lambda: []]": "scenario mine:ONE: its check <lambda> cannot be called with a Run: ",
     "checks=[lambda run: [Finding('broken', 'x', 'y')]]": "kind of a finding: expected one of lost,",
     "checks=[lambda run: [Finding('lost', 'x', 5)]]": "subject and sentence of a finding: expected texts",
 }
