@@ -15,7 +15,7 @@ from podrace.simulator.app.runs import Cell, stem_of, unjudged
 from podrace.simulator.errors import TargetError, users_errors_as_target_errors
 from podrace.simulator.fleets.inline import in_pod
 from podrace.simulator.fleets.watchdog import watchdog
-from podrace.simulator.history.events import Event, Wording, readable, shorten, write_history
+from podrace.simulator.history.events import Event, Wording, readable, script_name, shorten, write_history
 from podrace.simulator.judge.findings import HOLDS, INCONCLUSIVE, NOT_APPLICABLE, VIOLATED, Judgement
 from podrace.simulator.scenarios.model import Scenario
 from podrace.simulator.search.ahead import Ahead, Submit
@@ -249,8 +249,6 @@ def _write(lab: Lab, target: NamedTarget, found: Exploration, *, seed: int, fold
 
 def _scripts(lab: Lab, events: Sequence[Event]) -> list[tuple[str, str]]:
     """The Lua scripts that were run, each once, as (name, text)."""
-    from podrace.simulator.history.events import script_name
-
     found: dict[str, str] = {}
     for event in events:
         if event["type"] == "step" and event["step"].kind == "redis":

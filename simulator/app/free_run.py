@@ -277,7 +277,7 @@ class _Running:
     def _conclude(self, recorded: Recorded, scenario: Scenario) -> FreeRun:
         """Judge the run; where pods were replaced, by what the later ones have promised too."""
         found, since = judged(recorded, scenario), None
-        spans = over_time.over_time(recorded.path, found.findings, self.cell.target, self.cell.details["busy_s"])
+        spans = over_time.over_time(recorded, found.findings, self.cell.target, self.cell.details["busy_s"])
         write_json(recorded.path.with_name(over_time.FILE), spans)
         if self.plan.then:
             later = since_replaced(recorded, self.pods)

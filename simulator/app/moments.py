@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import IO, TYPE_CHECKING
+from typing import IO
 
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from podrace.simulator.app import show
 from podrace.simulator.history.events import Event
 from podrace.simulator.judge.findings import Judgement
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
 
 NARROW_COLUMNS = 76
 """Below this width two timelines stand one below the other."""
@@ -85,17 +88,12 @@ def _redis_in_words(keys: Mapping[str, str]) -> str:
 
 def draw(timelines: Mapping[str, Sequence[Moment]], *, width: int) -> RenderableType:
     """The timelines side by side, or one below the other where `width` columns are too few."""
-    from rich.console import Group
-
     if width < NARROW_COLUMNS:
         return Group(*(_table({name: found}) for name, found in timelines.items()))
     return _table(timelines)
 
 
 def _table(timelines: Mapping[str, Sequence[Moment]]) -> RenderableType:
-    from rich import box
-    from rich.table import Table
-
     table = Table(box=box.SIMPLE_HEAD, expand=True, padding=(0, 1), show_edge=False, pad_edge=False)
     table.add_column("", no_wrap=True, style="bold")
     for name in timelines:
@@ -107,8 +105,6 @@ def _table(timelines: Mapping[str, Sequence[Moment]]) -> RenderableType:
 
 
 def _cell(moment: Moment | None) -> RenderableType:
-    from rich.text import Text
-
     text = Text()
     if moment is None:
         return text.append("never came", style="dim")
@@ -133,10 +129,6 @@ def print_timelines(
     timelines: Mapping[str, Sequence[Moment]], judgements: Mapping[str, Judgement], *, file: IO[str] | None = None
 ) -> None:
     """Print the timelines and one line for each target, on standard output or into a file."""
-    from rich.console import Console
-
-    from podrace.simulator.app import show
-
     console = Console(file=file, width=100, markup=False, emoji=False) if file else show.console()
     console.print(draw(timelines, width=console.width))
     console.print()

@@ -5,11 +5,9 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-import orjson
-
+from podrace.simulator.app.judging import Recorded
 from podrace.simulator.judge.findings import Finding
 
 FILE = "over-time.json"
@@ -17,28 +15,26 @@ BINS = 60
 LEAST_BIN_S = 0.1
 
 
-def over_time(path: Path, findings: Sequence[Finding], target: str, busy_s: float) -> dict[str, Any]:
+def over_time(recorded: Recorded, findings: Sequence[Finding], target: str, busy_s: float) -> dict[str, Any]:
     """What reports draw of a run. A call counts where it ended; a loss where what is lost was handed in."""
     lost = {one.subject for one in findings if one.kind == "lost"}
     began: dict[int, float] = {}
     ended_s, took_s = array("d"), array("d")
     given_s: dict[str, float] = {}
     faults: list[dict[str, Any]] = []
-    with path.open("rb") as lines:
-        for line in lines:
-            event = orjson.loads(line)
-            at_s, event_type = event["t_ms"] / 1000, event["type"]
-            if event_type == "rest":
-                break
-            if event_type == "invoke":
-                began[event["call"]] = at_s
-                for name in lost.intersection(_names(event)):
-                    given_s.setdefault(name, at_s)
-            elif event_type in ("ok", "fail", "info"):
-                ended_s.append(at_s)
-                took_s.append(at_s - began.pop(event["call"]))
-            elif event_type == "fault":
-                _take_note(faults, event, at_s)
+    for _, event in recorded.events():
+        at_s, event_type = event["t_ms"] / 1000, event["type"]
+        if event_type == "rest":
+            break
+        if event_type == "invoke":
+            began[event["call"]] = at_s
+            for name in lost.intersection(_names(event)):
+                given_s.setdefault(name, at_s)
+        elif event_type in ("ok", "fail", "info"):
+            ended_s.append(at_s)
+            took_s.append(at_s - began.pop(event["call"]))
+        elif event_type == "fault":
+            _take_note(faults, event, at_s)
     last_s = max([busy_s, *ended_s[-1:]])
     width_s = max(LEAST_BIN_S, last_s / BINS)
     lost_s = sorted(given_s[one.subject] for one in findings if one.kind == "lost" and one.subject in given_s)

@@ -16,8 +16,9 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from multiprocessing import get_context, parent_process
+from multiprocessing.queues import SimpleQueue
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from podrace.simulator.app import campaign, directed, show
 from podrace.simulator.app.helping import Job, help_with, own_server
@@ -27,12 +28,8 @@ from podrace.simulator.errors import HarnessError, UsageError
 from podrace.simulator.fleets import guarded
 from podrace.simulator.fleets.processes import without_interrupts
 from podrace.simulator.interrupts import Interrupted
-from podrace.simulator.search.ahead import Answer, Batch, Submit
+from podrace.simulator.search.ahead import Submit
 from podrace.simulator.servers.connection import Server
-
-if TYPE_CHECKING:
-    from multiprocessing.process import BaseProcess
-    from multiprocessing.queues import SimpleQueue
 
 
 @dataclass(frozen=True)
@@ -57,22 +54,22 @@ def explore_here(
     Where a cell takes long, the members of a team play a part of its schedules.
     """
     for job in jobs:
-        yield _explore(job, server, folder, partial(progress, job), helpers_of(members, job) if members else None)
+        yield _explore(
+            job, server, folder, partial(progress, job), partial(start_helpers, members, job) if members else None
+        )
 
 
-def helpers_of(members: Team, job: Job) -> campaign.StartsHelpers:
-    def start(folder: Path) -> list[Submit]:
-        executors = members()
-        with without_interrupts():  # Ctrl-C during a worker's start would print a traceback
-            for executor in executors:
-                executor.submit(os.getpid)
+def start_helpers(members: Team, job: Job, folder: Path) -> list[Submit]:
+    """Have the members of a team help with a search whose lab keeps its files in this folder."""
+    executors = members()
+    with without_interrupts():  # Ctrl-C during a worker's start would print a traceback
+        for executor in executors:
+            executor.submit(os.getpid)
 
-        def submit(executor: Executor, batch: Batch | None) -> Future[Answer]:
-            return executor.submit(help_with, job, folder, batch)
+    def helper(executor: Executor) -> Submit:
+        return lambda batch: executor.submit(help_with, job, folder, batch)
 
-        return [partial(submit, executor) for executor in executors]
-
-    return start
+    return [*map(helper, executors)]
 
 
 def explore_there(jobs: Sequence[Job], executor: Executor, folder: Path) -> Iterator[Cell]:
@@ -120,8 +117,7 @@ def processes(workers: int, cores: Sequence[int] | None = None) -> Iterator[Exec
     try:
         yield executor
     finally:
-        running: list[BaseProcess] = list((executor._processes or {}).values())
-        for process in running:
+        for process in list((executor._processes or {}).values()):
             process.kill()  # shutdown would wait for the cell to end; its server and pods die with it
         executor.shutdown(cancel_futures=True)
 

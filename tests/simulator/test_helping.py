@@ -16,7 +16,7 @@ import pytest
 from podrace.simulator.app.campaign import led
 from podrace.simulator.app.helping import Job
 from podrace.simulator.app.names import named_scenario, named_target
-from podrace.simulator.app.workers import each_of, helpers_of, scheduler, team
+from podrace.simulator.app.workers import each_of, scheduler, start_helpers, team
 from podrace.simulator.errors import TargetError
 from podrace.simulator.search.ahead import NOTHING, Ahead, Answer, Batch, Submit
 from podrace.simulator.search.explorer import Exploration, Explorer
@@ -56,7 +56,7 @@ def explored(server: Server, job: Job, members: Sequence[Executor] | None = None
         try:
             with led(lab, lambda: (lab.moves(), explorer.taken), job.bounds) as places:
                 if members is not None:
-                    start = partial(ready, helpers_of(lambda: members, job), lab.folder)
+                    start = partial(ready, partial(start_helpers, lambda: members, job), lab.folder)
                     ahead = Ahead(start, lab.table, lambda: not places, begins_after_s=0)
                 found = replace(explorer.explore(ahead), elapsed_s=0)
             notes = [*lab.notes(), *places]
