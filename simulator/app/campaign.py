@@ -15,7 +15,7 @@ from podrace.simulator.app.runs import Cell, stem_of, unjudged
 from podrace.simulator.errors import TargetError, users_errors_as_target_errors
 from podrace.simulator.fleets.inline import in_pod
 from podrace.simulator.fleets.watchdog import watchdog
-from podrace.simulator.history.events import Event, Wording, readable, script_name, shorten, write_history
+from podrace.simulator.history.events import Event, Wording, readable, script_name, shorten
 from podrace.simulator.judge.findings import HOLDS, INCONCLUSIVE, NOT_APPLICABLE, VIOLATED, Judgement
 from podrace.simulator.scenarios.model import Scenario
 from podrace.simulator.search.ahead import Ahead, Submit
@@ -240,10 +240,8 @@ def _write(lab: Lab, target: NamedTarget, found: Exploration, *, seed: int, fold
             decisions=tuple((*decision, step) for decision, step in zip(best.decisions, about, strict=True)),
         ),
     )
-    text = timeline.draw(events)
     scripts = "\n\n".join(f"{name}\n{script}" for name, script in _scripts(lab, best.events))
-    (folder / f"{stem}.txt").write_text(f"{text}\n\n{sentence}\n{scripts}", encoding="utf-8", errors="backslashreplace")
-    write_history(folder / f"{stem}.history.jsonl", events)
+    timeline.write(folder, stem, events, sentence, scripts)
     return path, sentence
 
 

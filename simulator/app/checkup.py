@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import product
@@ -89,12 +89,13 @@ def check_target(server: Server, path: str, scenario: Scenario, *, seed: int) ->
             InlineLab(server, path, scenario, seed=seed) as lab,
             watchdog(lab.moves, unblock=lab.unblock),
         ):
+            calls = {call.method: call for line in scenario.lines.values() for call in line}.values()
             play = lab.play(scenario.retries[0])
             assert isinstance(play.fleet, InlineFleet)
             try:
                 run = play.run(take_default)
             finally:
-                wrong = [] if plain else list(_wrong_methods(play.fleet.pods[:1], _calls(lab.scenario)))
+                wrong = [] if plain else list(_wrong_methods(play.fleet.pods[:1], calls))
                 with suppress(Restart):  # the target's modules hold what changes: explorations give each pod its own
                     lab.finish(play)
         if wrong:
@@ -161,16 +162,7 @@ def _modules(path: str, factory: Any) -> list[Any]:
     return [sys.modules[name] for name in dict.fromkeys(names) if name in sys.modules]
 
 
-def _calls(scenario: Scenario) -> list[Call]:
-    """One call of each method."""
-    found: dict[str, Call] = {}
-    for line in scenario.lines.values():
-        for call in line:
-            found.setdefault(call.method, call)
-    return list(found.values())
-
-
-def _wrong_methods(pods: Sequence[Any], calls: Sequence[Call]) -> Iterator[str]:
+def _wrong_methods(pods: Iterable[Any], calls: Iterable[Call]) -> Iterator[str]:
     for pod, call in product(pods, calls):
         pod_type = type(pod).__name__
         method = getattr(pod, call.method, None)

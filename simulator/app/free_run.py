@@ -14,7 +14,7 @@ from typing import Any
 
 from podrace.simulator.app import over_time, timeline
 from podrace.simulator.app.judging import Judged, Recorded, judged, since_replaced
-from podrace.simulator.app.resting import Resting
+from podrace.simulator.app.resting import come_to_rest
 from podrace.simulator.app.runs import Cell, stem_of, write_json
 from podrace.simulator.app.show import OUTPUT
 from podrace.simulator.app.smallest import events_that_show
@@ -23,7 +23,7 @@ from podrace.simulator.fleets.chaos import LEASE_S, Chaos, Fault, World, draw
 from podrace.simulator.fleets.driver import Driver
 from podrace.simulator.fleets.free import Journal, pod_name
 from podrace.simulator.fleets.processes import PodSpec
-from podrace.simulator.history.events import Event, write_history
+from podrace.simulator.history.events import Event
 from podrace.simulator.interrupts import Interrupted
 from podrace.simulator.judge import linear
 from podrace.simulator.judge.findings import HOLDS, INCONCLUSIVE, KINDS, VIOLATED
@@ -76,17 +76,10 @@ class FreeRun:
     interrupted: int | None = None
     since: FreeRun | None = None
 
-    def drawn(self, *, width: int = 118) -> str:
-        """The events that show the first finding, as text."""
-        return timeline.draw(self.shown, width=width)
-
     def write_shown(self, folder: Path) -> None:
-        """Write the events that show the first finding, as text and for a picture, as those of a counterexample."""
+        """Write the events that show the first finding as those of a counterexample."""
         if self.shown:
-            stem = stem_of(self.cell.target, self.cell.scenario)
-            text = f"{self.drawn()}\n\n{self.cell.sentence}\n"
-            (folder / f"{stem}.txt").write_text(text, encoding="utf-8", errors="backslashreplace")
-            write_history(folder / f"{stem}.history.jsonl", self.shown)
+            timeline.write(folder, stem_of(self.cell.target, self.cell.scenario), self.shown, self.cell.sentence)
 
 
 def progress_line(
@@ -222,16 +215,16 @@ class _Running:
             one for path in filter(None, [plan.target, plan.then]) for one in getattr(load_target(path), "keeps", ())
         ]
         scenario = Scenario("run", {}, workload=recorded.workload, keeps=keeps)
-        resting = Resting(driver, recorded, scenario, self.pods, is_hurried=self.interrupted is not None)
+        waits: Mapping[str, str] = {}
         with self._until_interrupted():
-            resting.come_to_rest()
+            waits = come_to_rest(driver, recorded, scenario, self.pods, is_hurried=self.interrupted is not None)
         driver.journal.note({"type": "rest", "stage": "over"})
         rest_s = time.monotonic() - self.began_s - busy_s
         driver.journal.flush()
         details = {"struck": dict(self.chaos.struck_by_name), "operations": operations}
         details |= {"busy_s": round(busy_s, 3), "rest_s": round(rest_s, 3)}
         self.cell = replace(self.cell, elapsed_s=round(busy_s + rest_s, 3), details=details)
-        return self._conclude(replace(recorded, waits=resting.waits), scenario)
+        return self._conclude(replace(recorded, waits=waits), scenario)
 
     @contextmanager
     def _until_interrupted(self) -> Iterator[None]:

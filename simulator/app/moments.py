@@ -5,17 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import IO
+from itertools import zip_longest
+from textwrap import wrap
 
-from rich import box
-from rich.console import Console, Group, RenderableType
-from rich.table import Table
-from rich.text import Text
-
-from podrace.simulator.app import show
 from podrace.simulator.history.events import Event
 from podrace.simulator.judge.findings import Judgement
 
+MARGIN = 5
 NARROW_COLUMNS = 76
 """Below this width two timelines stand one below the other."""
 
@@ -86,52 +82,31 @@ def _redis_in_words(keys: Mapping[str, str]) -> str:
     return ", ".join(states)
 
 
-def draw(timelines: Mapping[str, Sequence[Moment]], *, width: int) -> RenderableType:
+def draw(timelines: Mapping[str, Sequence[Moment]], *, width: int) -> str:
     """The timelines side by side, or one below the other where `width` columns are too few."""
-    if width < NARROW_COLUMNS:
-        return Group(*(_table({name: found}) for name, found in timelines.items()))
-    return _table(timelines)
-
-
-def _table(timelines: Mapping[str, Sequence[Moment]]) -> RenderableType:
-    table = Table(box=box.SIMPLE_HEAD, expand=True, padding=(0, 1), show_edge=False, pad_edge=False)
-    table.add_column("", no_wrap=True, style="bold")
-    for name in timelines:
-        table.add_column(name, ratio=1)
+    if width < NARROW_COLUMNS and len(timelines) > 1:
+        return "\n".join(draw({name: found}, width=width) for name, found in timelines.items())
+    column = (width - MARGIN) // len(timelines) - 1
+    lines = [" " * MARGIN + " ".join(name.ljust(column) for name in timelines), "─" * width]
     for name in ("T0", "T1", "T2", "T3"):
-        cells = [next((moment for moment in found if moment.name == name), None) for found in timelines.values()]
-        table.add_row(name, *(_cell(moment) for moment in cells), end_section=False)
-    return table
+        cells = [_cell(found, name, column - 1) for found in timelines.values()]
+        for number, row in enumerate(zip_longest(*cells, fillvalue="")):
+            lines.append((name if number == 0 else "").ljust(MARGIN) + " ".join(part.ljust(column) for part in row))
+        lines.append("")
+    return "\n".join(line.rstrip() for line in lines)
 
 
-def _cell(moment: Moment | None) -> RenderableType:
-    text = Text()
+def _cell(found: Sequence[Moment], name: str, width: int) -> list[str]:
+    moment = next((one for one in found if one.name == name), None)
     if moment is None:
-        return text.append("never came", style="dim")
-    text.append(f"at {moment.t_ms:.1f} ms\n", style="dim")
-    for position, (who, deed) in enumerate(moment.lines):
-        lost = who == "LOST"
-        style = "bold red" if lost else "dim" if who == "Redis" else ""
-        text.append(("\n" if position else "") + (f"LOST: {deed}" if lost else f"{who}: {deed}"), style=style)
-    return text.append("\n")
+        return ["never came"]
+    said = [f"{who}: {deed}" for who, deed in moment.lines]
+    return [f"at {moment.t_ms:.1f} ms", *(line for one in said for line in wrap(one, width))]
 
 
-def summary_line(target: str, scenario: str, judgement: Judgement) -> str:
+def summary_line(target: str, judgement: Judgement) -> str:
     """`local   foreign-pod   LOST  1 of 1 images`: what became of the images."""
     lost = sum(f.kind == "lost" and f.subject.startswith("image-") for f in judgement.findings)
     images = judgement.counts["images"]
-    if lost:
-        return f"{target:<8}{scenario:<14}LOST  {lost} of {images} images"
-    return f"{target:<8}{scenario:<14}kept  {images} of {images}"
-
-
-def print_timelines(
-    timelines: Mapping[str, Sequence[Moment]], judgements: Mapping[str, Judgement], *, file: IO[str] | None = None
-) -> None:
-    """Print the timelines and one line for each target, on standard output or into a file."""
-    console = Console(file=file, width=100, markup=False, emoji=False) if file else show.console()
-    console.print(draw(timelines, width=console.width))
-    console.print()
-    for target, judgement in judgements.items():
-        line = summary_line(target, "foreign-pod", judgement)
-        console.print(line, style="red" if "LOST" in line else "green", highlight=False, soft_wrap=True)
+    became = f"LOST  {lost} of {images} images" if lost else f"kept  {images} of {images}"
+    return f"{target:<8}foreign-pod   {became}"

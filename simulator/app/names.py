@@ -6,13 +6,14 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from podrace.simulator.errors import UsageError
 
 if TYPE_CHECKING:
     from podrace.simulator.scenarios.model import Scenario, Workload
 
+Kind = TypeVar("Kind")
 PARTS = {"memory": "podrace.reference.memory:MemoryLedger", "gemini": "podrace.reference.gemini:GeminiFiles"}
 """The real parts that a pod's process builds, by name: the simulator imports none of them."""
 
@@ -41,34 +42,35 @@ def named_scenario(given: str | Scenario) -> Scenario:
     """A scenario, one of the catalogue by its name, or `module:NAME`, which is its name from then on."""
     from podrace.simulator.scenarios.catalogue import find
     from podrace.simulator.scenarios.model import Scenario
-    from podrace.simulator.target import load_object
 
     if not isinstance(given, str):
         return given
     if ":" not in given:
         return find(given)
-    _look_in_this_folder()
-    scenario = load_object(given, noun="scenario")
-    if not isinstance(scenario, Scenario):
-        raise UsageError(f"scenario {given!r}: expected a podrace.Scenario, got {type(scenario).__name__}")
-    return replace(scenario, name=given)
+    return replace(_loaded(given, Scenario, "scenario"), name=given)
 
 
 def named_workload(text: str | None) -> Workload:
     """The uploads workload with its clients, or `module:NAME`."""
     from podrace.simulator.scenarios.model import Workload
     from podrace.simulator.scenarios.upload_clients import FREE_UPLOADS
-    from podrace.simulator.target import load_object
 
     if text is None:
         return FREE_UPLOADS
-    _look_in_this_folder()
-    workload = load_object(text, noun="workload")
-    if not isinstance(workload, Workload):
-        raise UsageError(f"workload {text!r}: expected a podrace.Workload, got {type(workload).__name__}")
+    workload = _loaded(text, Workload, "workload")
     if type(workload).client is Workload.client:
         raise UsageError(f"workload {text!r}: it has no clients for a free-running fleet; expected a method `client`")
     return workload
+
+
+def _loaded(text: str, kind: type[Kind], noun: str) -> Kind:
+    from podrace.simulator.target import load_object
+
+    _look_in_this_folder()
+    found = load_object(text, noun=noun)
+    if not isinstance(found, kind):
+        raise UsageError(f"{noun} {text!r}: expected a podrace.{kind.__name__}, got {type(found).__name__}")
+    return found
 
 
 def _look_in_this_folder() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from itertools import count
 
 from podrace.simulator.app.judging import Recorded
 from podrace.simulator.errors import HarnessError
@@ -23,75 +23,65 @@ HURRIED_S = 3.0
 ROUND_S, MOST_ROUND_S = 0.2, 4.0
 
 
-@dataclass
-class Resting:
-    """The end of one run. `recorded` is the run so far, `waits` the calls that no pod will ever answer, and why."""
+def come_to_rest(
+    driver: Driver, recorded: Recorded, scenario: Scenario, pods: Sequence[str], *, is_hurried: bool
+) -> Mapping[str, str]:
+    """Wait for the pods, then ask them. Returns the calls that no pod will ever answer, and why.
 
-    driver: Driver
-    recorded: Recorded
-    scenario: Scenario
-    pods: Sequence[str]
-    is_hurried: bool
-    waits: dict[str, str] = field(default_factory=dict)
+    `recorded` is the run so far. Raises HarnessError where a pod does not start any more.
+    """
+    until_s = time.monotonic() + READY_WITHIN_S
+    while len(driver.ready) < len(pods):
+        if time.monotonic() > until_s:
+            raise HarnessError(f"pods: expected all to be ready again within {READY_WITHIN_S:g} s")
+        driver.turn(time.monotonic() + ROUND_S)
+    moved_s, progress, pause_s = time.monotonic(), None, ROUND_S
+    still_s = HURRIED_S if is_hurried else STILL_S
+    for number in count(1):
+        driver.play(_round(driver, recorded, pods, number))
+        if progress != (progress := recorded.workload.progress(recorded.services)):
+            moved_s, pause_s = time.monotonic(), ROUND_S
+            continue
+        left = recorded.left()
+        is_answered = not driver.unanswered
+        is_clean = not any(map(scenario.is_leaked, left))  # else something may be under way still
+        if is_answered and is_clean and all(map(recorded.workload.is_done, recorded.runs())):
+            break
+        is_short_lived = any(one.left_s is not None and one.left_s < STILL_S for one in left)
+        now_s = time.monotonic()
+        if now_s > moved_s + QUIET_S and is_answered and not is_short_lived:
+            break
+        if now_s > moved_s + still_s:
+            return {} if is_hurried else _never_answered(driver, now_s - still_s)
+        pause_until_s = time.monotonic() + pause_s
+        while time.monotonic() < pause_until_s:
+            driver.turn(pause_until_s)
+        pause_s = min(2 * pause_s, MOST_ROUND_S)
+    return {}
 
-    def come_to_rest(self) -> None:
-        """Wait for the pods, then ask them. Raises HarnessError where a pod does not start any more."""
-        driver, until_s = self.driver, time.monotonic() + READY_WITHIN_S
-        while len(driver.ready) < len(self.pods):
-            if time.monotonic() > until_s:
-                raise HarnessError(f"pods: expected all to be ready again within {READY_WITHIN_S:g} s")
-            driver.turn(time.monotonic() + ROUND_S)
-        self._ask_until_still()
 
-    def _ask_until_still(self) -> None:
-        driver, recorded = self.driver, self.recorded
-        moved_s, progress, pause_s, rounds = time.monotonic(), None, ROUND_S, 0
-        still_s = HURRIED_S if self.is_hurried else STILL_S
-        while True:
-            rounds += 1
-            driver.play(self._round(rounds))
-            if progress != (progress := recorded.workload.progress(recorded.services)):
-                moved_s, pause_s = time.monotonic(), ROUND_S
-                continue
-            left = recorded.left()
-            is_answered = not driver.unanswered
-            is_clean = not any(map(self.scenario.is_leaked, left))  # else something may be under way still
-            if is_answered and is_clean and all(map(recorded.workload.is_done, recorded.runs())):
-                return
-            is_short_lived = any(one.left_s is not None and one.left_s < STILL_S for one in left)
-            now_s = time.monotonic()
-            if now_s > moved_s + QUIET_S and is_answered and not is_short_lived:
-                return
-            if now_s > moved_s + still_s:
-                self.waits |= {} if self.is_hurried else self._never_answered(now_s - still_s)
-                return
-            pause_until_s = time.monotonic() + pause_s
-            while time.monotonic() < pause_until_s:
-                driver.turn(pause_until_s)
-            pause_s = min(2 * pause_s, MOST_ROUND_S)
+def _never_answered(driver: Driver, before_s: float) -> Mapping[str, str]:
+    """Calls that pods which are alive have not answered since then, and why they wait; of equal ones the first."""
+    found: dict[tuple[str, str, str], tuple[str, str]] = {}
+    for one in driver.unanswered.values():
+        if one.since_s < before_s:
+            about = one.pod, one.asked.method, repr(one.asked.told)
+            since_s = time.monotonic() - one.since_s
+            why = f"pod {one.pod}, which is alive and has not answered for {since_s:.0f} s"
+            found.setdefault(about, (one.asked.name, why))
+    return dict(found.values())
 
-    def _never_answered(self, before_s: float) -> Mapping[str, str]:
-        """Calls that pods which are alive have not answered since then, and why they wait; of equal ones the first."""
-        found: dict[tuple[str, str, str], tuple[str, str]] = {}
-        for one in self.driver.unanswered.values():
-            if one.since_s < before_s:
-                about = one.pod, one.asked.method, repr(one.asked.told)
-                since_s = time.monotonic() - one.since_s
-                why = f"pod {one.pod}, which is alive and has not answered for {since_s:.0f} s"
-                found.setdefault(about, (one.asked.name, why))
-        return dict(found.values())
 
-    def _round(self, number: int) -> list[Client]:
-        """One client a pod, which asks one thing after the other."""
-        workload, services = self.recorded.workload, self.recorded.services
-        calls = [CallRecord(one.name, "", one.method, one.told, 0) for one in self.driver.first.values()]
-        known = Run((), calls, services, 0, 0.0, {}, lambda: ())
-        by_pod: dict[str, list[Call]] = {}
-        for place, (pod, call) in enumerate(workload.at_rest(self.pods, known), 1):
-            by_pod.setdefault(pod, []).append(Call(f"rest-{number}-{place}", call.method, call.args))
+def _round(driver: Driver, recorded: Recorded, pods: Sequence[str], number: int) -> list[Client]:
+    """One client a pod, which asks one thing after the other."""
+    calls = [CallRecord(one.name, "", one.method, one.told, 0) for one in driver.first.values()]
+    known = Run((), calls, recorded.services, 0, 0.0, {}, lambda: ())
+    by_pod: dict[str, list[Call]] = {}
+    for place, (pod, call) in enumerate(recorded.workload.at_rest(pods, known), 1):
+        by_pod.setdefault(pod, []).append(Call(f"rest-{number}-{place}", call.method, call.args))
 
-        def client(pod: str, calls: Sequence[Call]) -> Client:
-            for call in calls:
-                yield workload.asked(call, pod)
+    def client(pod: str, calls: Sequence[Call]) -> Client:
+        for call in calls:
+            yield recorded.workload.asked(call, pod)
 
-        return [client(pod, calls) for pod, calls in by_pod.items()]
+    return [client(pod, calls) for pod, calls in by_pod.items()]

@@ -33,7 +33,7 @@ def events_that_show(
 
 def _places_of(recorded: Recorded, scenario: Scenario, finding: Finding, objects: Sequence[KeyVerdict]) -> set[int]:
     for run in recorded.runs():
-        if _is_found(run, scenario, finding):
+        if finding in scenario.checked(run):
             return _places(run, _needed(run, scenario, finding), finding.subject)
     for one in objects:
         if one.key == finding.subject and one.shows:
@@ -41,16 +41,12 @@ def _places_of(recorded: Recorded, scenario: Scenario, finding: Finding, objects
     return set(_named(recorded, finding.subject))
 
 
-def _is_found(run: FiledRun, scenario: Scenario, finding: Finding) -> bool:
-    return finding in scenario.checked(run)
-
-
 def _needed(run: FiledRun, scenario: Scenario, finding: Finding) -> Sequence[CallRecord]:
     """So few calls that none can go: halves are left out first, then ever smaller parts."""
     left = run.left
 
     def shows(calls: Sequence[CallRecord]) -> bool:
-        return _is_found(replace(run, calls=calls, notes={}, _left=lambda: left), scenario, finding)
+        return finding in scenario.checked(replace(run, calls=calls, notes={}, _left=lambda: left))
 
     return fewest(run.calls, shows)
 

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
+from pathlib import Path
 
-from podrace.simulator.history.events import Event, brief
+from podrace.simulator.history.events import Event, brief, write_history
 from podrace.simulator.judge.findings import Finding, Judgement
 
 DECIDING = "▶"
 REDIS = "Redis"
 
 
-def draw(events: Sequence[Event], *, width: int = 118) -> str:
+def draw(events: Sequence[Event], *, width: int = 118, actor: str = "Pod") -> str:
     """The timeline as text of at most `width` columns."""
     pods = list(dict.fromkeys(event["pod"] for event in events if event["pod"] and event["type"] != "time"))
     pod_width = max(8, min(30, (width - 8) * 3 // 5 // max(1, len(pods)) - 2))
     redis_width = max(10, width - 8 - len(pods) * (pod_width + 2))
-    head = [f"{'step':>4}  "] + [f"{'Pod ' + pod:<{pod_width}}  " for pod in pods] + [REDIS]
+    last = REDIS if actor == "Pod" else ""
+    head = [f"{'step':>4}  "] + [f"{f'{actor} {pod}':<{pod_width}}  " for pod in pods] + [last]
     drawn = ["".join(head).rstrip(), "─" * min(width, 8 + len(pods) * (pod_width + 2) + redis_width)]
     for event in events:
         number, mark = event["n"], DECIDING if event.get("deciding") else " "
@@ -36,6 +38,13 @@ def draw(events: Sequence[Event], *, width: int = 118) -> str:
             text = f"{lead}  " + "  ".join(cells) + "  " + (right[row] if row < len(right) else "")
             drawn.append(text.rstrip())
     return "\n".join(drawn)
+
+
+def write(folder: Path, stem: str, events: Sequence[Event], sentence: str, more: str = "") -> None:
+    """Write what shows a violation: as text, and as the history of which reports draw a picture."""
+    text = f"{draw(events)}\n\n{sentence}\n{more}"
+    (folder / f"{stem}.txt").write_text(text, encoding="utf-8", errors="backslashreplace")
+    write_history(folder / f"{stem}.history.jsonl", events)
 
 
 def sentence(events: Sequence[Event], judgement: Judgement) -> str:
@@ -57,19 +66,16 @@ def _why(events: Sequence[Event], finding: Finding) -> str:
             last = raised[-1]
             return f"{last['actor']} ended in {brief(last['error'])} (step {last['n']})"
         return ""
-    if finding.kind == "duplicated":
-        text = _text_of(events, finding.subject)
-        sent = [event for event in events if text and _is_done(event) and text in event["what"]]
-        return "sent by " + " and ".join(f"{e['actor']} (step {e['n']})" for e in sent) if len(sent) > 1 else ""
-    if finding.kind == "lost":
-        died = [event for event in events if event["marks"] == "kill"]
-        text = _text_of(events, finding.subject)
-        sent = [event for event in events if text and _is_done(event) and text in event["what"]]
-        if sent:
-            return f"{sent[0]['actor']} sent the message without it (step {sent[0]['n']})"
-        if died:
-            return f"pod {died[-1]['pod']} was killed (step {died[-1]['n']})"
-    return ""
+    if finding.kind not in ("duplicated", "lost"):
+        return ""
+    text = _text_of(events, finding.subject)
+    sent = [event for event in events if text and _is_done(event) and text in event["what"]]
+    if finding.kind == "duplicated" and len(sent) > 1:
+        return "sent by " + " and ".join(f"{e['actor']} (step {e['n']})" for e in sent)
+    if finding.kind == "lost" and sent:
+        return f"{sent[0]['actor']} sent the message without it (step {sent[0]['n']})"
+    died = [event for event in events if event["marks"] == "kill"]
+    return f"pod {died[-1]['pod']} was killed (step {died[-1]['n']})" if finding.kind == "lost" and died else ""
 
 
 def _text_of(events: Sequence[Event], subject: str) -> str:

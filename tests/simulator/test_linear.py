@@ -257,7 +257,8 @@ def test_a_file_is_judged_and_its_exit_code_says_how(
     assert result.exit_code == code
     assert word in result.output
     if code == 1:
-        assert "process 1  read 3" in result.output
+        assert "Process 1" in result.output
+        assert "→ 3" in result.output
         assert "write 4" not in result.output
 
 
@@ -285,7 +286,7 @@ def test_a_violation_is_drawn_and_where_that_cannot_be_it_is_told_all_the_same(
     (tmp_path / "elsewhere/runs").write_text("no folder")
     result = run_check(path, "--model", "register")
     assert result.exit_code == 1
-    assert "process c" in result.stdout
+    assert "Process c" in result.stdout
     assert "podrace: no picture: run folder runs/" in result.stderr
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from podrace.simulator.app import show, timeline
 from podrace.simulator.errors import PodraceError, UsageError
 from podrace.simulator.history.events import Event
 
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 
 EXIT_CODES = {"holds": 0, "violated": 1, "inconclusive": 3}
 SHOWN_KEYS = 10
-WIDTH = 60
 
 
 def check_history(file: Path, model: str, *, states: int, as_json: bool) -> int:
@@ -57,7 +57,7 @@ def _draw(violated: Sequence[KeyVerdict], title: str) -> Mapping[Hashable, Path]
     """Draw what shows each violation, in a run folder: the files by key. That it cannot be written is said, no more."""
     if not violated:
         return {}
-    from podrace.reports.timeline import timeline
+    from podrace.reports.timeline import timeline as drawn_as_svg
     from podrace.simulator.app.runs import run_folder
 
     drawn = {}
@@ -65,7 +65,9 @@ def _draw(violated: Sequence[KeyVerdict], title: str) -> Mapping[Hashable, Path]
         with run_folder(None, "check") as folder:
             for number, one in enumerate(violated, 1):
                 sentence = f"{_headline(one).removesuffix(':')}."
-                picture = timeline(as_events(one.shows), title=title, sentence=sentence, alone=True, actor="Process")
+                picture = drawn_as_svg(
+                    as_events(one.shows), title=title, sentence=sentence, alone=True, actor="Process"
+                )
                 drawn[one.key] = folder / f"violation-{number}.svg"
                 drawn[one.key].write_text(picture, encoding="utf-8")
     except (PodraceError, OSError) as error:
@@ -78,7 +80,8 @@ def as_events(shows: Sequence[Operation]) -> list[Event]:
     """Operations as the events of a history that can be drawn: numbered by their places in real time."""
     events: list[Event] = []
     for number, one in enumerate(shows):
-        common = {"actor": _shown(one.process).replace(".", "·"), "call": number, "redis": "", "marks": ""}
+        process = _shown(one.process).replace(".", "·")
+        common = {"actor": process, "pod": process, "line": "", "call": number, "redis": "", "marks": ""}
         begins, ends = ("read", _shown(one.value)) if one.f == "read" else (operation_in_words(one), "done")
         events.append(common | {"n": one.began, "type": "invoke", "says": begins})
         if one.ended is not None:
@@ -87,33 +90,16 @@ def as_events(shows: Sequence[Operation]) -> list[Event]:
 
 
 def as_text(one: KeyVerdict) -> str:
-    """A verdict, and the operations that show a violation as bars in real time."""
+    """A verdict, and the operations that show a violation in the order in which they began and ended."""
     if one.verdict == "inconclusive":
         return f"key {_shown(one.key)}: inconclusive: {one.states} states looked at; more with --states"
     if not one.shows:
         return f"key {_shown(one.key)}: {one.verdict}"
-    return "\n".join([_headline(one), *bars(one.shows)])
+    return f"{_headline(one)}\n{timeline.draw(as_events(one.shows), width=show.width(), actor='Process')}"
 
 
 def _headline(one: KeyVerdict) -> str:
     return f"key {_shown(one.key)}: violated: no order explains these {len(one.shows)} of its operations:"
-
-
-def bars(shows: Sequence[Operation]) -> list[str]:
-    """One line an operation: who, what, when it began and ended. Only the order of begins and ends is to scale."""
-    places = sorted({place for one in shows for place in (one.began, one.ended) if place is not None})
-    step = max(2, WIDTH // max(1, len(places)))
-    at = {place: number * step for number, place in enumerate(places)}
-    names, operations = [f"process {_shown(one.process)}" for one in shows], [operation_in_words(one) for one in shows]
-    width, name_width, operation_width = len(places) * step + 1, max(map(len, names)), max(map(len, operations))
-    lines = []
-    for one, name, operation in zip(shows, names, operations, strict=True):
-        start = at[one.began]
-        end = len(places) * step if one.ended is None else at[one.ended]
-        bar = " " * start + "├" + "─" * (end - start - 1) + ("┄" if one.ended is None else "┤")
-        until = "…" if one.ended is None else str(one.ended)
-        lines.append(f"  {name:<{name_width}}  {operation:<{operation_width}}  {bar:<{width}}  {one.began}–{until}")
-    return lines
 
 
 def operation_in_words(one: Operation) -> str:

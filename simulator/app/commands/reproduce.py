@@ -7,7 +7,6 @@ import tempfile
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -69,10 +68,15 @@ def reproduce(pods: int, uploads: int, images: Path | None, seed: int, run: Run)
         events = ({"target": name} | event for name, history in histories.items() for event in history)
         write_history(folder / "history.jsonl", events)
         timelines = {name: moments.moments(history) for name, history in histories.items()}
-        judgements = {name: one.judgement for name, one in found.items()}
-        with (folder / "timelines.txt").open("w", encoding="utf-8") as file:
-            moments.print_timelines(timelines, judgements, file=file)
-        shown = partial(moments.print_timelines, timelines, judgements)
+        lines = [moments.summary_line(name, one.judgement) for name, one in found.items()]
+        text = "\n".join([moments.draw(timelines, width=100), "", *lines, ""])
+        (folder / "timelines.txt").write_text(text, encoding="utf-8")
+
+        def shown() -> None:
+            click.echo(moments.draw(timelines, width=show.width()) + "\n")
+            for line in lines:
+                click.secho(line, fg="red" if "LOST" in line else "green")
+
         conclude(run, folder, server.info, seed, _cells(found, pods), shown)
 
 

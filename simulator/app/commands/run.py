@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from podrace.simulator.app import show
+from podrace.simulator.app import show, timeline
 from podrace.simulator.app.commands.explore import campaign
 from podrace.simulator.app.conclude import conclude
 from podrace.simulator.app.names import named_target, named_workload
@@ -170,5 +170,5 @@ def _summary(found: FreeRun) -> list[str]:
     if len(sentences) > SHOWN:
         lines.append(f"  and {len(sentences) - SHOWN} more")
     if found.shown:
-        lines += ["", found.drawn(width=show.width()), "", cell.sentence]
+        lines += ["", timeline.draw(found.shown, width=show.width()), "", cell.sentence]
     return lines
