@@ -33,20 +33,6 @@ POLL_S = 0.003
 UPLOAD_WITHIN_S = 60.0
 
 
-class _Kept:
-    """A history that is kept in memory."""
-
-    def __init__(self) -> None:
-        self.events: list[Event] = []
-        self.epoch_s = time.monotonic()
-
-    def note(self, event: Event) -> None:
-        self.events.append({"t_ms": round((time.monotonic() - self.epoch_s) * 1000, 3)} | event)
-
-    def flush(self) -> None:
-        """Nothing is buffered."""
-
-
 @dataclass(frozen=True)
 class Reproduced:
     """What one target did with the workload: its history, the judgement of it, and how long the run took."""
@@ -72,8 +58,16 @@ class Reproduction:
     pods: int = 2
     seed: int = 7
     progress: Callable[[int], None] = lambda steps: None
-    _kept: _Kept = field(default_factory=_Kept, init=False)
+    _events: list[Event] = field(default_factory=list, init=False)
+    _epoch_s: float = field(default_factory=time.monotonic, init=False)
     _placeholders: dict[int, Any] = field(default_factory=dict, init=False)
+
+    def note(self, event: Event) -> None:
+        """Take note of an event, as the driver's journal."""
+        self._events.append({"t_ms": round((time.monotonic() - self._epoch_s) * 1000, 3)} | event)
+
+    def flush(self) -> None:
+        """Nothing is buffered."""
 
     def run(self) -> Reproduced:
         """Run every upload through the fleet and judge the history. Raises HarnessError where a pod dies."""
@@ -89,7 +83,7 @@ class Reproduction:
                 "memory": {"path": str(ledger_path)},
             },
             seed=self.seed,
-            epoch_s=self._kept.epoch_s,
+            epoch_s=self._epoch_s,
             options={"absorb_limit": 1, "compress": False},
         )
         specs = [replace(spec, name=pod_name(index)) for index in range(self.pods)]
@@ -97,16 +91,16 @@ class Reproduction:
         client = connect(self.server.url)
         probe = Probe(client, own=False)
         try:
-            with Driver(specs, self._kept, choose=min, on_event=self._arrived, patience_s=ANSWER_WITHIN_S) as driver:
+            with Driver(specs, self, choose=min, on_event=self._arrived, patience_s=ANSWER_WITHIN_S) as driver:
                 self._drive(driver, client, probe)
-            events = _without_polls(self._kept.events)
+            events = _without_polls(self._events)
             judgement = self._judge(events, ledger)
         finally:
             ledger.close()
             delete_prefix(client, self.server.prefix)
             probe.close()
         events.sort(key=lambda event: event["t_ms"])
-        return Reproduced(events, judgement, time.monotonic() - self._kept.epoch_s)
+        return Reproduced(events, judgement, time.monotonic() - self._epoch_s)
 
     def _judge(self, events: Sequence[Event], ledger: Any) -> Judgement:
         """What became of the messages, by the checks of the workload."""
@@ -117,7 +111,7 @@ class Reproduction:
     def _arrived(self, event: Event) -> None:
         step = Step(*event["step"])
         sentence = {"says": UPLOADS.says(*step.args)} if step.kind == "service" else {}
-        self._kept.events.append(event | sentence | {"step": step})
+        self._events.append(event | sentence | {"step": step})
 
     def _drive(self, driver: Driver, client: redis.Redis, probe: Probe) -> None:
         """In rounds of one message a pod: no upload waits behind another, so that only the bug is seen."""
@@ -169,7 +163,7 @@ class Reproduction:
         keys = sorted(map(plain, client.scan_iter(match=f"{self.server.prefix}*", count=1000)))
         told = [shorten(plain(value), 2000) for value in probe.values(keys)]
         names = [key.removeprefix(self.server.prefix) for key in keys]
-        self._kept.note({"type": "snapshot", "moment": moment, "keys": dict(zip(names, told, strict=True))})
+        self.note({"type": "snapshot", "moment": moment, "keys": dict(zip(names, told, strict=True))})
 
 
 def _answered(result: Result) -> Result:

@@ -16,29 +16,20 @@ if TYPE_CHECKING:
 _NAMES = {1: "standard output", 2: "standard error"}
 
 
-class _Outlet(io.RawIOBase):
+class _Outlet(io.FileIO):
     """Writes to a descriptor. Once the reader has closed the pipe, output is dropped: that changes no verdict."""
-
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
 
     def write(self, data: ReadableBuffer, /) -> int:
         try:
-            return os.write(self._descriptor, data)
+            return super().write(data)
         except OSError as error:
-            _to_nowhere(self._descriptor)
+            _to_nowhere(self.fileno())
             if not isinstance(error, BrokenPipeError):
-                raise HarnessError(f"{_NAMES[self._descriptor]}: {error.strerror}") from error
+                raise HarnessError(f"{_NAMES[self.fileno()]}: {error.strerror}") from error
             return memoryview(data).nbytes
 
-    def fileno(self) -> int:
-        return self._descriptor
-
-    def isatty(self) -> bool:
-        return os.isatty(self._descriptor)
-
-    def writable(self) -> bool:
-        return True
+    def seekable(self) -> bool:
+        return False  # others write to the same descriptor
 
 
 class _AsciiText(io.TextIOWrapper):
@@ -72,7 +63,7 @@ def _robust(stream: object, descriptor: int) -> io.TextIOWrapper:
     encoding = codecs.lookup(stream.encoding).name if stream else "utf-8"
     make = _AsciiText if encoding == "ascii" else io.TextIOWrapper
     return make(
-        io.BufferedWriter(_Outlet(descriptor)),
+        io.BufferedWriter(_Outlet(descriptor, "w", closefd=False)),
         encoding="latin-1" if encoding == "ascii" else encoding,
         errors="replace",  # a terminal without UTF-8 is not a reason to fail
         line_buffering=stream is not None and (stream.line_buffering or stream.write_through),

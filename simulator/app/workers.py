@@ -10,10 +10,10 @@ import os
 import signal
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from concurrent.futures import Executor, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache, partial
 from multiprocessing import get_context, parent_process
 from multiprocessing.queues import SimpleQueue
@@ -30,15 +30,6 @@ from podrace.simulator.fleets.processes import without_interrupts
 from podrace.simulator.interrupts import Interrupted
 from podrace.simulator.search.ahead import Submit
 from podrace.simulator.servers.connection import Server
-
-
-@dataclass(frozen=True)
-class Done:
-    """A cell, and the files that it left by their names."""
-
-    cell: Cell
-    files: dict[str, bytes]
-
 
 Progress = Callable[[Job, int], None]
 """Told of a job and how many schedules of it were run."""
@@ -78,22 +69,22 @@ def explore_there(jobs: Sequence[Job], executor: Executor, folder: Path) -> Iter
     Raises HarnessError where a worker dies.
     """
     with without_interrupts():  # Ctrl-C during a worker's start would print a traceback
-        futures: list[Future[Done]] = [executor.submit(explore_apart, job) for job in jobs]
+        futures = [executor.submit(explore_apart, job) for job in jobs]
     for job, future in zip(jobs, futures, strict=True):
         try:
-            done = future.result()
+            cell, files = future.result()
         except BrokenProcessPool as error:
             raise HarnessError(f"a worker died while {job.target} in {job.scenario} was explored") from error
-        for name, content in done.files.items():
+        for name, content in files.items():
             (folder / name).parent.mkdir(exist_ok=True)
             with (folder / name).open("ab" if name == show.OUTPUT else "wb") as file:
                 file.write(content)
-        path = done.cell.counterexample
-        yield replace(done.cell, counterexample=str(folder / path)) if path else done.cell
+        path = cell.counterexample
+        yield replace(cell, counterexample=str(folder / path)) if path else cell
 
 
-def explore_apart(job: Job) -> Done:
-    """What a worker does: explore a cell on a server of its own, and send back what it left."""
+def explore_apart(job: Job) -> tuple[Cell, dict[str, bytes]]:
+    """What a worker does: explore a cell on a server of its own. Returns it with the files that it left, by name."""
     with tempfile.TemporaryDirectory(prefix="podrace-cell-", dir=guarded.folder()) as temporary:
         folder = Path(temporary)
         with show.kept_apart() as apart:
@@ -102,7 +93,7 @@ def explore_apart(job: Job) -> Done:
         if cell.counterexample:
             cell = replace(cell, counterexample=Path(cell.counterexample).name)
         files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
-        return Done(cell, {str(path.relative_to(folder)): path.read_bytes() for path in files})
+        return cell, {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
 @contextmanager

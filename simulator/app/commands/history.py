@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
+from podrace.reports.timeline import timeline as picture_of
 from podrace.simulator.app import show, timeline
+from podrace.simulator.app.runs import run_folder
 from podrace.simulator.errors import PodraceError, UsageError
 from podrace.simulator.history.events import Event
-
-if TYPE_CHECKING:
-    from podrace.simulator.judge.linear import KeyVerdict, Operation
+from podrace.simulator.judge import linear
+from podrace.simulator.judge.linear import KeyVerdict, Operation
+from podrace.simulator.judge.operations import read_operations
 
 EXIT_CODES = {"holds": 0, "violated": 1, "inconclusive": 3}
 SHOWN_KEYS = 10
@@ -25,9 +28,6 @@ def check_history(file: Path, model: str, *, states: int, as_json: bool) -> int:
 
     These are drawn too. Raises UsageError, with the line, for a file that holds no such history.
     """
-    from podrace.simulator.judge import linear
-    from podrace.simulator.judge.operations import read_operations
-
     meant = linear.MODELS[model]
     if not file.is_file():
         raise UsageError(f"history {file}: expected a file, found none")
@@ -40,36 +40,38 @@ def check_history(file: Path, model: str, *, states: int, as_json: bool) -> int:
         raise UsageError(f"history {file}: expected operations, found none: of nothing nothing is known")
     verdicts = linear.check(histories, meant, states_a_key=states)
     overall = linear.overall(verdicts)
-    drawn = _draw([one for one in verdicts if one.shows][:SHOWN_KEYS], f"{file.name}: {model}, a lane a process")
+    counts = {word: sum(one.verdict == word for one in verdicts) for word in EXIT_CODES}
+    found = [one for one in verdicts if one.verdict != "holds"]
+    drawn = _draw([one for one in found if one.shows][:SHOWN_KEYS], f"{file.name}: {model}, a lane a process")
     if as_json:
-        click.echo(json.dumps(_document(model, overall, verdicts, drawn), indent=2, ensure_ascii=False))
+        keys = [
+            asdict(one) | {"shows": [shown._asdict() for shown in one.shows], "picture": drawn.get(one.key, "")}
+            for one in found
+        ]
+        document = {"version": 1, "command": "check", "model": model, "verdict": overall, "counts": counts}
+        click.echo(json.dumps(document | {"keys": keys}, indent=2, ensure_ascii=False))
     else:
-        for one in [one for one in verdicts if one.verdict != "holds"][:SHOWN_KEYS]:
+        for one in found[:SHOWN_KEYS]:
             picture = f"\npicture: {drawn[one.key]}" if one.key in drawn else ""
             click.echo(f"{as_text(one)}{picture}\n")
-        counts = [f"{sum(one.verdict == word for one in verdicts)} {word}" for word in EXIT_CODES]
+        told = ", ".join(f"{count} {word}" for word, count in counts.items())
         total = sum(one.operations for one in verdicts)
-        click.echo(f"{overall}: {len(verdicts)} keys, {total} operations: {', '.join(counts)}")
+        click.echo(f"{overall}: {len(verdicts)} keys, {total} operations: {told}")
     return EXIT_CODES[overall]
 
 
-def _draw(violated: Sequence[KeyVerdict], title: str) -> Mapping[Hashable, Path]:
+def _draw(violated: Sequence[KeyVerdict], title: str) -> Mapping[Hashable, str]:
     """Draw what shows each violation, in a run folder: the files by key. That it cannot be written is said, no more."""
-    if not violated:
-        return {}
-    from podrace.reports.timeline import timeline as drawn_as_svg
-    from podrace.simulator.app.runs import run_folder
-
     drawn = {}
     try:
-        with run_folder(None, "check") as folder:
-            for number, one in enumerate(violated, 1):
-                sentence = f"{_headline(one).removesuffix(':')}."
-                picture = drawn_as_svg(
-                    as_events(one.shows), title=title, sentence=sentence, alone=True, actor="Process"
-                )
-                drawn[one.key] = folder / f"violation-{number}.svg"
-                drawn[one.key].write_text(picture, encoding="utf-8")
+        if violated:
+            with run_folder(None, "check") as folder:
+                for number, one in enumerate(violated, 1):
+                    sentence = f"{_headline(one).removesuffix(':')}."
+                    svg = picture_of(as_events(one.shows), title=title, sentence=sentence, alone=True, actor="Process")
+                    path = folder / f"violation-{number}.svg"
+                    path.write_text(svg, encoding="utf-8")
+                    drawn[one.key] = str(path)
     except (PodraceError, OSError) as error:
         click.echo(f"podrace: no picture: {error}", err=True)
         return {}
@@ -93,8 +95,6 @@ def as_text(one: KeyVerdict) -> str:
     """A verdict, and the operations that show a violation in the order in which they began and ended."""
     if one.verdict == "inconclusive":
         return f"key {_shown(one.key)}: inconclusive: {one.states} states looked at; more with --states"
-    if not one.shows:
-        return f"key {_shown(one.key)}: {one.verdict}"
     return f"{_headline(one)}\n{timeline.draw(as_events(one.shows), width=show.width(), actor='Process')}"
 
 
@@ -111,22 +111,3 @@ def operation_in_words(one: Operation) -> str:
 
 def _shown(value: Any) -> str:
     return "null" if value is None else str(value)
-
-
-def _document(
-    model: str, overall: str, verdicts: Sequence[KeyVerdict], drawn: Mapping[Hashable, Path]
-) -> dict[str, Any]:
-    keys = [
-        {
-            "key": one.key,
-            "verdict": one.verdict,
-            "operations": one.operations,
-            "states": one.states,
-            "shows": [shown._asdict() for shown in one.shows],
-            "picture": str(drawn[one.key]) if one.key in drawn else "",
-        }
-        for one in verdicts
-        if one.verdict != "holds"
-    ]
-    counts = {word: sum(one.verdict == word for one in verdicts) for word in EXIT_CODES}
-    return {"version": 1, "command": "check", "model": model, "verdict": overall, "counts": counts, "keys": keys}
