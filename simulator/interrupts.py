@@ -20,12 +20,12 @@ class Interrupted(KeyboardInterrupt):
         self.exit_code = 128 + number
 
 
-def _raise(error: BaseException) -> NoReturn:
+def raise_here(error: BaseException) -> NoReturn:
     raise error
 
 
 @contextmanager
-def ctrl_c_as_interrupted(raise_it: Callable[[BaseException], NoReturn] = _raise) -> Iterator[None]:
+def ctrl_c_as_interrupted(raise_it: Callable[[BaseException], NoReturn] = raise_here) -> Iterator[None]:
     """Meanwhile Ctrl-C raises Interrupted, by `raise_it`. For callers from Python; the command always does so.
 
     Python's own handler raises a plain KeyboardInterrupt. A handler that somebody else has installed stays.

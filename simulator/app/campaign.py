@@ -73,7 +73,8 @@ def explore_cell(
             with led(lab, lambda: (lab.moves(), explorer.taken), bounds) as places:
                 ahead = Ahead(partial(helpers, lab.folder), lab.table, lambda: not places) if helpers else None
                 found = explorer.explore(ahead)
-            notes = [*lab.notes(), *_printed(places)]
+            why = "left out here, as every schedule would print it"
+            notes = [*lab.notes(), *(f"the target prints, at {place}: {why}" for place in places)]
             path, sentence = _write(lab, target, found, seed=seed, folder=folder)
     except TargetError as error:
         return replace(cell, note=str(error))
@@ -91,10 +92,6 @@ def explore_cell(
     if found.verdict in (HOLDS, VIOLATED) and on_processes:
         return _confirm(cell, found, server, target, scenario, seed=seed)
     return cell
-
-
-def _printed(places: list[str]) -> list[str]:
-    return [f"the target prints, at {place}: left out here, as every schedule would print it" for place in places]
 
 
 def _confirm(

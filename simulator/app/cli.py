@@ -16,7 +16,7 @@ from podrace.simulator.app.commands.replay import replay
 from podrace.simulator.app.commands.report import bench_compare, report
 from podrace.simulator.app.commands.reproduce import reproduce
 from podrace.simulator.app.commands.run import run
-from podrace.simulator.app.endings import Endings
+from podrace.simulator.app.endings import endings
 from podrace.simulator.errors import HarnessError, PodraceError
 from podrace.simulator.interrupts import Interrupted
 
@@ -42,7 +42,7 @@ for _command in COMMANDS:
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command and exit. Errors become one line, and the exit code that says whose fault it was."""
     streams.make_robust()
-    with Endings():
+    with endings():
         try:
             code = _run(arguments)
             sys.stdout.flush()

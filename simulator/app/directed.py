@@ -5,7 +5,6 @@ To add one, add an entry to DIRECTED.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,7 +14,7 @@ from podrace.simulator.app.free_run import FreeRun, Plan, run_free
 from podrace.simulator.app.names import TARGETS, NamedTarget
 from podrace.simulator.app.runs import unjudged
 from podrace.simulator.errors import TargetError, UsageError
-from podrace.simulator.fleets import chaos, guarded
+from podrace.simulator.fleets import chaos
 from podrace.simulator.judge.findings import HOLDS, NOT_APPLICABLE, VIOLATED
 from podrace.simulator.scenarios.upload_clients import FREE_UPLOADS, FreeUploads
 from podrace.simulator.servers.connection import open_server
@@ -179,11 +178,8 @@ def run_directed(one: Directed, target: NamedTarget, folder: Path, *, seed: int)
     )
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        with (
-            tempfile.TemporaryDirectory(prefix="run-", dir=guarded.folder()) as work,
-            open_server(None, one.config) as server,
-        ):
-            whole = run_free(cell, plan, one.workload, server, folder, Path(work))
+        with open_server(None, one.config) as server:
+            whole = run_free(cell, plan, one.workload, server, folder)
     except TargetError as error:
         if one.keeps or "NotDurableError" not in str(error):
             raise

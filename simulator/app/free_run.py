@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import MappingProxyType
 from typing import Any
 
@@ -19,6 +20,7 @@ from podrace.simulator.app.runs import Cell, stem_of, write_json
 from podrace.simulator.app.show import OUTPUT
 from podrace.simulator.app.smallest import events_that_show
 from podrace.simulator.errors import UsageError
+from podrace.simulator.fleets import guarded
 from podrace.simulator.fleets.chaos import LEASE_S, Chaos, Fault, World, draw
 from podrace.simulator.fleets.driver import Driver
 from podrace.simulator.fleets.free import Journal, pod_name
@@ -106,17 +108,13 @@ def run_free(
     workload: Workload,
     server: Server,
     folder: Path,
-    work: Path,
     watch: Callable[[str], None] = lambda line: None,
 ) -> FreeRun:
     """Run what a cell stands for, and judge it. Ctrl-C ends it: inconclusive.
 
-    The history, and the run over time, go into `folder`, pictures and sockets into `work`.
-
-    Raises UsageError where a fault would break a server that is not ours.
+    The history, and the run over time, go into `folder`. Raises UsageError where a fault would break a server that is
+    not ours.
     """
-    workload = workload.prepare_clients(work)
-    services = workload.services(time.time, {})
     names = [pod_name(number) for number in range(plan.pods)]
     touched = sorted(name for name, fault in plan.faults.items() if fault.on in ("server", "network"))
     if touched and server.embedded is None:
@@ -126,6 +124,9 @@ def run_free(
     journal = Journal(folder / HISTORY, time.monotonic())
     with ExitStack() as stack:
         stack.callback(journal.close)
+        work = Path(stack.enter_context(TemporaryDirectory(prefix="run-", dir=guarded.folder())))
+        workload = workload.prepare_clients(work)
+        services = workload.services(time.time, {})
         proxy = replica = None
         if "failover" in plan.faults:
             assert server.embedded is not None
@@ -149,7 +150,8 @@ def run_free(
         world = World(driver, server.embedded, proxy, replica, random.Random(f"{plan.seed} faults"))
         strikes = draw([*plan.faults.values()], names, seed=plan.seed, duration_s=plan.duration_s)
         journal.epoch_s = time.monotonic()
-        recorded = Recorded(path=folder / HISTORY, workload=workload, services=services, left=_left(server), work=work)
+        left = partial(_left, server)
+        recorded = Recorded(path=folder / HISTORY, workload=workload, services=services, left=left, work=work)
         running = _Running(cell, plan, recorded, driver, Chaos(world, strikes), names, watch)
         stack.enter_context(quiet_collector())
         return running.run()
@@ -322,18 +324,15 @@ class _Running:
         return FreeRun(cell, shown, self.interrupted, since)
 
 
-def _left(server: Server) -> Callable[[], Sequence[Left]]:
-    def left() -> Sequence[Left]:
-        probe = Probe(connect(server.url), own=False)
-        try:
-            keys = probe.under(server.prefix)
-            ends_ms, now_ms = probe.ends(keys)
-            return [
-                Left(key.removeprefix(server.prefix), value, None if end_ms < 0 else (end_ms - now_ms) / 1000)
-                for key, value, end_ms in zip(keys, probe.values(keys), ends_ms, strict=True)
-                if end_ms != GONE
-            ]
-        finally:
-            probe.close()
-
-    return left
+def _left(server: Server) -> Sequence[Left]:
+    probe = Probe(connect(server.url), own=False)
+    try:
+        keys = probe.under(server.prefix)
+        ends_ms, now_ms = probe.ends(keys)
+        return [
+            Left(key.removeprefix(server.prefix), value, None if end_ms < 0 else (end_ms - now_ms) / 1000)
+            for key, value, end_ms in zip(keys, probe.values(keys), ends_ms, strict=True)
+            if end_ms != GONE
+        ]
+    finally:
+        probe.close()

@@ -34,7 +34,6 @@ _MARKER = (
 
 STACK = pytest.StashKey[ExitStack]()
 SERVER = pytest.StashKey["Server"]()
-CELL = pytest.StashKey["Cell"]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -74,7 +73,7 @@ def podrace_cell(request: pytest.FixtureRequest) -> Cell:
         pytest.fail(
             "podrace_cell: expected a test that @pytest.mark.podrace(target=…, scenario=…) marks", pytrace=False
         )
-    return _explored(request.node, marker)
+    return _explore(request.node, **_asked(marker))
 
 
 @pytest.fixture
@@ -121,7 +120,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> None:
     marker = pyfuncitem.get_closest_marker("podrace")
     if marker is None:
         return
-    cell = _explored(pyfuncitem, marker)
+    cell: Any = pyfuncitem.funcargs.get("podrace_cell") or _explore(pyfuncitem, **_asked(marker))
     if cell.verdict == "not-applicable":
         pytest.skip(f"–: {cell.note}")
     if cell.verdict != "holds":
@@ -147,12 +146,6 @@ def _asked(marker: pytest.Mark) -> dict[str, Any]:
         got = f"got {wrong[0]}=" if wrong else "got positional arguments" if marker.args else "one of them is missing"
         pytest.fail(f"@pytest.mark.podrace: expected target=… and scenario=… by name, {got}", pytrace=False)
     return dict(marker.kwargs)
-
-
-def _explored(item: Any, marker: pytest.Mark) -> Cell:
-    if CELL not in item.stash:
-        item.stash[CELL] = _explore(item, **_asked(marker))
-    return item.stash[CELL]  # type: ignore[no-any-return]
 
 
 def _explore(item: Any, target: Any, scenario: Any, *, budget_s: float = 60.0, seed: int = 7, **bounds: Any) -> Cell:

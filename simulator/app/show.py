@@ -47,7 +47,7 @@ def matrix(cells: Sequence[Cell]) -> None:
         mark = {True: "", False: " (unexpected)"}
         texts = [Text(cell.words + mark[cell.is_expected], style=_style(cell)) for cell in cells_of_row]
         table.add_row(Text(str(cells_of_row[0].row or "")), Text(scenario), *texts)
-    out = console()
+    out = _console(width=width())
     out.print(table)
     for cell in cells:
         if cell.note and (cell.verdict == "inconclusive" or not cell.is_expected):
@@ -194,11 +194,6 @@ def width() -> int:
         return max(LEAST_COLUMNS, os.get_terminal_size(sys.stdout.fileno()).columns)
     except (OSError, ValueError):
         return FILE_COLUMNS
-
-
-def console() -> Console:
-    """A rich console on standard output with that width."""
-    return _console(width=width())
 
 
 def _console(**options: Any) -> Console:

@@ -59,7 +59,7 @@ folder, messages = Path(sys.argv[1]), int(sys.argv[2])
 plan = Plan(target=TARGETS["shared"], pods=8, users=50, messages=messages)
 with open_server(None) as server:
     cell = Cell("shared", "run", "free", "", "holds", {})
-    found = run_free(cell, plan, FREE_UPLOADS, server, folder, folder).cell
+    found = run_free(cell, plan, FREE_UPLOADS, server, folder).cell
 status = Path("/proc/self/status").read_text()  # ru_maxrss is what the parent had, where that was more
 print(status.partition("VmHWM:")[2].split()[0], found.details["operations"])
 """
@@ -87,7 +87,7 @@ def fleet_s(folder: Path, messages: int) -> tuple[float, Mapping[str, int]]:
     plan = Plan(target=TARGETS["shared"].path, pods=PODS, users=USERS, messages=messages)
     with open_server(None) as server:
         workload = Counted(url=server.url)
-        found = run_free(Cell("shared", "run", "free", "", "holds", {}), plan, workload, server, folder, folder).cell
+        found = run_free(Cell("shared", "run", "free", "", "holds", {}), plan, workload, server, folder).cell
     assert found.verdict == "holds"
     return found.details["busy_s"], workload.sent
 

@@ -7,7 +7,6 @@ import signal
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 from xml.etree import ElementTree
 
@@ -38,9 +37,9 @@ def run(
     """`operations`: on a machine on which fewer are done in the time, there is twice the time for them, three times."""
     plan = {"pods": 4, "users": 20, "messages": 200, "duration_s": 2.0, "seed": 1, **plan}
     for _ in range(4):
-        with open_server(None, PERSISTENCE[persistence]) as server, TemporaryDirectory(dir=tmp_path) as work:
+        with open_server(None, PERSISTENCE[persistence]) as server:
             wanted = Plan(target=TARGETS[target], faults=named(faults), **plan)
-            found = run_free(CELL, wanted, FREE_UPLOADS, server, tmp_path, Path(work))
+            found = run_free(CELL, wanted, FREE_UPLOADS, server, tmp_path)
         if found.cell.details["operations"] >= operations:
             break
         plan["duration_s"] *= 2
@@ -89,7 +88,7 @@ def test_a_foreign_server_is_not_broken(tmp_path: Path, run_server: Server) -> N
     foreign = Server(url=run_server.url, info=run_server.info, prefix="x:")
     plan = Plan(target=TARGETS["shared"], pods=1, users=1, messages=1, faults=named(["server-full"]))
     with pytest.raises(UsageError, match="fault server-full: it would break a server that podrace has not started"):
-        run_free(CELL, plan, FREE_UPLOADS, foreign, tmp_path, tmp_path)
+        run_free(CELL, plan, FREE_UPLOADS, foreign, tmp_path)
 
 
 # --- each fault has its effect, and goes again ---
@@ -187,7 +186,7 @@ def test_a_call_that_never_returns_once_all_has_healed_is_stuck(
     monkeypatch.setattr(resting, "STILL_S", 5.0)
     plan = Plan(target="hangs:Pod", pods=2, users=2, messages=20, faults=named(["pause"]), duration_s=0.5)
     with open_server(None) as server:
-        found = run_free(CELL, plan, load_object("hangs:BELLS", noun="workload"), server, tmp_path, tmp_path)
+        found = run_free(CELL, plan, load_object("hangs:BELLS", noun="workload"), server, tmp_path)
     assert found.cell.verdict == "violated"
     (finding,) = found.cell.details["findings"]
     assert (finding["kind"], finding["subject"]) == ("stuck", "rest-1-2")

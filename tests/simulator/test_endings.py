@@ -260,13 +260,13 @@ def test_an_interrupt_that_python_drops_is_sent_again(podrace: Podrace) -> None:
     (podrace.folder / "dropping.py").write_text(
         """
 import signal, threading
-from podrace.simulator.app.endings import Endings, Interrupted
+from podrace.simulator.app.endings import Interrupted, endings
 class Dropped:
     def __del__(self):
         signal.raise_signal(signal.SIGINT)
 signal.signal(signal.SIGINT, signal.default_int_handler)  # it may be ignored, as in a job of a shell
 try:
-    with Endings():
+    with endings():
         Dropped()
         threading.Event().wait(600)
         print("nothing came")
@@ -297,9 +297,9 @@ def test_a_second_signal_ends_a_command_whose_clean_up_hangs(podrace: Podrace, u
     (podrace.folder / "hanging.py").write_text(
         """
 import pathlib, threading
-from podrace.simulator.app.endings import Endings
+from podrace.simulator.app.endings import endings
 try:
-    with Endings():
+    with endings():
         try:
             pathlib.Path("begun").touch()
             threading.Event().wait(30)

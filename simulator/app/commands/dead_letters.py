@@ -55,7 +55,9 @@ def dead_letters(redis_url: str, prefix: str, user: str | None, requeue: str | N
     elif requeue is not None:
         click.echo(f"message {requeue} of user {found[0]['user_id']} waits in its queue again")
     else:
-        _show(found)
+        for letter in found:
+            click.echo(f"{letter['user_id']!r}  {letter['message_id']!r}  {letter['reason']}")
+        click.echo(show.counted(len(found), "dead letter"))
 
 
 def _the_one(found: Sequence[Mapping[str, Any]], message_id: str, user: str | None) -> Mapping[str, Any]:
@@ -70,9 +72,3 @@ def _the_one(found: Sequence[Mapping[str, Any]], message_id: str, user: str | No
         users = ", ".join(repr(letter["user_id"][:60]) for letter in matching[:5])
         raise UsageError(f"--requeue {message_id[:60]!r}: users {users} have one each; say whose with --user")
     return matching[0]
-
-
-def _show(found: Sequence[Mapping[str, Any]]) -> None:
-    for letter in found:
-        click.echo(f"{letter['user_id']!r}  {letter['message_id']!r}  {letter['reason']}")
-    click.echo(show.counted(len(found), "dead letter"))

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping
 from contextlib import ExitStack
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -98,7 +96,7 @@ def _run(
 ) -> None:
     from podrace.simulator.app import free_run, runs
     from podrace.simulator.app.directed import PERSISTENCE
-    from podrace.simulator.fleets import chaos, guarded
+    from podrace.simulator.fleets import chaos
     from podrace.simulator.fleets.processes import warm_up
     from podrace.simulator.servers.connection import open_server
 
@@ -109,20 +107,12 @@ def _run(
         after = named_target(then).path if then else ""
         plan = free_run.Plan(target=target.path, then=after, faults=chosen, duration_s=duration, seed=seed, **sizes)
         warm_up([target.path])
-        work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="run-", dir=guarded.folder())))
         server = stack.enter_context(open_server(run.redis_url, PERSISTENCE[persistence]))
         folder = apart.folder = stack.enter_context(runs.run_folder(run.run_dir, "run"))
-        cell = runs.Cell(
-            target=target.name,
-            scenario="run",
-            fleet="free",
-            verdict="",
-            expected="holds",
-            counts={},
-            what=f"{plan.pods} pods, {plan.users} users, faults: {', '.join(chosen) or 'none'}",
-        )
+        what = f"{plan.pods} pods, {plan.users} users, faults: {', '.join(chosen) or 'none'}"
+        cell = runs.Cell(target.name, "run", "free", "", "holds", {}, what=what)
         with users_errors_as_target_errors(), show.Bar("run", None) as bar:
-            found = free_run.run_free(cell, plan, chosen_workload, server, folder, work, partial(bar.advance, 0))
+            found = free_run.run_free(cell, plan, chosen_workload, server, folder, partial(bar.advance, 0))
     shown = partial(click.echo, "\n".join(_summary(found)))
     found.write_shown(folder)
     conclude(run, folder, server.info, seed, [found.cell], shown, code=found.interrupted)
