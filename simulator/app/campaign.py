@@ -78,6 +78,10 @@ def explore_cell(
             path, sentence = _write(lab, target, found, seed=seed, folder=folder)
     except TargetError as error:
         return replace(cell, note=str(error))
+    reasons = {
+        NOT_APPLICABLE: "the faults of this scenario have nothing to strike in this target",
+        INCONCLUSIVE: f"the budget of {bounds.budget_s:g} s was spent before all schedules were run",
+    }
     cell = replace(
         cell,
         verdict=found.verdict,
@@ -86,7 +90,7 @@ def explore_cell(
         schedules={"run": found.run, "pruned": found.pruned, "complete": found.complete},
         counterexample=str(path) if path else None,
         elapsed_s=round(found.elapsed_s, 3),
-        note="; ".join(filter(None, [_note(found, bounds), *notes])),
+        note="; ".join(filter(None, [reasons.get(found.verdict, ""), *notes])),
         sentence=sentence,
     )
     if found.verdict in (HOLDS, VIOLATED) and on_processes:
@@ -108,25 +112,22 @@ def _confirm(
     What pods of one process share without knowing, such as what is kept by thread, can make either untrue.
     """
     saved = counterexample.load(Path(cell.counterexample)) if cell.counterexample else None
+    unclear = partial(replace, cell, verdict=INCONCLUSIVE, words=INCONCLUSIVE)
     found = "it holds in one process" if saved is None else f"it is violated in one process ({cell.words})"
     try:
         with users_errors_as_target_errors(), lab_for("processes", server, target, scenario, seed=seed) as lab:
             again = replay(lab, saved) if saved else _play(lab, take_default, scenario.retries[0])
     except TargetError as error:
-        return replace(
-            cell, verdict=INCONCLUSIVE, words=INCONCLUSIVE, note=f"{found}, and on processes of its own: {error}"
-        )
+        return unclear(note=f"{found}, and on processes of its own: {error}")
     words = again.judgement.words
     if words != cell.words:
-        why = f"{found}, but on processes of its own: {again.sentence or words}"
-        return replace(cell, verdict=INCONCLUSIVE, words=INCONCLUSIVE, note=why)
+        return unclear(note=f"{found}, but on processes of its own: {again.sentence or words}")
     for name, (type_, _) in explored.endings.items() if saved is None else ():
         ended, reason = again.endings.get(name, ("", ""))
         if ended != type_:
             died = next((event["error"] for event in again.events if event["type"] == "died"), "")
             how = ": ".join(filter(None, [f"ended as `{ended}`" if ended else "never ended", reason or died]))
-            why = f"{found}, but on processes of its own the call {name} {how}"
-            return replace(cell, verdict=INCONCLUSIVE, words=INCONCLUSIVE, note=why)
+            return unclear(note=f"{found}, but on processes of its own the call {name} {how}")
     return cell
 
 
@@ -251,14 +252,6 @@ def _scripts(lab: Lab, events: Sequence[Event]) -> list[tuple[str, str]]:
             if text is not None:
                 found.setdefault(script_name(text), text)
     return list(found.items())
-
-
-def _note(found: Exploration, bounds: Bounds) -> str:
-    if found.verdict == NOT_APPLICABLE:
-        return "the faults of this scenario have nothing to strike in this target"
-    if found.verdict == INCONCLUSIVE:
-        return f"the budget of {bounds.budget_s:g} s was spent before all schedules were run"
-    return ""
 
 
 @contextmanager

@@ -17,7 +17,6 @@ from pydantic.dataclasses import dataclass
 from podrace.simulator.app.runs import read_as
 from podrace.simulator.search.schedule import Decision
 
-VERSION: Literal[2] = 2
 SUFFIX = ".podrace.json"
 MOST_RETRIES = 100
 """No scenario lets a client send a command again more often than this."""
@@ -46,7 +45,7 @@ class SavedSchedule:
     preemptions: NonNegativeInt
     sentence: str
     decisions: tuple[tuple[_Written, _Written, str], ...]
-    version: Literal[2] = VERSION
+    version: Literal[2] = 2
 
     @property
     def schedule(self) -> tuple[Decision, ...]:

@@ -63,14 +63,13 @@ def _screenshot(rng: random.Random) -> bytes:
 
 
 def _load(source: Path) -> list[tuple[bytes, str]]:
+    if not source.exists():
+        raise UsageError(f"images {source}: expected a PNG or JPEG file or a folder of them, nothing is there")
+    paths = [source]
     if source.is_dir():
         paths = sorted(path for path in source.iterdir() if path.suffix.lower() in SUFFIXES)
-        if not paths:
-            raise UsageError(f"images {source}: expected a folder with PNG or JPEG files, found none")
-    elif source.exists():
-        paths = [source]
-    else:
-        raise UsageError(f"images {source}: expected a PNG or JPEG file or a folder of them, nothing is there")
+    if not paths:
+        raise UsageError(f"images {source}: expected a folder with PNG or JPEG files, found none")
     return [(_read(path), path.suffix.lower()) for path in paths]
 
 

@@ -87,10 +87,6 @@ class Recorded:
                 file.seek(0)
                 yield self._run(((int(line[:12]), orjson.loads(line[12:])) for line in file), theirs)
 
-    def whole(self) -> Run:
-        """The run without its calls: what belongs to no owner."""
-        return Run((), (), self.services, self.struck, self.rested_s, self.waits, self.left)
-
     def _share_out(self, files: Sequence[IO[bytes]], share_of: Callable[[str], int]) -> None:
         """Write each line of the history into its share's file, after its number."""
         open_calls: dict[int, int] = {}
@@ -165,7 +161,8 @@ def judged(recorded: Recorded, scenario: Scenario, before: Sequence[Finding] = (
         objects += verdicts
         counts.update(workload.counted(run))
         is_judgeable |= workload.is_judgeable(run)
-    found += scenario.left_behind(recorded.whole(), [*before, *found])
+    of_nobody = Run((), (), recorded.services, recorded.struck, recorded.rested_s, recorded.waits, recorded.left)
+    found += scenario.left_behind(of_nobody, [*before, *found])
     return Judged(by_severity(found), objects, counts, is_judgeable)
 
 

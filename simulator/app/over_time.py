@@ -22,6 +22,7 @@ def over_time(recorded: Recorded, findings: Sequence[Finding], target: str, busy
     ended_s, took_s = array("d"), array("d")
     given_s: dict[str, float] = {}
     faults: list[dict[str, Any]] = []
+    about: dict[tuple[str, str], dict[str, Any]] = {}
     for _, event in recorded.events():
         at_s, event_type = event["t_ms"] / 1000, event["type"]
         if event_type == "rest":
@@ -34,7 +35,12 @@ def over_time(recorded: Recorded, findings: Sequence[Finding], target: str, busy
             ended_s.append(at_s)
             took_s.append(at_s - began.pop(event["call"]))
         elif event_type == "fault":
-            _take_note(faults, event, at_s)
+            name, place = event["fault"], event["actor"]
+            if event["stage"] == "strikes":
+                about[name, place] = {"name": name, "place": place, "from_s": at_s, "until_s": 0.0}
+                faults.append(about[name, place])
+            elif (name, place) in about:
+                about.pop((name, place))["until_s"] = at_s
     last_s = max([busy_s, *ended_s[-1:]])
     width_s = max(LEAST_BIN_S, last_s / BINS)
     lost_s = sorted(given_s[one.subject] for one in findings if one.kind == "lost" and one.subject in given_s)
@@ -48,16 +54,6 @@ def _names(event: Mapping[str, Any]) -> list[str]:
     """The names that a finding may have as its subject: the call's, and those of its images."""
     images = [one["name"] for arg in event["args"] if isinstance(arg, list) for one in arg if "name" in one]
     return [event["name"], *images]
-
-
-def _take_note(faults: list[dict[str, Any]], event: Mapping[str, Any], at_s: float) -> None:
-    if event["stage"] == "strikes":
-        faults.append({"name": event["fault"], "place": event["actor"], "from_s": at_s, "until_s": 0.0})
-        return
-    for fault in reversed(faults):
-        if fault["place"] == event["actor"] and not fault["until_s"]:
-            fault["until_s"] = at_s
-            return
 
 
 def _binned(
