@@ -61,9 +61,9 @@ INSTEAD = {
     "requests": "a service of the workload, as env.NAME",
     "httpx": "a service of the workload, as env.NAME",
     "urllib.request": "a service of the workload, as env.NAME",
+    **dict.fromkeys(("random.Random", "redis.exceptions", "redis.lock", "socket.timeout"), ""),
 }
-"""Functions, or whole modules, that bypass the environment when they are called, and what to use instead."""
-HARMLESS = ("random.Random", "redis.exceptions", "redis.lock", "socket.timeout")
+"""Functions, or whole modules, that bypass the environment when they are called, and what to use instead, if any."""
 
 
 @dataclass(frozen=True)
@@ -130,8 +130,6 @@ def past_the_environment(module: Any) -> Iterator[str]:
 def _instead(called: str) -> str:
     parts = called.split(".")
     starts = [".".join(parts[:number]) for number in range(len(parts), 0, -1)]
-    if any(start in HARMLESS for start in starts):
-        return ""
     return next((INSTEAD[start] for start in starts if start in INSTEAD), "")
 
 

@@ -1,7 +1,8 @@
-"""What the command line prints: tables, timelines, progress. Colour only where the output is a terminal."""
+"""What the command line prints: tables, timelines, progress, results. Colour only where the output is a terminal."""
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import re
@@ -9,18 +10,21 @@ import shlex
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 import click
+
+from podrace.simulator.app.options import Run
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from podrace.simulator.app.runs import Cell
+    from podrace.simulator.servers.embedded import ServerInfo
 
 PROGRESS_AFTER_S = 1.0
 PROGRESS_EVERY_S = 0.1
@@ -183,6 +187,39 @@ def _keep(printed: bytes, folder: Path | None) -> None:
     else:
         with (folder / OUTPUT).open("ab") as file:
             file.write(printed)
+
+
+def conclude(
+    run: Run,
+    folder: Path,
+    server: ServerInfo,
+    seed: int,
+    cells: list[Cell],
+    show_it: Callable[[], None],
+    *,
+    code: int | None = None,
+    summary: bool = False,
+) -> NoReturn:
+    """Write the result form into the run's folder, print it or show it, and end with the exit code of the verdicts.
+
+    With a `summary`, the Markdown that `podrace report` makes of the run is written too.
+    """
+    from podrace.simulator.app import runs
+    from podrace.simulator.servers.connection import redact
+
+    typed = [redact(word) if "://" in word else word for word in sys.argv[1:]]  # it may hold a password
+    result = runs.result_document(typed, seed=seed, run=folder, server=server, cells=cells)
+    runs.write_json(folder / runs.RESULT, result)
+    if summary:
+        from podrace.reports.build import build
+
+        build([folder], out=folder / "matrix.md", format="markdown")
+    if run.as_json:
+        click.echo(json.dumps(result, indent=2, ensure_ascii=False))
+    else:
+        show_it()
+        click.echo(f"run: {folder}")
+    raise SystemExit(runs.exit_code(cells) if code is None else code)
 
 
 def width() -> int:

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 import click
 
 from podrace.simulator.app import show
-from podrace.simulator.app.conclude import conclude
 from podrace.simulator.app.names import TARGETS, NamedTarget, named_scenario, named_target
 from podrace.simulator.app.options import (
     SCENARIO_HELP,
@@ -142,7 +141,7 @@ def campaign(name: str, target_names: Sequence[str], scenario_names: Sequence[st
             expected.save(path, cells)
             cells = [expected.load(path).applied(cell) for cell in cells]
         shown = (lambda: show.cell(cells[0])) if name == "explore" else (lambda: show.matrix(cells))
-        conclude(run, folder, server.info, seed, cells, shown, code=code, summary=name == "matrix")
+        show.conclude(run, folder, server.info, seed, cells, shown, code=code, summary=name == "matrix")
 
 
 def _places(

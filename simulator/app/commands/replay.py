@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 import click
 
 from podrace.simulator.app import show
-from podrace.simulator.app.conclude import conclude
 from podrace.simulator.app.names import PARTS, named_target
 from podrace.simulator.app.options import Folder, Run, run_options
 from podrace.simulator.errors import TargetError
@@ -46,7 +45,7 @@ def replay(file: Path, fleet: str, run: Run) -> None:
             folder = apart.folder = stack.enter_context(runs.run_folder(run.run_dir, "replay"))
             cell, shown = _replay(server, saved, fleet, folder)
         cell = replace(cell, counterexample=str(file))
-        conclude(run, folder, server.info, saved.seed, [cell], lambda: click.echo(shown))
+        show.conclude(run, folder, server.info, saved.seed, [cell], lambda: click.echo(shown))
 
 
 def _replay(server: Server, saved: SavedSchedule, fleet: str, folder: Path) -> tuple[Cell, str]:

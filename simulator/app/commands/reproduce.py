@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 import click
 
 from podrace.simulator.app import show
-from podrace.simulator.app.conclude import conclude
 from podrace.simulator.app.names import PARTS, TARGETS
 from podrace.simulator.app.options import Folder, Run, Whole, run_options, seed_option
 
@@ -77,7 +76,7 @@ def reproduce(pods: int, uploads: int, images: Path | None, seed: int, run: Run)
             for line in lines:
                 click.secho(line, fg="red" if "LOST" in line else "green")
 
-        conclude(run, folder, server.info, seed, _cells(found, pods), shown)
+        show.conclude(run, folder, server.info, seed, _cells(found, pods), shown)
 
 
 def _cells(found: Mapping[str, Reproduced], pods: int) -> list[Cell]:

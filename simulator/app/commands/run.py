@@ -11,7 +11,6 @@ import click
 
 from podrace.simulator.app import show, timeline
 from podrace.simulator.app.commands.explore import campaign
-from podrace.simulator.app.conclude import conclude
 from podrace.simulator.app.names import named_target, named_workload
 from podrace.simulator.app.options import (
     TARGET_HELP,
@@ -115,7 +114,7 @@ def _run(
             found = free_run.run_free(cell, plan, chosen_workload, server, folder, partial(bar.advance, 0))
     shown = partial(click.echo, "\n".join(_summary(found)))
     found.write_shown(folder)
-    conclude(run, folder, server.info, seed, [found.cell], shown, code=found.interrupted)
+    show.conclude(run, folder, server.info, seed, [found.cell], shown, code=found.interrupted)
 
 
 def _run_directed(target: str, names: list[str], seed: int, run: Run) -> None:
