@@ -7,13 +7,15 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 WORDS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated", signal.SIGHUP: "hung up"}
 
 
 class Interrupted(KeyboardInterrupt):
-    """Raised at whatever point the process has reached when the signal arrives."""
+    """Raised at whatever point the process has reached when the signal arrives. `so_far`: what is known by then."""
+
+    so_far: Any = None
 
     def __init__(self, number: int) -> None:
         super().__init__(WORDS[signal.Signals(number)])

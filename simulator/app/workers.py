@@ -174,7 +174,9 @@ def _explore(
     if one := directed.named(job.scenario):
         found = directed.run_directed(one, target, folder / stem_of(target.name, one.name), seed=job.seed)
         if found.interrupted is not None:
-            raise Interrupted(found.interrupted - 128)
+            ended = Interrupted(found.interrupted - 128)
+            ended.so_far = found.cell
+            raise ended
         found.write_shown(folder)
         return found.cell
     return campaign.explore_cell(

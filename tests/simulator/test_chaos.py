@@ -368,16 +368,25 @@ def test_scenarios_of_whole_fleets_are_not_explored_and_refuse_a_foreign_server(
     assert "33  rolling-deploy " in podrace("scenarios").out
 
 
-def test_ctrl_c_ends_a_run_with_the_verdict_so_far(podrace: Podrace, until: Callable[..., bool]) -> None:
-    words = "run --target shared --pods 2 --users 4 --messages 100000 --duration 600 --faults noop --run-dir r --json"
-    process = podrace.start(*words.split(), measured=False)
-    path = podrace.folder / "r" / "events.jsonl"
+@pytest.mark.parametrize(
+    ("words", "file"),
+    [
+        ("--pods 2 --users 4 --messages 100000 --duration 600 --faults noop", "events.jsonl"),
+        ("--scenario failover,partition", "shared-failover/events.jsonl"),
+    ],
+)
+def test_ctrl_c_ends_a_run_with_the_verdict_so_far(
+    podrace: Podrace, until: Callable[..., bool], words: str, file: str
+) -> None:
+    process = podrace.start(*f"run --target shared --run-dir r --json {words}".split(), measured=False)
+    path = podrace.folder / "r" / file
     assert until(lambda: path.exists() and path.read_bytes().count(b"\n") > 20, timeout_s=20.0)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=30)
     assert process.returncode == 130, err
-    (cell,) = json.loads(out)["cells"]
-    assert (cell["verdict"], cell["note"]) == ("inconclusive", "interrupted")
+    cell, *more = json.loads(out)["cells"]
+    assert {(one["verdict"], one["note"]) for one in (cell, *more)} == {("inconclusive", "interrupted")}
+    assert len(more) == ("partition" in words)
     assert cell["counts"]["accepted"] > 0
     assert podrace.left() == []
 

@@ -129,6 +129,7 @@ def campaign(name: str, target_names: Sequence[str], scenario_names: Sequence[st
                 for cell in _explored(jobs, server, folder, search):
                     cells.append(known.applied(cell) if known and not accept else cell)
             except Interrupted as error:
+                cells += [error.so_far] if error.so_far else []
                 if name == "explore" or (name == "matrix" and not cells):
                     raise
                 code = error.exit_code
