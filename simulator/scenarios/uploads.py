@@ -13,9 +13,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from podrace.simulator.judge.run import Run
@@ -138,6 +137,17 @@ class Ledger:
         return self.recorded
 
 
+@dataclass(frozen=True)
+class _MemoryOf:
+    """The memory agent as one pod meets it."""
+
+    memory: Memory
+    pod: str
+
+    def send(self, *args: Any, **named: Any) -> None:
+        self.memory.send(*args, **named, pod=self.pod)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Uploads(Workload):
     """See the module. Once prepared, `files` are the pictures by name, and `identify` knows them by content."""
@@ -187,7 +197,7 @@ class Uploads(Workload):
 
     def service_for(self, pod: str, service: str, inner: Any) -> Any:
         if service == "memory":
-            return SimpleNamespace(send=partial(inner.send, pod=pod))
+            return _MemoryOf(inner, pod)
         return inner.with_key(self.keys[pod]) if pod in self.keys else inner
 
     def moments(self, services: Mapping[str, Any]) -> Iterable[float]:
