@@ -217,7 +217,12 @@ class _GatedConnection:
         elif timeout_s is not None:
             gate.sent()
             self._replies_due = 0
-            if not gate.receive(self, timeout_s or None, f"{name} {plain(args[1])}"):
+            try:
+                is_there = gate.receive(self, timeout_s or None, f"{name} {plain(args[1])}")
+            except BaseException:  # its pod is dead or the call cancelled, and the server would keep the next command
+                self.disconnect()  # type: ignore[attr-defined]
+                raise
+            if not is_there:
                 _unblock(self, number)
             self._replies_due = 1
 

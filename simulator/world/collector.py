@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def quiet_collector(most_new: int = 200_000) -> Iterator[None]:
+def quiet_collector(most_new: int = 50_000) -> Iterator[None]:
     """Keeps the collector from walking what was there before; it runs whenever that many new objects have been made."""
     thresholds = gc.get_threshold()
     gc.freeze()
@@ -17,5 +17,4 @@ def quiet_collector(most_new: int = 200_000) -> Iterator[None]:
         yield
     finally:
         gc.set_threshold(*thresholds)
-        gc.freeze()  # so that what is new now is walked no sooner than what is old
         gc.unfreeze()

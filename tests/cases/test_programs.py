@@ -247,3 +247,10 @@ def test_the_reduction_leaves_out_no_outcome(run_server: Server, share: int) -> 
 @pytest.mark.parametrize("share", [0, 1, *(pytest.param(share, marks=pytest.mark.nightly) for share in (2, 3))])
 def test_the_reduction_leaves_out_no_outcome_of_plain_code(run_server: Server, share: int) -> None:
     compare(run_server, programs(PLAIN_CODE, PLAIN_TARGETS), share)
+
+
+def test_a_pod_that_is_killed_while_it_is_blocked_takes_its_connection_with_it(run_server: Server) -> None:
+    """Started again, the pod got the connection that still waited, on which the server answered nothing more."""
+    waits = {"A": ((("POP", "m", 1),),), "A.two": ((("POP", "m", 1),),)}
+    _, _, runs = outcomes(run_server, Program(waits, fault="restart", preemptions=0, retries=0), reduce=True)
+    assert runs > 1
