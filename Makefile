@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 # Most modules of most libraries are never imported: what is, is compiled then.
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt
 LOCUST := $(BIN)/locust -f loadtests/locustfile.py --headless --spawn-rate 20 --only-summary --loglevel WARNING
-# A third of the tests' time is waiting, for processes and for real time to pass; each tester costs 6 s of CPU to start.
+# A third of the tests' time is waiting, for processes and for real time to pass; each tester costs 2 s of CPU to start.
 TESTERS := $(shell $(PYTHON) -c 'import os; print(3 * (os.cpu_count() or 1))')
 PYTEST  := $(BIN)/python -m pytest --numprocesses $(TESTERS) --dist worksteal --durations=5
 SOURCES := $(wildcard podrace/*.py reference simulator loadtests reports tests)
