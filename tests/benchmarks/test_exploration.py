@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,9 @@ from podrace.simulator.app.runs import Cell
 from podrace.simulator.app.workers import explore_here, team
 from podrace.simulator.scenarios.catalogue import SCENARIOS, find
 from podrace.simulator.scenarios.model import Call, Scenario
+from podrace.simulator.search import record
 from podrace.simulator.search.explorer import Exploration, Explorer
-from podrace.simulator.search.frontier import Bounds
+from podrace.simulator.search.frontier import Bounds, until_it_leaves
 from podrace.simulator.search.lab import InlineLab, ProcessLab
 from podrace.simulator.servers.connection import Server, connect
 
@@ -47,21 +48,30 @@ def quick(benchmark: Any) -> bool:
     return bool(benchmark.disabled)
 
 
-def test_rate(benchmark: Any, bench_server: Server, target: str, quick: bool) -> None:
-    """Schedules a second of one core's time, ours and the server's, beside as many PINGs as there were commands."""
+def commands_for(monkeypatch: pytest.MonkeyPatch, client: Any, work: Callable[[], Any]) -> int:
+    """How many commands the server gets for work in which no run is told what an earlier one has found out."""
+    with monkeypatch.context() as patch:
+        patch.setattr(record, "until_it_leaves", lambda branch: until_it_leaves(branch)._replace(known=()))
+        before = int(client.info("stats")["total_commands_processed"])
+        work()
+        return int(client.info("stats")["total_commands_processed"]) - before
+
+
+def test_rate(benchmark: Any, bench_server: Server, monkeypatch: pytest.MonkeyPatch, target: str, quick: bool) -> None:
+    """Schedules a second of one core's time, ours and the server's, beside as many PINGs as they have commands."""
     scenario = find("timeout-overwrites-completion")
     bounds = Bounds(preemptions=4, faults=2, budget_s=0.05 if quick else 0.5, reduce=False)
     client, ratios, rates, by_wall = connect(bench_server.url), [], [], []
     assert bench_server.embedded is not None
     with InlineLab(bench_server, TARGETS[target].path, scenario, seed=7) as lab:
+        untold: list[int] = []
+        commands = commands_for(monkeypatch, client, lambda: untold.append(explore(lab, bounds).run))
         for _ in range(1 if quick else 10):
-            before = client.info("stats")["total_commands_processed"]
             began_s = busy_s(bench_server.embedded.pid)
             found = explore(lab, bounds)
             rates.append(found.run / (busy_s(bench_server.embedded.pid) - began_s))
-            commands = client.info("stats")["total_commands_processed"] - before
             began_s = time.perf_counter()
-            for _ in range(commands):
+            for _ in range(round(commands * found.run / untold[0])):
                 client.ping()
             ratios.append(found.elapsed_s / (time.perf_counter() - began_s))
             by_wall.append(found.run / found.elapsed_s)
@@ -168,7 +178,9 @@ def test_beside_frontrun(benchmark: Any, bench_server: Server, quick: bool) -> N
     )
 
 
-def test_matrix(benchmark: Any, bench_server: Server, tmp_path: Path, quick: bool) -> None:
+def test_matrix(
+    benchmark: Any, bench_server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, quick: bool
+) -> None:
     """Every row for local and shared, runs on processes left out, beside the PINGs that take as many round trips."""
     rows = SCENARIOS[:2] if quick else SCENARIOS
     client = connect(bench_server.url)
@@ -190,13 +202,12 @@ def test_matrix(benchmark: Any, bench_server: Server, tmp_path: Path, quick: boo
 
     cells, ratios, elapsed_s = [], [], 0.0
     benchmark.pedantic(lambda: None)
+    commands = commands_for(monkeypatch, client, matrix)
     for _ in range(1 if quick else ROUNDS):
-        before = client.info("stats")["total_commands_processed"]
         began_s = time.perf_counter()
         cells = matrix()
         elapsed_s = time.perf_counter() - began_s
         assert [(cell.scenario, cell.target) for cell in cells if not cell.is_expected] == []
-        commands = client.info("stats")["total_commands_processed"] - before
         began_s = time.perf_counter()
         for _ in range(commands):
             client.ping()
