@@ -1,6 +1,6 @@
 """Going through the schedules of a scenario.
 
-- `schedule.py`: decisions, and who takes them
+- `schedule.py`: decisions, who takes them, and what is known of a step that was taken before
 - `server_side.py`: what the harness does on the server for one run: keys' lives, replies of its own, damage
 - `lives.py`: how long keys have to live, on the run's clock
 - `pending.py`: how long entries of streams have waited, on the run's clock

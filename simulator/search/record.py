@@ -2,6 +2,9 @@
 
 A run is decided by its branch: the default is taken wherever that ends. So it does not matter who plays it, nor when:
 what is recorded is the same, and the search takes it in at the branch's turn.
+
+Up to where it leaves the course of an earlier run, a run is told what that has found out of each step: what it
+touches, and the server's reply. Then reads are not sent at all, and writes in one go, whose replies are compared.
 """
 
 from __future__ import annotations
