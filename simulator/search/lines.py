@@ -39,10 +39,6 @@ class Lines:
         """The call of a line that is under way or comes next."""
         return self._coming[actor][0]
 
-    def step(self, actor: str) -> Step:
-        """The begin of a line's next call, as a step."""
-        return Step(actor, "call", (self.next(actor).name,))
-
     def due(self, now_us: int, dead: set[str]) -> list[Step]:
         """The calls that may begin now, as steps."""
         found = []
@@ -52,7 +48,7 @@ class Lines:
             if self.ended.issuperset(calls[0].after) and (
                 actor not in self._insists or self._insists[actor][1] <= now_us
             ):
-                found.append(self.step(actor))
+                found.append(Step(actor, "call", (calls[0].name,)))
         return found
 
     def deadlines(self) -> list[int]:

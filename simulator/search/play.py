@@ -37,6 +37,7 @@ from podrace.simulator.world.steps import (
     WAITING,
     Step,
     as_sent,
+    could_go_on,
     is_woken,
     pod_of,
 )
@@ -59,7 +60,7 @@ class Play:
         """For each decision the step that it was about, or whom a fault struck and how."""
         self.known: list[Known | None] = []
         """For each decision what a later run that begins as this one need not find out again."""
-        self.begins_as = Course((), (), ())
+        self.begins_as = Course((), ())
         """How an earlier run began that this one follows so far."""
         self.deciding_event: int | None = None
         """Where in the history the last decision stands that was not the default: then nothing else had to go wrong."""
@@ -149,12 +150,15 @@ class Play:
     def _retake(self, number: int, known: Known) -> None:
         """Take a step that an earlier run has taken in the same state.
 
-        Raises AnotherWayError where its actor stands elsewhere.
+        Raises AnotherWayError where it cannot be taken now.
         """
-        expected = self.begins_as.taken[number]
-        actor = expected.actor
-        step = self.lines.step(actor) if expected.kind == "call" else self.fleet.step_of(actor)
-        if step != expected:
+        expected, now_us = self.begins_as.taken[number], self.side.clock.now_us
+        step: Step | None = expected
+        if expected.kind != "call":
+            step = self.fleet.step_of(expected.actor)
+        elif expected not in self.lines.due(now_us, self.standing.dead):
+            step = None
+        if step is None or step != expected or not could_go_on(step, now_us):
             raise another_way(number + 1, expected, step)
         self._count_step()
         if not known.is_default:

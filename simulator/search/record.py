@@ -111,9 +111,10 @@ class Recorder:
         play = self._make_play(retries)
         texts = play.side.table.texts
         scripts = frozenset(texts)
-        if branch is not None and branch.course.scripts == len(scripts):
-            play.begins_as = until_it_leaves(branch)
-        chooser = _Chooser(branch, cost, self._bounds, self._scenario.faults, is_known, is_late)
+        way = until_it_leaves(branch) if branch is not None else Course((), ())
+        if way.scripts == len(scripts):
+            play.begins_as = way
+        chooser = _Chooser(branch, way, cost, self._bounds, self._scenario.faults, is_known, is_late)
         run = judgement = None
         try:
             run = play.run(chooser)
@@ -166,6 +167,7 @@ class _Chooser:
     def __init__(
         self,
         branch: Branch | None,
+        way: Course,
         cost: Cost,
         bounds: Bounds,
         faults: Sequence[Fault],
@@ -178,11 +180,8 @@ class _Chooser:
         self._is_known = is_known
         self._is_late = is_late
         self._cost = cost
-        self._prefix: tuple[Decision, ...] = ()
-        self._taken: tuple[Step, ...] = ()
-        if branch is not None:
-            self._prefix = (*branch.course.decisions[: branch.position], branch.other.decision)
-            self._taken = branch.course.taken[: branch.position]
+        self._prefix = way.decisions if branch is None else (*way.decisions, branch.other.decision)
+        self._taken = way.taken
         self._others: list[Other] = []
         self.places: list[Place] = []
         self.late = False

@@ -18,9 +18,12 @@ from podrace.simulator.search import record
 from podrace.simulator.search.explorer import Exploration, Explorer
 from podrace.simulator.search.frontier import Bounds, Branch, Course, until_it_leaves
 from podrace.simulator.search.lab import InlineLab
+from podrace.simulator.search.schedule import Decision, Known, take_default
 from podrace.simulator.servers.connection import Server, connect
 from podrace.simulator.servers.embedded import EmbeddedServer
 from podrace.simulator.servers.probe import Probe
+from podrace.simulator.world.footprints import Footprint
+from podrace.simulator.world.steps import GO, Step
 
 ROWS = (
     "corrupt-value",
@@ -122,6 +125,23 @@ def test_what_depends_on_the_connection_is_sent_on_it(
     lines = {"A": [Call("a", "run", (first,))], "B": [Call("b", "run", ((("SET", "k", "3"), ("GET", "m")),))]}
     scenario = Scenario("marked", lines, (Kill(),), checks=[lambda run: []], keeps=["*"])
     compared(monkeypatch, run_server, "planted.programs:Runner", scenario, Bounds(2, 1, budget_s=600))
+
+
+@pytest.mark.parametrize("second", ["a", "b"])
+def test_a_step_that_cannot_be_taken_now_is_another_way(
+    run_server: Server, monkeypatch: pytest.MonkeyPatch, second: str
+) -> None:
+    """The target is to blame: the call that it begins next is still under way, or is not there at all."""
+    monkeypatch.syspath_prepend(Path(__file__).parent)
+    scenario = Scenario("once", {"A": [Call("a", "run", ((("GET", "k"),),))]}, checks=[lambda run: []])
+    with InlineLab(run_server, "planted.programs:Runner", scenario, seed=7) as lab:
+        play = lab.play(0)
+        begins = Known(True, Footprint(), 1, False, False, None)
+        steps = tuple(Step("A", "call", (name,)) for name in ("a", second))
+        play.begins_as = Course((Decision("A", GO),) * 2, steps, (begins, begins))
+        with pytest.raises(AnotherWayError, match="at step 2: expected Step"):
+            play.run(take_default)
+        lab.finish(play)
 
 
 @pytest.fixture
