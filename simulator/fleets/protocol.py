@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -79,9 +80,9 @@ class VirtualGate(Gate):
     is_done: Callable[[Any], Any]
     """Takes note of what the current actor's step brought. Returns the actor: its steps, and if it `hears_later`."""
 
+    @abstractmethod
     def before(self, kind: str, args: tuple[Any, ...], connection: Any = None) -> str:
         """As any gate; `connection` is what the actor waits to read from."""
-        raise NotImplementedError
 
     def after(self, reply: Any) -> None:
         actor = self.is_done(reply)
